@@ -1,0 +1,2 @@
+//! The `nokv` binary.
+fn main() {}

@@ -1,0 +1,43 @@
+//! The network as gRPC: tonic's generated clients and servers over a transport that the world chooses.
+//!
+//! A [`Channel`] is exactly what a generated client is generic over, and `Routes` is what generated
+//! servers add up to, so one code base runs over TCP (`realenv`) and over simulated links (`sim`).
+//!
+//! What callers may rely on, in both worlds: frames of one call arrive in order; a call may fail at any
+//! point with an unavailable-like status, with or without having been executed; nothing is ever retried
+//! underneath; dropping a call's future or response stream cancels it.
+
+use crate::BoxFuture;
+use std::io;
+use tonic::body::Body;
+use tonic::service::Routes;
+use tower::util::BoxCloneSyncService;
+
+/// Error of a transport below the gRPC status.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A lazily connecting, clonable client connection to one address.
+pub type Channel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
+
+/// A running server. Dropping it stops accepting and closes its connections.
+pub trait ServerHandle: Send + Sync {
+    /// The address in use, for instance with the port that `:0` became.
+    fn local_addr(&self) -> String;
+    /// Stops accepting new calls and lets the ones under way finish within a short grace period.
+    fn stop(self: Box<Self>) -> BoxFuture<'static, ()>;
+}
+
+/// Serving and calling.
+pub trait Net: Send + Sync {
+    /// Serves `routes` on `addr` (`host:port`). An address in use is `AddrInUse`.
+    ///
+    /// In production the server also answers gRPC reflection and health checks.
+    fn serve(&self, addr: &str, routes: Routes) -> BoxFuture<'static, io::Result<Box<dyn ServerHandle>>>;
+    /// A channel to `addr`. Connects at first use and again after a loss; never blocks.
+    fn connect(&self, addr: &str) -> Channel;
+}
+
+/// Message size limit for encoding and decoding on every client and server of ours, in bytes.
+///
+/// Large because a region snapshot or a scan page travels as one message.
+pub const MESSAGE_BYTES_MAX: usize = 256 << 20;
