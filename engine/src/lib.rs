@@ -1,1 +1,27 @@
-//! engine
+//! A single-node LSM tree: ordered bytes in, ordered bytes out. It has never heard of regions, Raft or SQL.
+//!
+//! Start at [`Db`]. A write walks [`WriteBatch`] → [`log`] (only [`Db::write`]; [`Db::apply`] skips it) →
+//! `memtable` → `table` at level 0 → deeper levels by `compaction`. A read asks every layer of one frozen
+//! `view` (memtables and tables) and takes the highest version it may see. What is live on disk is said by
+//! the `manifest`, a checksummed log of edits that `CURRENT` points at.
+//!
+//! A column family ([`Cf`]) is one byte in front of every key, so a batch over families, and the flush that
+//! makes it durable, are atomic by construction.
+//!
+//! What the crate refuses to know: where its bytes come from, what a transaction is, what time it is. Every
+//! file, task and rare branch comes from `nokv_env::Env`, so a whole database can live and crash inside a test.
+
+mod batch;
+mod db;
+mod error;
+pub mod log;
+mod options;
+mod snapshot;
+mod stats;
+
+pub use batch::{Cf, WriteBatch};
+pub use db::{Db, WriteOptions};
+pub use error::{Error, Result};
+pub use options::{Compression, Options};
+pub use snapshot::{Iter, Snapshot};
+pub use stats::{LevelStats, Pressure, Stats};

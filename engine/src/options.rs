@@ -1,0 +1,124 @@
+//! What one process may tune. Nothing here changes what is on disk already, so every field may differ at the next open.
+
+use crate::{Error, Result};
+
+/// How table blocks are compressed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Compression {
+    /// Not at all.
+    None,
+    /// LZ4, for blocks that get smaller by an eighth or more.
+    #[default]
+    Lz4,
+}
+
+/// Sizes and thresholds of one database.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// A memtable of this many bytes is flushed. Larger: fewer tables, more memory, longer replay.
+    pub memtable_bytes: usize,
+    /// A log segment of this many bytes is sealed. Smaller: space comes back sooner, more files.
+    pub wal_segment_bytes: u64,
+    /// Uncompressed bytes of a table block. Smaller: cheaper point reads, larger index.
+    pub block_bytes: usize,
+    /// Bytes at which compaction starts the next output table.
+    pub table_bytes: u64,
+    /// Tables at level 0 that start a compaction. Larger: less rewriting, slower reads.
+    pub level0_tables_compact: usize,
+    /// Tables at level 0 from which [`crate::Db::pressure`] asks for less.
+    pub level0_tables_slowdown: usize,
+    /// Tables at level 0 from which [`crate::Db::write`] waits.
+    pub level0_tables_stop: usize,
+    /// Target size of level 1; each deeper level is [`Options::level_multiplier`] times as large.
+    pub level_bytes_base: u64,
+    /// Size ratio of neighbouring levels.
+    pub level_multiplier: u64,
+    /// Memory for table blocks.
+    pub block_cache_bytes: u64,
+    /// Filter bits a key; 10 give about one false positive in a hundred. 0: no filter.
+    pub bloom_bits_per_key: u32,
+    /// Compression of new blocks.
+    pub compression: Compression,
+    /// The manifest is rewritten when it grew by this many bytes.
+    pub manifest_bytes: u64,
+    /// Who we are, in one line, for whoever finds the lock taken.
+    pub lock_owner: String,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            memtable_bytes: 64 << 20,
+            wal_segment_bytes: 64 << 20,
+            block_bytes: 8 << 10,
+            table_bytes: 32 << 20,
+            level0_tables_compact: 4,
+            level0_tables_slowdown: 20,
+            level0_tables_stop: 36,
+            level_bytes_base: 256 << 20,
+            level_multiplier: 10,
+            block_cache_bytes: 256 << 20,
+            bloom_bits_per_key: 10,
+            compression: Compression::Lz4,
+            manifest_bytes: 4 << 20,
+            lock_owner: "nokv".to_owned(),
+        }
+    }
+}
+
+impl Options {
+    /// Small everything: flushes, compactions and rolls happen after a few kilobytes. For tests and simulations.
+    pub fn tiny() -> Self {
+        Self {
+            memtable_bytes: 16 << 10,
+            wal_segment_bytes: 8 << 10,
+            block_bytes: 512,
+            table_bytes: 16 << 10,
+            level0_tables_compact: 2,
+            level0_tables_slowdown: 8,
+            level0_tables_stop: 16,
+            level_bytes_base: 32 << 10,
+            level_multiplier: 4,
+            block_cache_bytes: 64 << 10,
+            manifest_bytes: 4 << 10,
+            ..Self::default()
+        }
+    }
+
+    /// Refuses values that cannot work, before anything is opened.
+    pub fn validate(&self) -> Result<()> {
+        let sane = [
+            (self.memtable_bytes >= 1 << 10, "memtable_bytes must be at least 1024"),
+            ((4 << 10..=2 << 30).contains(&self.wal_segment_bytes), "wal_segment_bytes must be 4 KiB to 2 GiB"),
+            ((128..=16 << 20).contains(&self.block_bytes), "block_bytes must be 128 bytes to 16 MiB"),
+            (self.table_bytes >= 4 << 10, "table_bytes must be at least 4096"),
+            (self.level0_tables_compact >= 1, "level0_tables_compact must be at least 1"),
+            (
+                self.level0_tables_compact <= self.level0_tables_slowdown
+                    && self.level0_tables_slowdown <= self.level0_tables_stop,
+                "level0_tables_compact, _slowdown and _stop must not decrease",
+            ),
+            (self.level_bytes_base >= self.table_bytes, "level_bytes_base must be at least table_bytes"),
+            (self.level_multiplier >= 2, "level_multiplier must be at least 2"),
+            (self.bloom_bits_per_key <= 64, "bloom_bits_per_key must be at most 64"),
+            (!self.lock_owner.contains('\n'), "lock_owner must be one line"),
+        ];
+        match sane.iter().find(|(ok, _)| !ok) {
+            Some((_, what)) => Err(Error::InvalidOption(what)),
+            None => Ok(()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_presets_are_valid_and_nonsense_is_refused() {
+        Options::default().validate().unwrap();
+        Options::tiny().validate().unwrap();
+        let bad = Options { level_multiplier: 1, ..Options::default() };
+        assert!(matches!(bad.validate(), Err(Error::InvalidOption(_))));
+    }
+}
