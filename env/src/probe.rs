@@ -9,19 +9,88 @@
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
     /// A peer became leader of `group` in `term`.
-    Leader { domain: &'static str, group: u64, term: u64, node: u64 },
+    Leader {
+        /// "root" or "region".
+        domain: &'static str,
+        /// The raft group.
+        group: u64,
+        /// The term it leads.
+        term: u64,
+        /// The leader.
+        node: u64,
+    },
     /// A peer gave its vote in `term` to `candidate`, durably.
-    Vote { domain: &'static str, group: u64, term: u64, node: u64, candidate: u64 },
+    Vote {
+        /// "root" or "region".
+        domain: &'static str,
+        /// The raft group.
+        group: u64,
+        /// The term of the vote.
+        term: u64,
+        /// The voter.
+        node: u64,
+        /// Who got the vote.
+        candidate: u64,
+    },
     /// A peer applied the entry at `index`; `digest` is a hash of the entry.
-    Applied { domain: &'static str, group: u64, node: u64, index: u64, term: u64, digest: u64 },
+    Applied {
+        /// "root" or "region".
+        domain: &'static str,
+        /// The raft group.
+        group: u64,
+        /// The applying peer.
+        node: u64,
+        /// Index of the entry.
+        index: u64,
+        /// Term of the entry.
+        term: u64,
+        /// Hash of the entry.
+        digest: u64,
+    },
     /// A peer replaced its state by a snapshot at `index`.
-    Installed { domain: &'static str, group: u64, node: u64, index: u64, term: u64 },
+    Installed {
+        /// "root" or "region".
+        domain: &'static str,
+        /// The raft group.
+        group: u64,
+        /// The receiving peer.
+        node: u64,
+        /// Last index in the snapshot.
+        index: u64,
+        /// Term of that index.
+        term: u64,
+    },
     /// A coordinator of lease `generation` handed out `count` timestamps from `first`.
-    Timestamps { coordinator: String, generation: u64, first: u64, count: u64 },
+    Timestamps {
+        /// Who handed them out.
+        coordinator: String,
+        /// The lease generation it served under.
+        generation: u64,
+        /// The lowest.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
     /// A coordinator of lease `generation` handed out `count` ids from `first`.
-    Ids { coordinator: String, generation: u64, first: u64, count: u64 },
+    Ids {
+        /// Who handed them out.
+        coordinator: String,
+        /// The lease generation it served under.
+        generation: u64,
+        /// The lowest.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
     /// The meta-root group granted lease `generation` to `holder` (seen at apply, once a node).
-    Lease { node: u64, holder: String, generation: u64 },
+    Lease {
+        /// The meta-root node that applied the grant.
+        node: u64,
+        /// The coordinator that holds the lease now.
+        holder: String,
+        /// Grows with every change of holder.
+        generation: u64,
+    },
 }
 
 /// The simulation's side of the conversation.

@@ -38,7 +38,8 @@ fn derive(seed: u64, node: u64, purpose: &str) -> [u8; 32] {
     for byte in purpose.bytes() {
         hash = (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3);
     }
-    let mut state = mix(seed) ^ mix(node.wrapping_add(0x5bd1_e995)).rotate_left(17) ^ mix(hash).rotate_left(41);
+    let mut state =
+        mix(seed) ^ mix(node.wrapping_add(0x5bd1_e995)).rotate_left(17) ^ mix(hash).rotate_left(41);
     let mut key = [0; 32];
     for chunk in key.chunks_exact_mut(8) {
         state = state.wrapping_add(0x9e37_79b9_7f4a_7c15);

@@ -1,3 +1,0 @@
-//! A disk in memory that forgets unsynced bytes. (being written)
-/// Placeholder.
-pub struct MemDisk;
