@@ -335,9 +335,9 @@ impl Disk for Mount {
     fn sync_dir(&self, dir: &Path) -> io::Result<()> {
         let mut state = self.platter.state();
         match state.gate.enter(self.generation, Op::Sync(0))? {
-            Fate::SyncFails => return Err(io_error()),
-            Fate::SyncLies => return Ok(()),
-            Fate::Dies(draw) if draw % 2 == 0 => return Err(crashed()),
+            Fate::SyncFails => Err(io_error()),
+            Fate::SyncLies => Ok(()),
+            fate if !fate.acts() => Err(crashed()),
             fate => {
                 state.names.sync(dir)?;
                 fate.finish(())
