@@ -1,1 +1,49 @@
-//! realenv
+//! The real world behind the five abstractions of `env`: the operating system, tokio and tonic.
+//!
+//! [`RealEnv::new`] makes an [`Env`] for a production process; `cli` hands it to the services. Nothing here
+//! knows what the services do. [`clock`] and [`task`] stand on tokio, [`disk`] on POSIX files, [`net`] on tonic
+//! over TCP with reflection and health checks added to every server, [`http`] is the small server behind
+//! `/debug/vars`.
+//!
+//! Left out on purpose: TLS (put a mesh or a tunnel in front) and anything that retries.
+#![allow(
+    clippy::disallowed_methods,
+    clippy::disallowed_types,
+    reason = "realenv is where the real world enters"
+)]
+
+pub mod clock;
+pub mod disk;
+pub mod http;
+pub mod net;
+pub mod task;
+
+pub use clock::RealClock;
+pub use disk::RealDisk;
+pub use net::RealNet;
+pub use task::{RealTasks, exit_on_panic};
+
+use nokv_env::{Env, NoHooks, RngSource};
+use std::io;
+use std::sync::Arc;
+use tokio::runtime::Handle;
+
+/// Makes the [`Env`] of a production process.
+pub struct RealEnv;
+
+impl RealEnv {
+    /// An environment on the current tokio runtime, which must be multi-threaded: dedicated threads hand
+    /// their network work to it. Fails without a runtime, and when the system gives no entropy for the seed.
+    #[expect(clippy::new_ret_no_self, reason = "the real environment is the ordinary Env with real parts")]
+    pub fn new() -> io::Result<Env> {
+        let runtime = Handle::try_current().map_err(io::Error::other)?;
+        Ok(Env {
+            clock: Arc::new(RealClock::new()),
+            disk: Arc::new(RealDisk::new()),
+            net: Arc::new(RealNet::new(runtime.clone())),
+            rng: RngSource::new(getrandom::u64().map_err(io::Error::other)?, u64::from(std::process::id())),
+            tasks: Arc::new(RealTasks::new(runtime)),
+            hooks: Arc::new(NoHooks),
+        })
+    }
+}
