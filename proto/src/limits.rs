@@ -1,0 +1,14 @@
+//! What a request may weigh. Checked by clients before sending and by stores at the door.
+
+/// Longest key, in bytes. Keys are never empty.
+pub const KEY_BYTES_MAX: usize = 4096;
+/// Longest value, in bytes.
+pub const VALUE_BYTES_MAX: usize = 4 << 20;
+/// Most rows that one scan request may ask for.
+pub const SCAN_LIMIT_MAX: u32 = 10_000;
+/// A scan page stops growing at this many bytes of keys and values.
+pub const SCAN_PAGE_BYTES: usize = 4 << 20;
+/// Heaviest single command in a raft log, in bytes.
+pub const COMMAND_BYTES_MAX: usize = 64 << 20;
+
+const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX < COMMAND_BYTES_MAX);
