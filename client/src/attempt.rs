@@ -1,0 +1,80 @@
+//! One operation under way: its deadline, how often it failed, and why the last time.
+
+use crate::client::Shared;
+use crate::error::{ClientError, Result};
+use crate::retry::{self, Wait};
+use nokv_env::{ClockExt, Instant};
+use std::time::Duration;
+
+/// The patience of one operation. Every retry loop of the operation draws on the same one.
+pub(crate) struct Attempt<'a> {
+    shared: &'a Shared,
+    what: &'static str,
+    allowed: Duration,
+    deadline: Instant,
+    failures: u32,
+    learned_in_a_row: u32,
+    cause: String,
+    /// Set when a request that could commit may have been executed without an answer reaching us.
+    pub(crate) ambiguous: bool,
+}
+
+impl<'a> Attempt<'a> {
+    /// Patience of `allowed` from now on for `what`.
+    pub(crate) fn new(shared: &'a Shared, what: &'static str, allowed: Duration) -> Self {
+        let deadline = shared.env.clock.now() + allowed;
+        Self::until(shared, what, allowed, deadline)
+    }
+
+    fn until(shared: &'a Shared, what: &'static str, allowed: Duration, deadline: Instant) -> Self {
+        let cause = "nothing was tried yet".into();
+        Self { shared, what, allowed, deadline, failures: 0, learned_in_a_row: 0, cause, ambiguous: false }
+    }
+
+    /// Patience for one of several things done at the same time, ending with this one's.
+    pub(crate) fn branch(&self) -> Attempt<'a> {
+        Self::until(self.shared, self.what, self.allowed, self.deadline)
+    }
+
+    /// When the operation must have ended.
+    pub(crate) fn deadline(&self) -> Instant {
+        self.deadline
+    }
+
+    /// Time for one call that should take no longer than `limit`; an error when none is left.
+    pub(crate) fn slice(&self, limit: Duration) -> Result<Duration> {
+        let left = self.deadline.since(self.shared.env.clock.now());
+        if left.is_zero() { Err(self.timeout()) } else { Ok(left.min(limit)) }
+    }
+
+    /// Takes note of a failure without waiting.
+    pub(crate) fn note(&mut self, cause: impl Into<String>) {
+        self.cause = cause.into();
+    }
+
+    /// Takes note of a failure and pauses as it deserves. An error when the deadline comes first.
+    pub(crate) async fn pause(&mut self, wait: Wait, cause: impl Into<String>) -> Result<()> {
+        self.cause = cause.into();
+        self.failures += 1;
+        self.learned_in_a_row = if wait == Wait::Learned { self.learned_in_a_row + 1 } else { 0 };
+        let pause = retry::backoff(self.failures, self.learned_in_a_row, wait, self.shared.dice());
+        let clock = &self.shared.env.clock;
+        if self.deadline <= clock.now() + pause {
+            return Err(self.timeout());
+        }
+        if !pause.is_zero() {
+            clock.sleep(pause).await;
+        }
+        Ok(())
+    }
+
+    /// The error of a passed deadline.
+    pub(crate) fn timeout(&self) -> ClientError {
+        ClientError::Timeout { what: self.what, after: self.allowed, cause: self.cause.clone() }
+    }
+
+    /// The last failure in words.
+    pub(crate) fn cause(&self) -> &str {
+        &self.cause
+    }
+}

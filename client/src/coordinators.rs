@@ -1,0 +1,220 @@
+//! Asking the coordinators: any one of them for routes, the lease holder for ids and timestamps.
+//!
+//! The endpoint that answered last is asked first. A refusal that another endpoint may not share (lease not
+//! held, unreachable, root unavailable) moves on to the next one; a full round without success waits.
+
+use crate::attempt::Attempt;
+use crate::client::Shared;
+use crate::error::{ClientError, Result};
+use crate::link::Link;
+use crate::retry::{Wait, describe_status};
+use crate::verify::{Grant, Verifier};
+use nokv_env::{BoxFuture, ClockExt, Env, net::MESSAGE_BYTES_MAX};
+use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use nokv_proto::coordinator::v1::{
+    AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, ListRegionsRequest,
+    ListStoresRequest, RegionRoute, StoreInfo, TsoRequest,
+};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
+use tonic::{Code, Response, Status};
+
+type Stub = CoordinatorClient<Link>;
+/// A call under way.
+type Reply<T> = BoxFuture<'static, std::result::Result<T, Status>>;
+
+/// The coordinator endpoints of one cluster.
+pub(crate) struct Coordinators {
+    endpoints: Vec<(String, Stub)>,
+    /// Who answered last about routes.
+    view: AtomicUsize,
+    /// Who held the lease last.
+    holder: AtomicUsize,
+    timestamps: Mutex<Verifier>,
+    ids: Mutex<Verifier>,
+    /// Why the last refused request was refused; for callers whose patience ends before their request's.
+    problem: Mutex<String>,
+}
+
+/// Regions asked for per page of a listing.
+const LIST_PAGE: u32 = 1000;
+
+impl Coordinators {
+    pub(crate) fn new(env: &Env, addresses: &[String]) -> Self {
+        let endpoints = addresses
+            .iter()
+            .map(|addr| {
+                let stub = Stub::new(Link(env.net.connect(addr)))
+                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
+                (addr.clone(), stub)
+            })
+            .collect();
+        Self {
+            endpoints,
+            view: AtomicUsize::new(0),
+            holder: AtomicUsize::new(0),
+            timestamps: Mutex::default(),
+            ids: Mutex::default(),
+            problem: Mutex::default(),
+        }
+    }
+
+    /// The last refusal in words.
+    pub(crate) fn problem(&self) -> String {
+        lock(&self.problem).clone()
+    }
+
+    /// The first of `count` fresh timestamps.
+    ///
+    /// Only the batcher calls this, one request at a time: a later grant must be above all earlier ones.
+    pub(crate) async fn tso(&self, shared: &Shared, count: u64, attempt: &mut Attempt<'_>) -> Result<u64> {
+        let call = |mut stub: Stub| -> Reply<_> {
+            Box::pin(async move { stub.tso(TsoRequest { count }).await.map(Response::into_inner) })
+        };
+        let check = |reply: &nokv_proto::coordinator::v1::TsoResponse| {
+            let grant = Grant {
+                first: reply.timestamp,
+                count: reply.count,
+                generation: reply.cert_generation,
+                frontier: reply.consumed_frontier,
+                sealed: reply.observed_seal_generation,
+            };
+            lock(&self.timestamps).accept(&grant, count, true)
+        };
+        Ok(self.ask(shared, &self.holder, attempt, call, check).await?.timestamp)
+    }
+
+    /// The first of `count` fresh ids.
+    pub(crate) async fn alloc_id(
+        &self,
+        shared: &Shared,
+        count: u64,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<u64> {
+        let call = |mut stub: Stub| -> Reply<_> {
+            Box::pin(async move { stub.alloc_id(AllocIdRequest { count }).await.map(Response::into_inner) })
+        };
+        let check = |reply: &nokv_proto::coordinator::v1::AllocIdResponse| {
+            let grant = Grant {
+                first: reply.first_id,
+                count: reply.count,
+                generation: reply.cert_generation,
+                frontier: reply.consumed_frontier,
+                sealed: reply.observed_seal_generation,
+            };
+            lock(&self.ids).accept(&grant, count, false)
+        };
+        Ok(self.ask(shared, &self.holder, attempt, call, check).await?.first_id)
+    }
+
+    /// Region, leader and store addresses for a key.
+    pub(crate) async fn region_by_key(
+        &self,
+        shared: &Shared,
+        key: &[u8],
+        attempt: &mut Attempt<'_>,
+    ) -> Result<GetRegionByKeyResponse> {
+        let request = GetRegionByKeyRequest {
+            key: key.to_vec().into(),
+            freshness: Freshness::BestEffort.into(),
+            ..Default::default()
+        };
+        let call = |mut stub: Stub| -> Reply<_> {
+            let request = request.clone();
+            Box::pin(async move { stub.get_region_by_key(request).await.map(Response::into_inner) })
+        };
+        self.ask(shared, &self.view, attempt, call, |_| Ok(())).await
+    }
+
+    /// Every region, in key order.
+    pub(crate) async fn regions(
+        &self,
+        shared: &Shared,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Vec<RegionRoute>> {
+        let mut all: Vec<RegionRoute> = Vec::new();
+        let mut request = ListRegionsRequest { start_key: bytes::Bytes::new(), limit: LIST_PAGE };
+        loop {
+            let call = |mut stub: Stub| -> Reply<_> {
+                let request = request.clone();
+                Box::pin(async move { stub.list_regions(request).await.map(Response::into_inner) })
+            };
+            let page = self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?.regions;
+            let end = page
+                .last()
+                .and_then(|r| r.descriptor.as_ref())
+                .map(|d| d.end_key.clone())
+                .unwrap_or_default();
+            all.extend(page);
+            if end.is_empty() || end <= request.start_key {
+                return Ok(all);
+            }
+            request.start_key = end;
+        }
+    }
+
+    /// Every store that a coordinator has heard of.
+    pub(crate) async fn stores(&self, shared: &Shared, attempt: &mut Attempt<'_>) -> Result<Vec<StoreInfo>> {
+        let call = |mut stub: Stub| -> Reply<_> {
+            Box::pin(async move { stub.list_stores(ListStoresRequest {}).await.map(Response::into_inner) })
+        };
+        Ok(self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?.stores)
+    }
+
+    /// Asks one endpoint after the other until one gives a reply that `check` accepts.
+    async fn ask<T>(
+        &self,
+        shared: &Shared,
+        preferred: &AtomicUsize,
+        attempt: &mut Attempt<'_>,
+        call: impl Fn(Stub) -> Reply<T> + Send + Sync,
+        check: impl Fn(&T) -> std::result::Result<(), String> + Send + Sync,
+    ) -> Result<T> {
+        if self.endpoints.is_empty() {
+            return Err(ClientError::InvalidArgument("no coordinator address was given".into()));
+        }
+        loop {
+            for _ in 0..self.endpoints.len() {
+                let turn = preferred.load(Ordering::Relaxed);
+                let (addr, stub) = &self.endpoints[turn % self.endpoints.len()];
+                let limit = attempt.slice(shared.config.coordinator_timeout)?;
+                let problem = match shared.env.clock.timeout(limit, call(stub.clone())).await {
+                    Ok(Ok(reply)) => match check(&reply) {
+                        Ok(()) => return Ok(reply),
+                        Err(wrong) => format!("its reply is stale or broken ({wrong})"),
+                    },
+                    Ok(Err(status)) => refusal(addr, &status)?,
+                    Err(_) => format!("no answer within {limit:?}"),
+                };
+                tracing::debug!(addr, problem, "coordinator did not serve");
+                attempt.note(format!("coordinator {addr}: {problem}"));
+                attempt.cause().clone_into(&mut lock(&self.problem));
+                // Only if nobody else has moved on in the meantime.
+                let _ = preferred.compare_exchange(
+                    turn,
+                    turn.wrapping_add(1),
+                    Ordering::Relaxed,
+                    Ordering::Relaxed,
+                );
+            }
+            let cause = attempt.cause().to_owned();
+            attempt.pause(Wait::Backoff, cause).await?;
+        }
+    }
+}
+
+/// What a refusal says, or the error when no other endpoint would answer differently.
+fn refusal(addr: &str, status: &Status) -> Result<String> {
+    match status.code() {
+        Code::InvalidArgument => Err(ClientError::InvalidArgument(status.message().to_owned())),
+        Code::Unauthenticated | Code::PermissionDenied | Code::Unimplemented => {
+            Err(ClientError::Refused { addr: addr.to_owned(), reason: describe_status(status) })
+        }
+        _ => Ok(describe_status(status)),
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

@@ -1,0 +1,418 @@
+//! Committing: prewrite, decide, tell the rest.
+//!
+//! ```text
+//! one region:      prewrite with a commit timestamp ─► committed, in one round trip
+//!                                                  └► refused: locked, go on below
+//! several regions: prewrite primary's region ─► prewrite the others ─► timestamp ─► commit primary ─► answer
+//!                                                                             others follow in the background
+//! ```
+//!
+//! A commit-capable message whose answer was lost leaves a *doubt*. While it stands, every refusal is checked
+//! against the primary before it is believed, and running out of time means [`ClientError::OutcomeUnknown`].
+
+use crate::attempt::Attempt;
+use crate::client::Shared;
+use crate::error::{ClientError, Result};
+use crate::retry::Wait;
+use crate::stores::RegionRequest;
+use crate::txn::resolve::Fate;
+use bytes::Bytes;
+use futures_util::future::join_all;
+use nokv_env::{BoxFuture, Instant};
+use nokv_proto::id::Timestamp;
+use nokv_proto::kv::v1::{BatchRollbackRequest, CommitRequest, KeyError, Mutation, PrewriteRequest};
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// Locks of a big transaction live longer: this much per MiB.
+const TTL_PER_MIB: Duration = Duration::from_millis(500);
+
+/// Most keys committed together with the primary, whose answer the caller waits for.
+const KEYS_MAX: usize = 4096;
+
+/// One run of the commit protocol.
+pub(crate) struct Commit {
+    shared: Arc<Shared>,
+    start: Timestamp,
+    primary: Bytes,
+    keys: Vec<Bytes>,
+    ttl_ms: u64,
+    /// A message that may have committed us was sent and not answered.
+    doubt: AtomicBool,
+    /// Some lock of ours may exist.
+    touched: AtomicBool,
+    /// The unanswered one was a one-round-trip commit: its timestamp may not be the one asked for last.
+    early_doubt: AtomicBool,
+}
+
+/// How the prewrite of one group ended.
+enum Prewritten {
+    /// Its keys are locked.
+    Locked,
+    /// Everything is committed already.
+    Committed(Timestamp),
+    /// The group no longer lies in one region.
+    Moved(Vec<Mutation>),
+}
+
+impl Commit {
+    /// Commits `mutations` (not empty, sorted by key, distinct) for the transaction that started at `start`.
+    ///
+    /// `early` is a commit timestamp drawn beforehand for the one-round-trip commit, if there is one.
+    pub(crate) async fn run(
+        shared: &Arc<Shared>,
+        start: Timestamp,
+        began: Instant,
+        mutations: Vec<Mutation>,
+        early: Option<Timestamp>,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Timestamp> {
+        let keys: Vec<Bytes> = mutations.iter().map(|m| m.key.clone()).collect();
+        let bytes: usize = mutations.iter().map(|m| m.key.len() + m.value.len()).sum();
+        let age = shared.env.clock.now().since(began);
+        let ttl = shared.config.lock_ttl + age + TTL_PER_MIB * u32::try_from(bytes >> 20).unwrap_or(u32::MAX);
+        let commit = Self {
+            shared: shared.clone(),
+            start,
+            primary: keys[0].clone(),
+            keys,
+            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+            doubt: AtomicBool::new(false),
+            touched: AtomicBool::new(false),
+            early_doubt: AtomicBool::new(false),
+        };
+        let mut asked = start;
+        match commit.phases(mutations, early, &mut asked, attempt).await {
+            Ok(commit_ts) => Ok(commit_ts),
+            Err(error) if commit.in_doubt() => Err(ClientError::OutcomeUnknown {
+                start_ts: start,
+                commit_ts: asked,
+                primary: commit.primary.clone(),
+                cause: match error {
+                    ClientError::Timeout { cause, .. } => cause,
+                    other => other.to_string(),
+                },
+            }),
+            Err(error) => {
+                if commit.touched.load(Ordering::SeqCst) {
+                    commit.roll_back_later().await;
+                }
+                Err(error)
+            }
+        }
+    }
+
+    async fn phases(
+        &self,
+        mutations: Vec<Mutation>,
+        early: Option<Timestamp>,
+        asked: &mut Timestamp,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Timestamp> {
+        let shared = &self.shared;
+        let groups = shared.group(mutations, shared.config.prewrite_bytes, attempt).await?;
+        let one_round_trip = match (groups.len(), early) {
+            (1, Some(early)) => Some(early),
+            (1, None) => Some(shared.tso.get(shared, 1, attempt).await?),
+            _ => None,
+        };
+        *asked = one_round_trip.unwrap_or(self.start);
+        if let Some(committed) = self.prewrite_groups(groups, one_round_trip, attempt).await? {
+            self.clear_doubt();
+            return Ok(committed);
+        }
+        let (committed, done) = self.commit_primary(asked, attempt).await?;
+        self.commit_rest_later(committed, done).await;
+        Ok(committed)
+    }
+
+    /// Prewrites all groups, the primary's before the others. A timestamp when that committed them already.
+    fn prewrite_groups<'a>(
+        &'a self,
+        mut groups: Vec<Vec<Mutation>>,
+        one_round_trip: Option<Timestamp>,
+        attempt: &'a mut Attempt<'_>,
+    ) -> BoxFuture<'a, Result<Option<Timestamp>>> {
+        Box::pin(async move {
+            let alone = groups.len() == 1 && groups[0].len() == self.keys.len();
+            let one_round_trip = one_round_trip.filter(|_| alone);
+            if let Some(at) = groups.iter().position(|group| group.iter().any(|m| m.key == self.primary)) {
+                let primary = groups.remove(at);
+                if let Some(committed) = self.prewrite(primary, one_round_trip, alone, attempt).await? {
+                    return Ok(Some(committed));
+                }
+            }
+            let ended = join_all(groups.into_iter().map(|group| {
+                let mut branch = attempt.branch();
+                async move {
+                    let ended = self.prewrite(group, None, false, &mut branch).await;
+                    (ended, branch.cause().to_owned())
+                }
+            }))
+            .await;
+            let mut committed = None;
+            for (ended, cause) in ended {
+                attempt.note(cause);
+                committed = committed.or(ended?);
+            }
+            Ok(committed)
+        })
+    }
+
+    /// Prewrites what was one group when it was made; regroups it when regions have changed since.
+    async fn prewrite(
+        &self,
+        group: Vec<Mutation>,
+        one_round_trip: Option<Timestamp>,
+        alone: bool,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Option<Timestamp>> {
+        match self.prewrite_group(group, one_round_trip, alone, attempt).await? {
+            Prewritten::Locked => Ok(None),
+            Prewritten::Committed(at) => Ok(Some(at)),
+            Prewritten::Moved(mutations) => {
+                self.shared.env.probe("client.regroup");
+                let groups = self.shared.group(mutations, self.shared.config.prewrite_bytes, attempt).await?;
+                self.prewrite_groups(groups, one_round_trip, attempt).await
+            }
+        }
+    }
+
+    async fn prewrite_group(
+        &self,
+        group: Vec<Mutation>,
+        one_round_trip: Option<Timestamp>,
+        alone: bool,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Prewritten> {
+        let shared = &self.shared;
+        let request = PrewriteRequest {
+            primary_lock: self.primary.clone(),
+            start_version: self.start.0,
+            lock_ttl: self.ttl_ms,
+            txn_size: self.keys.len() as u64,
+            min_commit_ts: self.start.0 + 1,
+            one_pc_commit_version: one_round_trip.unwrap_or_default().0,
+            mutations: group,
+        };
+        let mut waiting_since: Option<Instant> = None;
+        loop {
+            let route = shared.route(&request.mutations[0].key, attempt).await?;
+            if !request.mutations.iter().all(|m| route.covers(&m.key)) {
+                return Ok(Prewritten::Moved(request.mutations));
+            }
+            attempt.ambiguous = false;
+            let reply = shared.try_call(&route, &request, attempt).await;
+            if one_round_trip.is_some() && attempt.ambiguous {
+                shared.env.probe("client.one_round_trip_in_doubt");
+                self.doubt.store(true, Ordering::SeqCst);
+                self.early_doubt.store(true, Ordering::SeqCst);
+            }
+            if attempt.ambiguous {
+                self.touched.store(true, Ordering::SeqCst);
+            }
+            let Some(reply) = reply? else { continue };
+            if reply.one_pc_commit_version != 0 {
+                return Ok(Prewritten::Committed(Timestamp(reply.one_pc_commit_version)));
+            }
+            if reply.errors.is_empty() {
+                self.touched.store(true, Ordering::SeqCst);
+                return Ok(Prewritten::Locked);
+            }
+            if self.in_doubt() {
+                return match shared.settle(&self.primary, self.start, self.ttl_ms, attempt).await? {
+                    Fate::Committed(at) => Ok(Prewritten::Committed(Timestamp(at))),
+                    _ => {
+                        self.clear_doubt();
+                        Err(self.conflict(self.primary.clone(), "rolled back after a lost answer".into()))
+                    }
+                };
+            }
+            match self.judge(reply.errors)? {
+                Obstacle::Busy(cause) => attempt.pause(Wait::Backoff, cause).await?,
+                Obstacle::Lock(lock) => {
+                    let now = shared.env.clock.now();
+                    let since = *waiting_since.get_or_insert(now);
+                    if !alone && now.since(since) > shared.config.lock_wait {
+                        shared.env.probe("client.deadlock_avoided");
+                        return Err(
+                            self.conflict(lock.key, format!("locked by transaction {}", lock.lock_version))
+                        );
+                    }
+                    shared.unlock_for_write(&lock, attempt).await?;
+                }
+            }
+        }
+    }
+
+    /// What stands in the way of a prewrite, or the error when it will not go away.
+    fn judge(&self, errors: Vec<KeyError>) -> Result<Obstacle> {
+        let mut obstacle = None;
+        for error in errors {
+            if let Some(conflict) = error.write_conflict {
+                let reason = format!("written at {}", conflict.conflict_ts);
+                return Err(self.conflict(conflict.key, reason));
+            }
+            if let Some(exists) = error.already_exists {
+                return Err(ClientError::AlreadyExists { key: exists.key });
+            }
+            if !error.abort.is_empty() {
+                return Err(self.conflict(self.primary.clone(), error.abort));
+            }
+            obstacle = match (error.locked, obstacle) {
+                (Some(lock), _) => Some(Obstacle::Lock(lock)),
+                (None, Some(known)) => Some(known),
+                (None, None) if !error.retryable.is_empty() => Some(Obstacle::Busy(error.retryable)),
+                (None, None) => Some(Obstacle::Busy("an error this client does not know".into())),
+            };
+        }
+        obstacle.ok_or_else(|| ClientError::Protocol("a prewrite failed without a reason".into()))
+    }
+
+    /// Commits the primary and what lies beside it. Gives the timestamp and the keys that are done.
+    async fn commit_primary(
+        &self,
+        asked: &mut Timestamp,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<(Timestamp, Vec<Bytes>)> {
+        let shared = &self.shared;
+        *asked = shared.tso.get(shared, 1, attempt).await?;
+        loop {
+            let route = shared.route(&self.primary, attempt).await?;
+            let beside = self.keys.iter().filter(|key| **key != self.primary && route.covers(key));
+            let keys: Vec<Bytes> =
+                std::iter::once(&self.primary).chain(beside).take(KEYS_MAX).cloned().collect();
+            let request = CommitRequest { keys, start_version: self.start.0, commit_version: asked.0 };
+            attempt.ambiguous = false;
+            let reply = shared.try_call(&route, &request, attempt).await;
+            if attempt.ambiguous {
+                shared.env.probe("client.commit_in_doubt");
+                self.doubt.store(true, Ordering::SeqCst);
+            }
+            let Some(reply) = reply? else { continue };
+            let Some(error) = reply.error else {
+                let at = if self.early_doubt.load(Ordering::SeqCst) {
+                    self.true_commit(*asked, attempt).await?
+                } else {
+                    *asked
+                };
+                self.clear_doubt();
+                return Ok((at, request.keys));
+            };
+            if error.commit_ts_expired.is_some() {
+                shared.env.probe("client.commit_ts_expired");
+                *asked = shared.tso.get(shared, 1, attempt).await?;
+            } else if !error.retryable.is_empty() {
+                attempt.pause(Wait::Backoff, error.retryable).await?;
+            } else {
+                // The lock is not ours any more: somebody rolled us forward or back.
+                return match shared.settle(&self.primary, self.start, self.ttl_ms, attempt).await? {
+                    Fate::Committed(at) => {
+                        self.clear_doubt();
+                        Ok((Timestamp(at), vec![self.primary.clone()]))
+                    }
+                    _ => {
+                        self.clear_doubt();
+                        Err(self.conflict(self.primary.clone(), "rolled back by another transaction".into()))
+                    }
+                };
+            }
+        }
+    }
+
+    /// The timestamp in the primary's record, when a one-round-trip commit may have written it before us.
+    async fn true_commit(&self, asked: Timestamp, attempt: &mut Attempt<'_>) -> Result<Timestamp> {
+        match self.shared.settle(&self.primary, self.start, self.ttl_ms, attempt).await? {
+            Fate::Committed(at) => Ok(Timestamp(at)),
+            _ => Err(ClientError::Protocol(format!(
+                "transaction {} was committed at {asked}, then was not",
+                self.start
+            ))),
+        }
+    }
+
+    async fn commit_rest_later(&self, commit: Timestamp, done: Vec<Bytes>) {
+        let done: BTreeSet<Bytes> = done.into_iter().collect();
+        let keys: Vec<Bytes> = self.keys.iter().filter(|key| !done.contains(*key)).cloned().collect();
+        if keys.is_empty() || self.shared.env.chance("client.skip_secondary_commits", 0.05) {
+            return;
+        }
+        let (shared, start) = (self.shared.clone(), self.start.0);
+        let job = async move {
+            let mut attempt = Attempt::new(&shared, "committing secondary keys", shared.config.deadline);
+            let make = |keys| CommitRequest { keys, start_version: start, commit_version: commit.0 };
+            match shared.spread(keys, make, &mut attempt).await {
+                Ok(replies) => {
+                    for error in replies.into_iter().filter_map(|reply| reply.error) {
+                        tracing::debug!(
+                            start,
+                            ?error,
+                            "a secondary commit was refused; readers will finish it"
+                        );
+                    }
+                }
+                Err(error) => tracing::debug!(start, %error, "secondary commits are left to readers"),
+            }
+        };
+        self.shared.background.run(&self.shared.env, "client-commit", job).await;
+    }
+
+    async fn roll_back_later(&self) {
+        let (shared, start, keys) = (self.shared.clone(), self.start.0, self.keys.clone());
+        let job = async move {
+            let mut attempt = Attempt::new(&shared, "rolling back", shared.config.deadline);
+            let make = |keys| BatchRollbackRequest { keys, start_version: start };
+            if let Err(error) = shared.spread(keys, make, &mut attempt).await {
+                tracing::debug!(start, %error, "the rollback is left to readers");
+            }
+        };
+        self.shared.background.run(&self.shared.env, "client-rollback", job).await;
+    }
+
+    fn conflict(&self, key: Bytes, reason: String) -> ClientError {
+        ClientError::Conflict { start_ts: self.start, key, reason }
+    }
+
+    fn in_doubt(&self) -> bool {
+        self.doubt.load(Ordering::SeqCst)
+    }
+
+    fn clear_doubt(&self) {
+        self.doubt.store(false, Ordering::SeqCst);
+    }
+}
+
+/// Why a prewrite has to be tried again.
+enum Obstacle {
+    /// The store asks for patience.
+    Busy(String),
+    /// Another transaction's lock.
+    Lock(nokv_proto::kv::v1::Locked),
+}
+
+impl Shared {
+    /// Sends one request per region that has some of `keys`; follows regions that change meanwhile.
+    async fn spread<R: RegionRequest>(
+        &self,
+        keys: Vec<Bytes>,
+        make: impl Fn(Vec<Bytes>) -> R,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Vec<R::Response>> {
+        let mut work = self.group(keys, self.config.prewrite_bytes, attempt).await?;
+        let mut replies = Vec::new();
+        while let Some(group) = work.pop() {
+            let route = self.route(&group[0], attempt).await?;
+            if !group.iter().all(|key| route.covers(key)) {
+                work.extend(self.group(group, self.config.prewrite_bytes, attempt).await?);
+                continue;
+            }
+            match self.try_call(&route, &make(group.clone()), attempt).await? {
+                Some(reply) => replies.push(reply),
+                None => work.push(group),
+            }
+        }
+        Ok(replies)
+    }
+}
