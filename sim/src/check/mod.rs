@@ -1,0 +1,55 @@
+//! Checkers: they see facts and histories, never faults.
+//!
+//! [`invariants`] is asked at every fact, while the world runs. The others judge the history afterwards.
+
+pub mod bank;
+pub mod invariants;
+pub mod linear;
+pub mod list;
+pub mod replicas;
+pub mod stamps;
+
+use crate::history::{History, Span};
+use std::fmt;
+
+/// Something that must never happen, did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Violation {
+    /// Which checker says so.
+    pub checker: &'static str,
+    /// The smallest facts that show it.
+    pub facts: String,
+}
+
+impl Violation {
+    pub(crate) fn new(checker: &'static str, facts: impl Into<String>) -> Self {
+        Self { checker, facts: facts.into() }
+    }
+}
+
+impl fmt::Display for Violation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.checker, self.facts)
+    }
+}
+
+/// Judges a complete history; the final reads after healing are part of it.
+pub fn history(history: &History, accounts: &bank::Bank) -> Result<(), Violation> {
+    if let Some(garbage) = history.garbage.first() {
+        return Err(Violation::new("durability", garbage.clone()));
+    }
+    linear::check(&history.kv)?;
+    bank::check(accounts, &history.transfers, &history.totals)?;
+    list::check(&history.appends, &history.lists)?;
+    stamps::check("timestamps", &history.timestamps)?;
+    stamps::check("ids", &history.ids)
+}
+
+/// Simulated seconds, for people.
+pub(crate) fn seconds(ns: u64) -> String {
+    if ns == u64::MAX { "never".to_owned() } else { format!("{:.6}s", ns as f64 / 1e9) }
+}
+
+pub(crate) fn show_span(span: &Span) -> String {
+    format!("session {} from {} to {}", span.session, seconds(span.invoked_ns), seconds(span.returned_ns))
+}

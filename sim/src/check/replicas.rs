@@ -1,0 +1,80 @@
+//! After healing, all replicas of a region hold the same content at the same applied index.
+
+use super::Violation;
+use std::collections::BTreeMap;
+
+/// One replica as found after healing.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Replica {
+    /// Which region.
+    pub region: u64,
+    /// Name of the node.
+    pub node: String,
+    /// Index of the last applied entry.
+    pub applied: u64,
+    /// All rows of the region, as (family, key, value).
+    pub rows: Vec<(u8, Vec<u8>, Vec<u8>)>,
+}
+
+/// Judges the replicas of all regions.
+pub fn check(replicas: &[Replica]) -> Result<(), Violation> {
+    let mut first: BTreeMap<u64, &Replica> = BTreeMap::new();
+    for replica in replicas {
+        let other = *first.entry(replica.region).or_insert(replica);
+        if other.applied != replica.applied {
+            return Err(Violation::new(
+                "liveness",
+                format!(
+                    "region {}: {} has applied up to {}, {} up to {}, long after healing",
+                    replica.region, other.node, other.applied, replica.node, replica.applied
+                ),
+            ));
+        }
+        if other.rows != replica.rows {
+            return Err(Violation::new("replicas", difference(other, replica)));
+        }
+    }
+    Ok(())
+}
+
+fn difference(a: &Replica, b: &Replica) -> String {
+    let map = |replica: &Replica| -> BTreeMap<(u8, Vec<u8>), Vec<u8>> {
+        replica.rows.iter().map(|(family, key, value)| ((*family, key.clone()), value.clone())).collect()
+    };
+    let (left, right) = (map(a), map(b));
+    let key = left.keys().chain(right.keys()).find(|key| left.get(*key) != right.get(*key));
+    let show = |row: Option<&Vec<u8>>| row.map_or_else(|| "nothing".to_owned(), |row| format!("{row:02x?}"));
+    match key {
+        Some(key) => format!(
+            "region {} at index {}: family {} key {:02x?} is {} on {} and {} on {}",
+            a.region,
+            a.applied,
+            key.0,
+            key.1,
+            show(left.get(key)),
+            a.node,
+            show(right.get(key)),
+            b.node
+        ),
+        None => format!("region {}: {} and {} list the same rows differently", a.region, a.node, b.node),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn replica(node: &str, applied: u64, value: u8) -> Replica {
+        Replica { region: 1, node: node.to_owned(), applied, rows: vec![(0, vec![1], vec![value])] }
+    }
+
+    #[test]
+    fn equal_replicas_pass_and_others_are_named() {
+        assert_eq!(check(&[replica("store1", 5, 1), replica("store2", 5, 1)]), Ok(()));
+        let behind = check(&[replica("store1", 5, 1), replica("store2", 4, 1)]).expect_err("behind");
+        assert_eq!(behind.checker, "liveness");
+        let diverged = check(&[replica("store1", 5, 1), replica("store2", 5, 2)]).expect_err("diverged");
+        assert_eq!(diverged.checker, "replicas");
+        assert!(diverged.facts.contains("store2"), "{}", diverged.facts);
+    }
+}

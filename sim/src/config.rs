@@ -1,0 +1,163 @@
+//! What one world is made of, drawn from the seed (swarm testing).
+//!
+//! No single configuration reaches everything: small memtables flush often but hide what big ones show, many
+//! faults hide what a quiet run shows. So each seed draws its own mix, and a sweep covers the combinations.
+
+use crate::draw::Draw;
+use crate::net::Latency;
+use nokv_env::mem_disk::LatencyModel;
+use serde::{Deserialize, Serialize};
+
+/// Disk speed of all nodes, in microseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DiskSpeed {
+    /// A read.
+    pub read_us: u64,
+    /// A write into the page cache.
+    pub write_us: u64,
+    /// A sync.
+    pub sync_us: u64,
+}
+
+impl DiskSpeed {
+    /// As the disk wants it; `slowness` multiplies.
+    pub fn model(self, slowness: u64) -> LatencyModel {
+        LatencyModel {
+            read_ns: self.read_us * 1_000 * slowness,
+            write_ns: self.write_us * 1_000 * slowness,
+            sync_ns: self.sync_us * 1_000 * slowness,
+            kib_ns: 500 * slowness,
+            ..LatencyModel::default()
+        }
+    }
+}
+
+/// Kinds of faults a plan may use; a seed enables some of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[allow(missing_docs, reason = "the names say it; plan.rs describes each fault")]
+pub enum FaultClass {
+    Kill,
+    Restart,
+    Pause,
+    SlowCpu,
+    Partition,
+    Isolate,
+    SlowLink,
+    Loss,
+    Reset,
+    DiskSlow,
+    DiskCrash,
+    DiskError,
+    WallClock,
+    Blackout,
+    TransferLeader,
+}
+
+impl FaultClass {
+    /// Every class.
+    pub const ALL: [FaultClass; 15] = [
+        FaultClass::Kill,
+        FaultClass::Restart,
+        FaultClass::Pause,
+        FaultClass::SlowCpu,
+        FaultClass::Partition,
+        FaultClass::Isolate,
+        FaultClass::SlowLink,
+        FaultClass::Loss,
+        FaultClass::Reset,
+        FaultClass::DiskSlow,
+        FaultClass::DiskCrash,
+        FaultClass::DiskError,
+        FaultClass::WallClock,
+        FaultClass::Blackout,
+        FaultClass::TransferLeader,
+    ];
+}
+
+/// The configuration of one world.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorldConfig {
+    /// Meta-root peers.
+    pub roots: u16,
+    /// Coordinators.
+    pub coordinators: u16,
+    /// Stores.
+    pub stores: u16,
+    /// Client nodes.
+    pub clients: u16,
+    /// Data regions seeded at birth.
+    pub regions: u64,
+    /// Latency of healthy links.
+    pub latency: Latency,
+    /// Disk speed.
+    pub disk: DiskSpeed,
+    /// Engine memtable, in bytes.
+    pub memtable_bytes: u64,
+    /// Segments of engine log and raft log, in bytes.
+    pub log_segment_bytes: u64,
+    /// Level-0 tables that start a compaction.
+    pub level0_tables: usize,
+    /// Raft log entries kept for slow followers.
+    pub log_keep_entries: u64,
+    /// Raft tick of stores and roots, in milliseconds.
+    pub tick_ms: u64,
+    /// Lease of coordinators, in milliseconds.
+    pub lease_ttl_ms: u64,
+    /// Clock rates differ by at most this, in parts per million.
+    pub clock_rate_ppm: u64,
+    /// Wall clocks start off by at most this, in milliseconds.
+    pub wall_skew_ms: u64,
+    /// Share of chance points in the product that are on, in percent.
+    pub chance_percent: u64,
+    /// Deadline of client operations, in milliseconds.
+    pub deadline_ms: u64,
+    /// Fault classes in use.
+    pub faults: Vec<FaultClass>,
+    /// Mean pause between two faults, in milliseconds.
+    pub fault_pause_ms: u64,
+}
+
+impl WorldConfig {
+    /// Draws the configuration of `seed`.
+    pub fn draw(seed: u64) -> Self {
+        let mut draw = Draw::new(seed, "config");
+        let quiet = draw.one_in(20);
+        let keep_percent = draw.pick(&[30, 60, 100]);
+        let faults = FaultClass::ALL.into_iter().filter(|_| draw.percent(keep_percent)).collect();
+        Self {
+            roots: 3,
+            coordinators: 2,
+            stores: 3,
+            clients: draw.between(2, 4) as u16,
+            regions: draw.between(1, 4),
+            latency: Latency {
+                base_us: draw.pick(&[50, 150, 150, 500, 2_000]),
+                jitter_us: draw.pick(&[50, 350, 350, 2_000]),
+                spike_one_in: draw.pick(&[0, 100, 500, 500]),
+            },
+            disk: DiskSpeed {
+                read_us: draw.pick(&[5, 20, 80]),
+                write_us: draw.pick(&[1, 3, 10]),
+                sync_us: draw.pick(&[50, 200, 500, 3_000]),
+            },
+            memtable_bytes: draw.pick(&[8 << 10, 32 << 10, 128 << 10, 1 << 20]),
+            log_segment_bytes: draw.pick(&[8 << 10, 32 << 10, 128 << 10, 1 << 20]),
+            level0_tables: draw.pick(&[2, 4]),
+            log_keep_entries: draw.pick(&[0, 10, 100, 1000]),
+            tick_ms: draw.pick(&[50, 100, 100, 100]),
+            lease_ttl_ms: draw.pick(&[2_000, 5_000, 10_000]),
+            clock_rate_ppm: draw.pick(&[0, 200, 10_000]),
+            wall_skew_ms: draw.pick(&[0, 100, 10_000]),
+            chance_percent: draw.pick(&[0, 30, 60]),
+            deadline_ms: draw.pick(&[1_000, 3_000, 8_000]),
+            faults: if quiet { Vec::new() } else { faults },
+            fault_pause_ms: draw.pick(&[300, 1_000, 1_000, 3_000]),
+        }
+    }
+
+    /// Nodes of the world, the supervisor included.
+    pub fn nodes(&self) -> u16 {
+        1 + self.roots + self.coordinators + self.stores + self.clients
+    }
+}

@@ -1,0 +1,411 @@
+//! Our own executor: one thread, a random order of the ready tasks, a clock that jumps to the next timer.
+//!
+//! - Which ready task runs next is drawn from a stream of its own, so a plan with one fault less schedules
+//!   the rest with the same draws.
+//! - Every poll advances the clock by [`POLL_NS`]: no two polls happen at one instant, and a loop that spins
+//!   still makes time pass.
+//! - No lock is held while foreign code runs: polls, wakers and drops of futures happen outside.
+
+use super::timers::{Due, TimerId, Timers};
+use super::{Executor, Halt, Node, Panic, Place, SUPERVISOR, lock};
+use crate::trace::{Kind, Trace};
+use nokv_env::{BoxFuture, RngSource};
+use rand_chacha::ChaCha8Rng;
+use rand_core::Rng;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, Weak};
+use std::task::{Context, Poll, Wake, Waker};
+
+/// What one poll costs, in simulated nanoseconds.
+const POLL_NS: u64 = 100;
+
+/// A task in the slab; the generation tells it from later tenants of its slot.
+type TaskRef = (u32, u32);
+
+#[derive(Default)]
+struct Ready(Mutex<Vec<TaskRef>>);
+
+struct TaskWaker {
+    task: TaskRef,
+    queued: AtomicBool,
+    ready: Arc<Ready>,
+}
+
+impl Wake for TaskWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        if !self.queued.swap(true, Ordering::Relaxed) {
+            lock(&self.ready.0).push(self.task);
+        }
+    }
+}
+
+struct Task {
+    generation: u32,
+    node: Node,
+    name: &'static str,
+    /// `None` while it is being polled, and in a free slot.
+    future: Option<BoxFuture<'static, ()>>,
+    waker: Option<(Arc<TaskWaker>, Waker)>,
+}
+
+#[derive(Default)]
+struct NodeState {
+    life: u32,
+    paused: bool,
+    /// Set by [`Executor::slow_cpu`].
+    poll_ns: u64,
+    busy_until: u64,
+    unpark_set: bool,
+    /// Ready tasks that wait for the node to be resumed or to finish its slow poll.
+    parked: Vec<TaskRef>,
+}
+
+struct State {
+    timers: Timers,
+    tasks: Vec<Task>,
+    free: Vec<u32>,
+    nodes: Vec<NodeState>,
+    schedule: ChaCha8Rng,
+    panic: Option<Panic>,
+}
+
+/// See the module.
+pub struct OwnExecutor {
+    me: Weak<OwnExecutor>,
+    now: AtomicU64,
+    polls: AtomicU64,
+    polls_max: u64,
+    ready: Arc<Ready>,
+    state: Mutex<State>,
+    trace: Arc<Trace>,
+}
+
+impl OwnExecutor {
+    /// An executor for `nodes` nodes (the supervisor included).
+    pub fn new(seed: u64, nodes: u16, polls_max: u64, trace: Arc<Trace>) -> Arc<Self> {
+        Arc::new_cyclic(|me| Self {
+            me: me.clone(),
+            now: AtomicU64::new(0),
+            polls: AtomicU64::new(0),
+            polls_max,
+            ready: Arc::default(),
+            state: Mutex::new(State {
+                timers: Timers::default(),
+                tasks: Vec::new(),
+                free: Vec::new(),
+                nodes: (0..nodes).map(|_| NodeState::default()).collect(),
+                schedule: RngSource::new(seed, 0).stream("schedule"),
+                panic: None,
+            }),
+            trace,
+        })
+    }
+
+    /// Puts a task into the slab, not yet queued. `None` if its life has ended.
+    fn admit(
+        &self,
+        state: &mut State,
+        place: Place,
+        name: &'static str,
+        future: BoxFuture<'static, ()>,
+    ) -> Result<Arc<TaskWaker>, BoxFuture<'static, ()>> {
+        if state.nodes[place.node.index()].life != place.life {
+            return Err(future);
+        }
+        let slot = state.free.pop().unwrap_or_else(|| {
+            state.tasks.push(Task { generation: 0, node: SUPERVISOR, name: "", future: None, waker: None });
+            (state.tasks.len() - 1) as u32
+        });
+        let task = &mut state.tasks[slot as usize];
+        let waker = Arc::new(TaskWaker {
+            task: (slot, task.generation),
+            queued: AtomicBool::new(false),
+            ready: self.ready.clone(),
+        });
+        task.node = place.node;
+        task.name = name;
+        task.future = Some(future);
+        task.waker = Some((waker.clone(), Waker::from(waker.clone())));
+        Ok(waker)
+    }
+
+    /// Fires every timer that is due. Wakers run outside the lock.
+    fn fire_due(&self) {
+        loop {
+            let due = lock(&self.state).timers.pop_due(self.now.load(Ordering::Relaxed));
+            match due {
+                Some(Due::Wake(waker)) => waker.wake(),
+                Some(Due::Unpark(node)) => {
+                    let mut state = lock(&self.state);
+                    let node = &mut state.nodes[node.index()];
+                    node.unpark_set = false;
+                    if !node.paused {
+                        lock(&self.ready.0).append(&mut node.parked);
+                    }
+                }
+                None => return,
+            }
+        }
+    }
+
+    /// Takes a ready task, at random.
+    fn pick(&self, state: &mut State) -> Option<TaskRef> {
+        let mut ready = lock(&self.ready.0);
+        match ready.len() {
+            0 => None,
+            1 => ready.pop(),
+            len => {
+                let index = (u64::from(state.schedule.next_u32()) * len as u64) >> 32;
+                Some(ready.swap_remove(index as usize))
+            }
+        }
+    }
+
+    /// Polls one ready task; false if none is ready.
+    fn step(&self) -> bool {
+        let now = self.now.load(Ordering::Relaxed);
+        let (task_ref, mut future, task_waker, waker, node, name) = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let Some((slot, generation)) = self.pick(state) else { return false };
+            let task = &mut state.tasks[slot as usize];
+            if task.generation != generation {
+                return true;
+            }
+            let node = &mut state.nodes[task.node.index()];
+            if node.paused || node.busy_until > now {
+                node.parked.push((slot, generation));
+                if !node.paused && !node.unpark_set {
+                    node.unpark_set = true;
+                    state.timers.insert_unpark(node.busy_until, task.node);
+                }
+                return true;
+            }
+            if node.poll_ns > 0 {
+                node.busy_until = now + node.poll_ns;
+            }
+            let (Some(future), Some((task_waker, waker))) = (task.future.take(), task.waker.clone()) else {
+                return true;
+            };
+            ((slot, generation), future, task_waker, waker, task.node, task.name)
+        };
+        self.now.store(now + POLL_NS, Ordering::Relaxed);
+        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.trace.event(now, node, Kind::Poll, u64::from(task_ref.0), u64::from(task_ref.1));
+        task_waker.queued.store(false, Ordering::Relaxed);
+        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
+        self.after_poll(task_ref, future, polled, node, name);
+        true
+    }
+
+    fn after_poll(
+        &self,
+        (slot, generation): TaskRef,
+        future: BoxFuture<'static, ()>,
+        polled: std::thread::Result<Poll<()>>,
+        node: Node,
+        name: &'static str,
+    ) {
+        let leftover = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let task = &mut state.tasks[slot as usize];
+            let alive = task.generation == generation;
+            match polled {
+                Ok(Poll::Pending) if alive => {
+                    task.future = Some(future);
+                    return;
+                }
+                Err(payload) => {
+                    let message = panic_message(payload.as_ref());
+                    state.panic.get_or_insert(Panic { node, task: name, message });
+                }
+                Ok(_) => {}
+            }
+            let waker = if alive { free_slot(state, slot) } else { None };
+            (future, waker)
+        };
+        drop(leftover);
+    }
+}
+
+/// Empties a slot for its next tenant; what it held is dropped by the caller, outside the lock.
+fn free_slot(state: &mut State, slot: u32) -> Option<(Arc<TaskWaker>, Waker)> {
+    let task = &mut state.tasks[slot as usize];
+    task.generation = task.generation.wrapping_add(1);
+    state.free.push(slot);
+    task.waker.take()
+}
+
+fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+    payload
+        .downcast_ref::<String>()
+        .cloned()
+        .or_else(|| payload.downcast_ref::<&str>().map(|s| (*s).to_owned()))
+        .unwrap_or_else(|| "(no message)".to_owned())
+}
+
+impl Executor for OwnExecutor {
+    fn now_ns(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
+    fn sleep_until(&self, at_ns: u64) -> BoxFuture<'static, ()> {
+        match self.me.upgrade() {
+            Some(executor) => Box::pin(Sleep { executor, at_ns, timer: None }),
+            None => Box::pin(std::future::pending()),
+        }
+    }
+
+    fn wake_at(&self, at_ns: u64, waker: Waker) {
+        lock(&self.state).timers.insert(at_ns, waker);
+    }
+
+    fn spawn_on(&self, place: Place, name: &'static str, future: BoxFuture<'static, ()>) {
+        let admitted = self.admit(&mut lock(&self.state), place, name, future);
+        if let Ok(waker) = admitted {
+            waker.wake_by_ref();
+        }
+    }
+
+    fn spawn_at(&self, at_ns: u64, place: Place, name: &'static str, future: BoxFuture<'static, ()>) {
+        let refused = {
+            let mut state = lock(&self.state);
+            match self.admit(&mut state, place, name, future) {
+                Ok(waker) => {
+                    state.timers.insert(at_ns, Waker::from(waker));
+                    None
+                }
+                Err(future) => Some(future),
+            }
+        };
+        drop(refused);
+    }
+
+    fn place(&self, node: Node) -> Place {
+        Place { node, life: lock(&self.state).nodes[node.index()].life }
+    }
+
+    fn kill(&self, node: Node) {
+        let dead = {
+            let mut guard = lock(&self.state);
+            let state = &mut *guard;
+            let old = std::mem::take(&mut state.nodes[node.index()]);
+            state.nodes[node.index()].life = old.life + 1;
+            let mut dead = Vec::new();
+            for slot in 0..state.tasks.len() {
+                let task = &mut state.tasks[slot];
+                if task.node == node && task.waker.is_some() {
+                    let future = task.future.take();
+                    dead.push((future, free_slot(state, slot as u32)));
+                }
+            }
+            dead
+        };
+        drop(dead);
+    }
+
+    fn pause(&self, node: Node) {
+        lock(&self.state).nodes[node.index()].paused = true;
+    }
+
+    fn resume(&self, node: Node) {
+        let mut state = lock(&self.state);
+        let node = &mut state.nodes[node.index()];
+        node.paused = false;
+        lock(&self.ready.0).append(&mut node.parked);
+    }
+
+    fn slow_cpu(&self, node: Node, ns: u64) {
+        lock(&self.state).nodes[node.index()].poll_ns = ns;
+    }
+
+    fn polls(&self) -> u64 {
+        self.polls.load(Ordering::Relaxed)
+    }
+
+    fn run(&self, main: BoxFuture<'static, ()>) -> Result<(), Halt> {
+        let done = Arc::new(AtomicBool::new(false));
+        let finished = done.clone();
+        let main = Box::pin(async move {
+            main.await;
+            finished.store(true, Ordering::Relaxed);
+        });
+        self.spawn_on(self.place(SUPERVISOR), "main", main);
+        while !done.load(Ordering::Relaxed) {
+            self.fire_due();
+            if !self.step() {
+                let Some(next) = lock(&self.state).timers.next() else { return Err(Halt::Deadlock) };
+                self.now.fetch_max(next, Ordering::Relaxed);
+            }
+            if let Some(panic) = lock(&self.state).panic.take() {
+                return Err(Halt::Panic(panic));
+            }
+            if self.polls() > self.polls_max {
+                return Err(Halt::Spinning(self.polls_max));
+            }
+        }
+        Ok(())
+    }
+
+    fn clear(&self) {
+        loop {
+            let (tasks, timers) = {
+                let mut state = lock(&self.state);
+                for node in &mut state.nodes {
+                    node.life += 1;
+                }
+                (std::mem::take(&mut state.tasks), state.timers.clear())
+            };
+            lock(&self.ready.0).clear();
+            if tasks.is_empty() {
+                return;
+            }
+            lock(&self.state).free.clear();
+            drop((tasks, timers));
+        }
+    }
+}
+
+struct Sleep {
+    executor: Arc<OwnExecutor>,
+    at_ns: u64,
+    timer: Option<TimerId>,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if self.executor.now_ns() >= self.at_ns {
+            return Poll::Ready(());
+        }
+        let timer = {
+            let mut state = lock(&self.executor.state);
+            match self.timer {
+                Some(id) if state.timers.rewake(id, context.waker()) => id,
+                _ => state.timers.insert(self.at_ns, context.waker().clone()),
+            }
+        };
+        self.timer = Some(timer);
+        Poll::Pending
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        if let Some(id) = self.timer {
+            // A cleared executor has no slots left.
+            let mut state = lock(&self.executor.state);
+            let waker = state.timers.cancel(id);
+            drop(state);
+            drop(waker);
+        }
+    }
+}

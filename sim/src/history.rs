@@ -1,0 +1,166 @@
+//! What clients did and saw, in true simulated time: the input of the checkers.
+
+use crate::exec::lock;
+use std::sync::Mutex;
+
+/// The time span of an operation. An operation that never returned ends at [`NEVER`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span {
+    /// Which session asked.
+    pub session: u32,
+    /// When it was invoked.
+    pub invoked_ns: u64,
+    /// When it returned.
+    pub returned_ns: u64,
+}
+
+/// Return time of operations that never returned.
+pub const NEVER: u64 = u64::MAX;
+
+/// What became of an operation that changes something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Acknowledged.
+    Done,
+    /// Certainly not executed.
+    Refused,
+    /// May have been executed, or may still be.
+    Unknown,
+}
+
+/// What a single-key operation did. Values are numbers, unique over the run; absent is `None`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Register {
+    /// It saw this.
+    Read(Option<u64>),
+    /// It wrote this (`None` = delete).
+    Write(Option<u64>),
+}
+
+/// One operation on one key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvOp {
+    /// Which key.
+    pub key: u32,
+    /// When.
+    pub span: Span,
+    /// What.
+    pub action: Register,
+    /// Reads are [`Effect::Done`]; failed reads are not recorded.
+    pub effect: Effect,
+}
+
+/// A bank transfer between two accounts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Transfer {
+    /// When.
+    pub span: Span,
+    /// Account that pays.
+    pub from: u32,
+    /// Account that gets.
+    pub to: u32,
+    /// How it ended.
+    pub effect: Effect,
+}
+
+/// One account as a reader saw it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Account {
+    /// Money.
+    pub balance: i64,
+    /// Transfers that ever touched it.
+    pub transfers: u64,
+}
+
+/// All accounts, read in one snapshot.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Totals {
+    /// When.
+    pub span: Span,
+    /// The snapshot's timestamp.
+    pub at: u64,
+    /// Account by account.
+    pub accounts: Vec<Account>,
+    /// The same, read again later in the same transaction.
+    pub again: Option<Vec<Account>>,
+}
+
+/// A value appended to a list by a read-modify-write transaction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Append {
+    /// When.
+    pub span: Span,
+    /// Which list.
+    pub key: u32,
+    /// What.
+    pub value: u64,
+    /// How it ended.
+    pub effect: Effect,
+}
+
+/// A list as a reader saw it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ListRead {
+    /// When.
+    pub span: Span,
+    /// Which list.
+    pub key: u32,
+    /// Its values.
+    pub values: Vec<u64>,
+}
+
+/// A timestamp or id that a client received.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// When.
+    pub span: Span,
+    /// The value.
+    pub value: u64,
+}
+
+/// Everything clients did and saw in one run.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History {
+    /// Single-key operations.
+    pub kv: Vec<KvOp>,
+    /// Transfers.
+    pub transfers: Vec<Transfer>,
+    /// Snapshot reads of all accounts.
+    pub totals: Vec<Totals>,
+    /// Appends.
+    pub appends: Vec<Append>,
+    /// List reads.
+    pub lists: Vec<ListRead>,
+    /// Timestamps.
+    pub timestamps: Vec<Stamp>,
+    /// Ids.
+    pub ids: Vec<Stamp>,
+    /// Values that cannot be what anybody wrote.
+    pub garbage: Vec<String>,
+    /// Operations invoked.
+    pub invoked: u64,
+    /// Operations that returned a definite answer.
+    pub answered: u64,
+}
+
+/// A history under construction, shared by all sessions.
+#[derive(Debug, Default)]
+pub struct Recorder(Mutex<History>);
+
+impl Recorder {
+    /// Adds to the history.
+    pub fn add(&self, change: impl FnOnce(&mut History)) {
+        change(&mut lock(&self.0));
+    }
+
+    /// Takes the history.
+    pub fn take(&self) -> History {
+        std::mem::take(&mut lock(&self.0))
+    }
+
+    /// Operations invoked and answered so far.
+    pub fn counts(&self) -> (u64, u64) {
+        let history = lock(&self.0);
+        (history.invoked, history.answered)
+    }
+}

@@ -1,0 +1,258 @@
+//! A node's five abstractions, made for one life of it.
+//!
+//! The disk ([`MemDisk`]), the wall clock's error and the counters outlive a life; monotonic time starts at
+//! another arbitrary point in each, ticks at the node's own rate, and never jumps.
+
+use crate::exec::{Executor, Node, Place, SUPERVISOR, lock};
+use crate::net::{Network, SimNet};
+use crate::trace::{Kind, Trace, digest};
+use crate::watch::Watch;
+use nokv_env::{BoxFuture, Clock, Env, Fact, Hooks, Instant, MemDisk, RngSource, Tasks};
+use rand_chacha::ChaCha8Rng;
+use rand_core::Rng;
+use std::collections::BTreeMap;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll};
+
+/// Wall-clock time at the beginning of every world: 2026-01-01, in milliseconds since the epoch.
+const EPOCH_MS: i64 = 1_767_225_600_000;
+
+/// What a node keeps over its lives.
+pub struct NodeParts {
+    /// Which node.
+    pub node: Node,
+    /// Name used in plans and reports, such as `store2`.
+    pub name: String,
+    /// What a crash leaves something of.
+    pub disk: Arc<MemDisk>,
+    /// How much faster (or slower) than true time its monotonic clock runs, in parts per billion.
+    pub rate_ppb: i64,
+    /// Error of the wall clock, in milliseconds; faults change it.
+    pub wall_error_ms: Arc<AtomicI64>,
+    /// Shared by all lives: chance points.
+    pub chances: Arc<Chances>,
+}
+
+/// The world as nodes see it, to make [`Env`]s from.
+#[derive(Clone)]
+pub struct Surroundings {
+    /// Seed of the run.
+    pub seed: u64,
+    /// Who runs tasks.
+    pub exec: Arc<dyn Executor>,
+    /// The links.
+    pub network: Arc<Network>,
+    /// The trace.
+    pub trace: Arc<Trace>,
+    /// Who listens to facts and probes.
+    pub watch: Arc<Watch>,
+}
+
+impl Surroundings {
+    /// The environment of the node's current life.
+    pub fn env(&self, parts: &NodeParts) -> Env {
+        let place = self.exec.place(parts.node);
+        let rng = RngSource::new(self.seed, u64::from(parts.node.0) << 32 | u64::from(place.life));
+        Env {
+            clock: Arc::new(NodeClock {
+                exec: self.exec.clone(),
+                rate_ppb: parts.rate_ppb,
+                start_ns: rng.pure("clock-start", 0) % (1 << 50),
+                wall_error_ms: parts.wall_error_ms.clone(),
+            }),
+            disk: parts.disk.mount(),
+            net: Arc::new(SimNet::new(self.network.clone(), place)),
+            rng,
+            tasks: Arc::new(NodeTasks {
+                exec: self.exec.clone(),
+                trace: self.trace.clone(),
+                place,
+                disk: parts.disk.clone(),
+            }),
+            hooks: Arc::new(NodeHooks {
+                exec: self.exec.clone(),
+                trace: self.trace.clone(),
+                watch: self.watch.clone(),
+                node: parts.node,
+                chances: parts.chances.clone(),
+            }),
+        }
+    }
+}
+
+struct NodeClock {
+    exec: Arc<dyn Executor>,
+    rate_ppb: i64,
+    start_ns: u64,
+    wall_error_ms: Arc<AtomicI64>,
+}
+
+const BILLION: i128 = 1_000_000_000;
+
+impl NodeClock {
+    fn local(&self, true_ns: u64) -> u64 {
+        let drift = if self.rate_ppb == 0 { 0 } else { i128::from(true_ns) * i128::from(self.rate_ppb) / BILLION };
+        self.start_ns + (i128::from(true_ns) + drift) as u64
+    }
+
+    /// A true time at which [`NodeClock::local`] has reached `local_ns`, at most a few nanoseconds late.
+    fn true_time(&self, local_ns: u64) -> u64 {
+        let elapsed = local_ns.saturating_sub(self.start_ns);
+        if self.rate_ppb == 0 {
+            return elapsed;
+        }
+        let true_ns = i128::from(elapsed) * BILLION / (BILLION + i128::from(self.rate_ppb)) + 2;
+        u64::try_from(true_ns).unwrap_or(u64::MAX)
+    }
+}
+
+impl Clock for NodeClock {
+    fn now(&self) -> Instant {
+        Instant(self.local(self.exec.now_ns()))
+    }
+
+    fn unix_millis(&self) -> u64 {
+        let millis = (self.exec.now_ns() / 1_000_000) as i64;
+        (EPOCH_MS + millis + self.wall_error_ms.load(Ordering::Relaxed)) as u64
+    }
+
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        self.exec.sleep_until(self.true_time(deadline.0))
+    }
+}
+
+struct NodeTasks {
+    exec: Arc<dyn Executor>,
+    trace: Arc<Trace>,
+    place: Place,
+    disk: Arc<MemDisk>,
+}
+
+impl Tasks for NodeTasks {
+    fn spawn(&self, name: &'static str, future: BoxFuture<'static, ()>) {
+        self.exec.spawn_on(self.place, name, future);
+    }
+
+    fn spawn_dedicated(&self, name: &'static str, future: BoxFuture<'static, ()>) {
+        self.exec.spawn_on(self.place, name, future);
+    }
+
+    fn yield_now(&self) -> BoxFuture<'static, ()> {
+        if self.disk.crashed() {
+            // The node died in a disk operation; the world will drop this task.
+            return Box::pin(std::future::pending());
+        }
+        let debt = self.disk.take_latency().as_nanos() as u64;
+        let now = self.exec.now_ns();
+        if debt == 0 {
+            return Box::pin(Yield(false));
+        }
+        self.trace.event(now, self.place.node, Kind::Disk, debt, self.disk.ops());
+        self.exec.sleep_until(now + debt)
+    }
+}
+
+/// Goes to the back of the ready queue once.
+struct Yield(bool);
+
+impl Future for Yield {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        if std::mem::replace(&mut self.0, true) {
+            return Poll::Ready(());
+        }
+        context.waker().wake_by_ref();
+        Poll::Pending
+    }
+}
+
+/// The chance points of one node. Each point is on or off for a whole run, so that rare branches come in
+/// combinations instead of all a little; each draws from a stream of its own.
+pub struct Chances {
+    source: RngSource,
+    /// Share of the points that are on, in percent.
+    on_percent: AtomicU64,
+    streams: Mutex<BTreeMap<&'static str, Option<ChaCha8Rng>>>,
+}
+
+impl Chances {
+    /// Chance points drawn from `seed`; the same points are on at every node.
+    pub fn new(seed: u64, node: Node, on_percent: u64) -> Self {
+        let source = RngSource::new(seed, u64::from(node.0) << 32 | 0xffff_ffff);
+        Self { source, on_percent: AtomicU64::new(on_percent), streams: Mutex::default() }
+    }
+
+    fn draw(&self, seed: u64, name: &'static str, probability: f64) -> bool {
+        let on_percent = self.on_percent.load(Ordering::Relaxed);
+        if on_percent == 0 {
+            return false;
+        }
+        let mut streams = lock(&self.streams);
+        let stream = streams.entry(name).or_insert_with(|| {
+            let on = RngSource::new(seed, u64::from(SUPERVISOR.0)).pure("chance", digest(name.as_bytes())) % 100;
+            (on < on_percent).then(|| self.source.stream(name))
+        });
+        stream.as_mut().is_some_and(|stream| f64::from(stream.next_u32()) < probability * f64::from(u32::MAX))
+    }
+
+    /// Turns every point off, for the quiet phase after healing.
+    pub fn stop(&self) {
+        self.on_percent.store(0, Ordering::Relaxed);
+    }
+}
+
+struct NodeHooks {
+    exec: Arc<dyn Executor>,
+    trace: Arc<Trace>,
+    watch: Arc<Watch>,
+    node: Node,
+    chances: Arc<Chances>,
+}
+
+impl Hooks for NodeHooks {
+    fn chance(&self, name: &'static str, probability: f64) -> bool {
+        let taken = self.chances.draw(self.watch.seed(), name, probability);
+        if taken {
+            self.trace.event(self.exec.now_ns(), self.node, Kind::Chance, digest(name.as_bytes()), 0);
+            self.watch.probe(name);
+        }
+        taken
+    }
+
+    fn probe(&self, name: &'static str) {
+        if self.watch.probe(name) {
+            self.trace.event(self.exec.now_ns(), self.node, Kind::Probe, digest(name.as_bytes()), 0);
+        }
+    }
+
+    fn fact(&self, fact: Fact) {
+        let now = self.exec.now_ns();
+        self.trace.event(now, self.node, Kind::Fact, crate::watch::fact_digest(&fact), 0);
+        self.watch.fact(now, self.exec.place(self.node), fact);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::exec::own::OwnExecutor;
+    use crate::trace::Keep;
+
+    #[test]
+    fn a_deadline_is_reached_when_its_sleep_ends_at_any_rate() {
+        let exec = OwnExecutor::new(1, 1, 1000, Arc::new(Trace::new(Keep::Hash)));
+        for rate_ppb in [0, 7, -7, 10_000_000, -9_999_999] {
+            let clock =
+                NodeClock { exec: exec.clone(), rate_ppb, start_ns: 12_345, wall_error_ms: Arc::default() };
+            for elapsed in [0, 1, 999, 1_000_000_007, 60_000_000_000] {
+                let deadline = clock.start_ns + elapsed;
+                let wake = clock.true_time(deadline);
+                assert!(clock.local(wake) >= deadline, "rate {rate_ppb} elapsed {elapsed}");
+                assert!(clock.local(wake) <= deadline + 10, "rate {rate_ppb} elapsed {elapsed}");
+            }
+        }
+    }
+}

@@ -1,0 +1,331 @@
+//! Fault plans: what goes wrong when, as data.
+//!
+//! A plan is drawn from a stream of its own and refers to nodes by name, so any fault can be deleted without
+//! changing the others: that is what makes shrinking and saved cases work.
+
+use crate::config::{FaultClass, WorldConfig};
+use crate::draw::Draw;
+use serde::{Deserialize, Serialize};
+
+/// One thing that goes wrong. Durations in milliseconds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Fault {
+    /// The node dies and comes back.
+    Kill {
+        /// Who.
+        node: String,
+        /// Power loss (unsynced data is lost) instead of a killed process.
+        power: bool,
+        /// How long it stays down.
+        down_ms: u64,
+    },
+    /// The service is stopped cleanly and started again.
+    Restart {
+        /// Who.
+        node: String,
+        /// How long it stays down.
+        down_ms: u64,
+    },
+    /// The node freezes.
+    Pause {
+        /// Who.
+        node: String,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Every step of the node takes long.
+    SlowCpu {
+        /// Who.
+        node: String,
+        /// Cost of a step, in microseconds.
+        step_us: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Messages between the two sides are held back.
+    Partition {
+        /// One side.
+        left: Vec<String>,
+        /// The other side.
+        right: Vec<String>,
+        /// Only messages from left to right.
+        one_way: bool,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Packets from one node to another are late.
+    SlowLink {
+        /// Sender.
+        from: String,
+        /// Receiver.
+        to: String,
+        /// Added to the latency.
+        extra_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// All links of a node lose packets.
+    Loss {
+        /// Who.
+        node: String,
+        /// Probability, parts per million.
+        ppm: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Connections between two nodes are reset.
+    Reset {
+        /// One end.
+        a: String,
+        /// The other.
+        b: String,
+    },
+    /// The disk is slow.
+    DiskSlow {
+        /// Who.
+        node: String,
+        /// Every operation takes this many times as long.
+        times: u64,
+        /// One operation hangs this long on top.
+        stall_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// Power is lost in the n-th disk operation from now.
+    DiskCrash {
+        /// Who.
+        node: String,
+        /// Which operation.
+        after_ops: u64,
+        /// How long the node stays down.
+        down_ms: u64,
+    },
+    /// The n-th disk operation from now fails; the process is expected to stop and is restarted.
+    DiskError {
+        /// Who.
+        node: String,
+        /// Which operation (or sync).
+        after_ops: u64,
+        /// A failing sync instead of any operation.
+        sync: bool,
+        /// How long the node stays down.
+        down_ms: u64,
+    },
+    /// The wall clock jumps.
+    WallClock {
+        /// Who.
+        node: String,
+        /// By how much.
+        by_ms: i64,
+    },
+    /// Power fails everywhere at once.
+    Blackout {
+        /// How long.
+        down_ms: u64,
+    },
+    /// Leadership of a region is moved to a store by the operator.
+    TransferLeader {
+        /// Which region.
+        region: u64,
+        /// The store that should lead.
+        store: u64,
+    },
+}
+
+/// A fault and when it strikes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Timed {
+    /// Milliseconds after the cluster has booted.
+    pub at_ms: u64,
+    /// What.
+    pub fault: Fault,
+}
+
+/// All faults of a run, in order of time.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The faults.
+    pub faults: Vec<Timed>,
+}
+
+impl Plan {
+    /// Draws the plan of `seed` for a phase of `for_ms`.
+    pub fn draw(seed: u64, config: &WorldConfig, for_ms: u64) -> Self {
+        let mut draw = Draw::new(seed, "plan");
+        let names = Names::of(config);
+        let mut faults = Vec::new();
+        let mut at_ms = draw.around(config.fault_pause_ms);
+        while at_ms < for_ms && !config.faults.is_empty() {
+            let class = draw.pick(&config.faults);
+            let left_ms = for_ms - at_ms;
+            faults.push(Timed { at_ms, fault: names.fault(&mut draw, class, left_ms) });
+            at_ms += draw.around(config.fault_pause_ms).max(1);
+        }
+        Self { faults }
+    }
+}
+
+/// The names that plans use for the nodes of a world.
+pub struct Names {
+    /// `root1`..
+    pub roots: Vec<String>,
+    /// `coord1`..
+    pub coordinators: Vec<String>,
+    /// `store1`..
+    pub stores: Vec<String>,
+    /// `client1`..
+    pub clients: Vec<String>,
+    regions: u64,
+}
+
+impl Names {
+    /// The names in a world of that configuration.
+    pub fn of(config: &WorldConfig) -> Self {
+        let make = |prefix: &str, count: u16| (1..=count).map(|i| format!("{prefix}{i}")).collect();
+        Self {
+            roots: make("root", config.roots),
+            coordinators: make("coord", config.coordinators),
+            stores: make("store", config.stores),
+            clients: make("client", config.clients),
+            regions: config.regions,
+        }
+    }
+
+    /// Roots, coordinators, stores, clients: the order of node indexes from 1.
+    pub fn all(&self) -> impl Iterator<Item = &String> {
+        self.roots.iter().chain(&self.coordinators).chain(&self.stores).chain(&self.clients)
+    }
+
+    /// A server, stores more often than others.
+    fn server(&self, draw: &mut Draw) -> String {
+        let group = match draw.between(0, 9) {
+            0..=5 => &self.stores,
+            6..=7 => &self.roots,
+            _ => &self.coordinators,
+        };
+        one_of(draw, group)
+    }
+
+    fn any(&self, draw: &mut Draw) -> String {
+        if draw.one_in(6) { one_of(draw, &self.clients) } else { self.server(draw) }
+    }
+
+    /// Splits all nodes in two non-empty sides.
+    fn sides(&self, draw: &mut Draw) -> (Vec<String>, Vec<String>) {
+        let (mut left, mut right) = (Vec::new(), Vec::new());
+        for name in self.all() {
+            if draw.percent(50) { left.push(name.clone()) } else { right.push(name.clone()) }
+        }
+        if left.is_empty() || right.is_empty() { self.isolate(draw) } else { (left, right) }
+    }
+
+    /// One server on one side, everybody (or every one of a kind) on the other.
+    fn isolate(&self, draw: &mut Draw) -> (Vec<String>, Vec<String>) {
+        let alone = self.server(draw);
+        let from = match draw.between(0, 4) {
+            0 => self.stores.iter().collect(),
+            1 => self.roots.iter().collect(),
+            2 => self.clients.iter().collect(),
+            _ => self.all().collect::<Vec<_>>(),
+        };
+        let others = from.into_iter().filter(|name| **name != alone).cloned().collect();
+        (vec![alone], others)
+    }
+
+    fn fault(&self, draw: &mut Draw, class: FaultClass, left_ms: u64) -> Fault {
+        let for_ms = duration(draw).min(left_ms);
+        let down_ms = for_ms;
+        match class {
+            FaultClass::Kill => Fault::Kill { node: self.server(draw), power: draw.percent(60), down_ms },
+            FaultClass::Restart => Fault::Restart { node: self.server(draw), down_ms },
+            FaultClass::Pause => Fault::Pause { node: self.any(draw), for_ms },
+            FaultClass::SlowCpu => {
+                Fault::SlowCpu { node: self.server(draw), step_us: draw.pick(&[20, 200, 1_000]), for_ms }
+            }
+            FaultClass::Partition => {
+                let (left, right) = self.sides(draw);
+                Fault::Partition { left, right, one_way: draw.percent(30), for_ms }
+            }
+            FaultClass::Isolate => {
+                let (mut left, mut right) = self.isolate(draw);
+                let one_way = draw.percent(40);
+                if draw.percent(50) {
+                    std::mem::swap(&mut left, &mut right);
+                }
+                Fault::Partition { left, right, one_way, for_ms }
+            }
+            FaultClass::SlowLink => Fault::SlowLink {
+                from: self.any(draw),
+                to: self.server(draw),
+                extra_ms: draw.pick(&[5, 50, 500, 3_000]),
+                for_ms,
+            },
+            FaultClass::Loss => {
+                Fault::Loss { node: self.any(draw), ppm: draw.pick(&[10_000, 100_000, 400_000]), for_ms }
+            }
+            FaultClass::Reset => Fault::Reset { a: self.any(draw), b: self.server(draw) },
+            FaultClass::DiskSlow => Fault::DiskSlow {
+                node: self.server(draw),
+                times: draw.pick(&[3, 20, 100]),
+                stall_ms: draw.pick(&[0, 0, 500, 3_000]),
+                for_ms,
+            },
+            FaultClass::DiskCrash => {
+                Fault::DiskCrash { node: self.server(draw), after_ops: draw.between(1, 300), down_ms }
+            }
+            FaultClass::DiskError => Fault::DiskError {
+                node: self.server(draw),
+                after_ops: draw.between(1, 100),
+                sync: draw.percent(60),
+                down_ms,
+            },
+            FaultClass::WallClock => {
+                let by_ms = draw.pick(&[-60_000, -2_000, -50, 50, 2_000, 60_000]);
+                Fault::WallClock { node: self.any(draw), by_ms }
+            }
+            FaultClass::Blackout => Fault::Blackout { down_ms: down_ms.min(2_000) },
+            FaultClass::TransferLeader => Fault::TransferLeader {
+                region: draw.between(1, self.regions),
+                store: draw.between(1, self.stores.len() as u64),
+            },
+        }
+    }
+}
+
+fn one_of(draw: &mut Draw, names: &[String]) -> String {
+    names[draw.between(0, names.len() as u64 - 1) as usize].clone()
+}
+
+/// How long a fault lasts: shorter and longer than an election, a lease, a keepalive.
+fn duration(draw: &mut Draw) -> u64 {
+    let scale = draw.pick(&[100, 1_000, 1_000, 4_000, 12_000]);
+    draw.between(scale / 4, scale)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_plan_survives_its_json() {
+        let config = WorldConfig::draw(11);
+        let plan = Plan::draw(11, &config, 20_000);
+        let text = serde_json::to_string(&plan).expect("serializable");
+        assert_eq!(serde_json::from_str::<Plan>(&text).expect("readable"), plan);
+        assert_eq!(Plan::draw(11, &config, 20_000), plan);
+    }
+
+    #[test]
+    fn seeds_reach_every_kind_of_fault() {
+        let mut kinds = std::collections::BTreeSet::new();
+        for seed in 0..60 {
+            let config = WorldConfig::draw(seed);
+            for timed in Plan::draw(seed, &config, 20_000).faults {
+                let value = serde_json::to_value(&timed.fault).expect("serializable");
+                kinds.insert(value["kind"].to_string());
+            }
+        }
+        assert_eq!(kinds.len(), 14, "{kinds:?}");
+    }
+}
