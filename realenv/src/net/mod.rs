@@ -1,7 +1,7 @@
 //! gRPC over TCP with tonic.
 //!
-//! A server is the caller's `Routes` plus health checks and reflection for them ([`probes`]), on connections
-//! that can be cut ([`connection`]), so that stopping takes a bounded time whatever clients do. A channel
+//! A server is the caller's `Routes` plus health checks and reflection for them (`probes`), on connections
+//! that can be cut (`connection`), so that stopping takes a bounded time whatever clients do. A channel
 //! connects lazily, notices a dead peer by HTTP/2 pings, and reports every transport failure as the gRPC
 //! status `UNAVAILABLE`. Nothing is retried here.
 //!

@@ -92,9 +92,23 @@ async fn a_channel_made_on_a_dedicated_thread_works_after_the_thread_is_gone() {
     let tasks: &dyn Tasks = &crate::RealTasks::new(Handle::current());
     tasks.go_dedicated("loop", async move {
         let mut client = HealthClient::new(RealNet::new(runtime).connect(&addr));
-        client.check(ask("")).await.unwrap();
+        // Unboxed, rustc cannot prove the call `Send` (rust-lang/rust#64552).
+        let first: nokv_env::BoxFuture<'_, _> = Box::pin(client.check(ask("")));
+        first.await.unwrap();
         assert!(tx.send(client).is_ok());
     });
     let mut client = rx.await.unwrap();
     assert_eq!(client.check(ask("")).await.unwrap().into_inner().status(), ServingStatus::Serving);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_stop_cuts_calls_that_do_not_end() {
+    let (net, server) = server().await;
+    let mut client = ServerReflectionClient::new(net.connect(&server.local_addr()));
+    let endless = stream::pending::<ServerReflectionRequest>();
+    let mut answers = client.server_reflection_info(endless).await.unwrap().into_inner();
+    let stopped = tokio::time::timeout(STOP_GRACE + 2 * CUT_GRACE, server.stop());
+    let (answer, stopped) = futures_util::future::join(answers.message(), stopped).await;
+    assert!(answer.is_err(), "{answer:?}");
+    assert!(stopped.is_ok(), "the stop hangs");
 }
