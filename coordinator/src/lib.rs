@@ -1,1 +1,268 @@
-//! coordinator
+//! The coordinator: routes, ids, timestamps, heartbeats. It owns no truth; everything it knows it can
+//! learn again from the meta-root's tail and from the stores' heartbeats.
+//!
+//! Start at [`Coordinator::start`]. [`window`] and [`lease`] are the pure cores under ids and timestamps,
+//! [`allocator`] drives them; [`root`] talks to the three meta-roots; [`view`] is the picture of the cluster, [`route`] answers
+//! from it; [`schedule`] balances leaders. Any number of coordinators may run: all answer routes, the holder
+//! of the lease hands out ids and timestamps, the others stand by.
+
+mod allocator;
+mod config;
+mod error;
+mod lease;
+mod root;
+mod route;
+mod schedule;
+mod service;
+mod transition;
+mod view;
+mod window;
+
+pub use config::Config;
+pub use error::Error;
+
+use allocator::Allocator;
+use lease::Lease;
+use nokv_env::task::Stop;
+use nokv_env::{ClockExt, Env, Fact, Instant, ServerHandle, TasksExt};
+use nokv_proto::coordinator::v1::coordinator_server::CoordinatorServer;
+use nokv_proto::meta::v1 as meta;
+use rand_core::Rng;
+use root::RootClient;
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+use tonic::service::Routes;
+use view::View;
+
+/// A running coordinator.
+pub struct Coordinator {
+    shared: Arc<Shared>,
+    server: Box<dyn ServerHandle>,
+}
+
+/// What the loops and the service share.
+struct Shared {
+    env: Env,
+    config: Config,
+    root: Arc<RootClient>,
+    lease: Arc<Mutex<Lease>>,
+    ids: Allocator,
+    timestamps: Allocator,
+    view: Mutex<View>,
+    /// Regions ordered to move lately.
+    moved: Mutex<BTreeMap<u64, Instant>>,
+    stop: Stop,
+}
+
+impl Coordinator {
+    /// Starts serving on `config.listen_addr`. Returns once the port is open; routes, ids and timestamps follow as
+    /// soon as two of the three meta-roots answer.
+    pub async fn start(env: Env, config: Config) -> Result<Coordinator, Error> {
+        config.validate()?;
+        let root = Arc::new(RootClient::new(&env, &config.root_peers));
+        let lease = Arc::new(Mutex::new(Lease::default()));
+        let allocator = |kind| Allocator::new(&env, root.clone(), lease.clone(), &config, kind);
+        let shared = Arc::new(Shared {
+            ids: allocator(meta::RootAllocatorKind::Id),
+            timestamps: allocator(meta::RootAllocatorKind::Tso),
+            view: Mutex::new(View::default()),
+            moved: Mutex::new(BTreeMap::new()),
+            stop: Stop::new(),
+            root: root.clone(),
+            lease: lease.clone(),
+            env: env.clone(),
+            config: config.clone(),
+        });
+        let service = CoordinatorServer::new(service::Service(shared.clone()))
+            .max_decoding_message_size(nokv_env::net::MESSAGE_BYTES_MAX)
+            .max_encoding_message_size(nokv_env::net::MESSAGE_BYTES_MAX);
+        let server = env
+            .net
+            .serve(&config.listen_addr, Routes::new(service))
+            .await
+            .map_err(|source| Error::Listen { addr: config.listen_addr.clone(), source })?;
+        spawn(&shared, "coordinator-tail", |shared| async move { shared.follow_root().await });
+        spawn(&shared, "coordinator-lease", |shared| async move { shared.keep_lease().await });
+        spawn(&shared, "coordinator-windows", |shared| async move { shared.top_up_windows().await });
+        Ok(Coordinator { shared, server })
+    }
+
+    /// The address in use.
+    pub fn addr(&self) -> String {
+        self.server.local_addr()
+    }
+
+    /// Stops serving and gives the lease back, so that a standby need not wait for it to expire.
+    pub async fn stop(self) {
+        self.shared.stop.stop();
+        self.server.stop().await;
+        self.shared.release_lease().await;
+    }
+
+    /// Number of regions known so far and where ids and timestamps stand, for the start-up lines.
+    pub fn summary(&self) -> (usize, u64, u64) {
+        (self.shared.view().region_count(), self.shared.ids.window().0, self.shared.timestamps.window().0)
+    }
+
+    /// The state for `/debug/vars`, member names as the reference publishes them.
+    pub fn status_json(&self) -> serde_json::Value {
+        service::status_json(&self.shared)
+    }
+
+    /// A handle that answers [`Coordinator::status_json`] after the coordinator itself moved elsewhere.
+    pub fn status_source(&self) -> impl Fn() -> serde_json::Value + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || service::status_json(&shared)
+    }
+}
+
+fn spawn<F, W>(shared: &Arc<Shared>, name: &'static str, work: W)
+where
+    W: FnOnce(Arc<Shared>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let stop = shared.stop.clone();
+    let work = work(shared.clone());
+    shared.env.tasks.go(name, async move {
+        let work = std::pin::pin!(work);
+        let stopped = std::pin::pin!(stop.stopped());
+        futures_util::future::select(work, stopped).await;
+    });
+}
+
+impl Shared {
+    /// Keeps the view at the end of the root's tail.
+    async fn follow_root(&self) {
+        loop {
+            let deadline = self.env.clock.now() + self.config.request_timeout;
+            match self.look_at_root(deadline).await {
+                Ok(()) => {}
+                Err(error) => {
+                    tracing::debug!(%error, "metadata root tail");
+                    self.view().root_error = Some(error.to_string());
+                    self.env.clock.sleep(self.config.root_refresh).await;
+                }
+            }
+        }
+    }
+
+    async fn look_at_root(&self, deadline: Instant) -> Result<(), Error> {
+        let after = self.view().token;
+        // Ask again at least this often, so that a dead connection is noticed.
+        let wait = self.config.root_refresh.max(Duration::from_millis(50)) * 5;
+        let reply = self.root.wait_tail(deadline, after, wait).await?;
+        let token = reply.token.unwrap_or_default();
+        let known = after.map(|token| token.revision);
+        if known == Some(token.revision) {
+            let mut view = self.view();
+            view.root_error = None;
+            view.saw(&token);
+            return Ok(());
+        }
+        let (checkpoint, token) = match reply.checkpoint {
+            Some(checkpoint) => (checkpoint, token),
+            None => {
+                let checkpoint = self.root.snapshot(deadline).await?;
+                let cursor = checkpoint.state.as_ref().and_then(|state| state.last_committed);
+                let revision = cursor.map_or(0, |cursor| cursor.index);
+                (checkpoint, meta::RootTailToken { cursor, revision })
+            }
+        };
+        self.view().install(checkpoint, token);
+        Ok(())
+    }
+
+    /// Campaigns for the lease, renews it while held.
+    async fn keep_lease(&self) {
+        let mut rng = self.env.rng.stream("coordinator-lease");
+        loop {
+            let pause = self.campaign().await;
+            // A fifth of jitter keeps coordinators from marching in step.
+            let jitter = pause.mul_f64((rng.next_u32() as f64 / f64::from(u32::MAX)).mul_add(0.4, -0.2).abs());
+            self.env.clock.sleep(pause + jitter).await;
+        }
+    }
+
+    /// One request for the lease; returns how long to wait before the next.
+    async fn campaign(&self) -> Duration {
+        let ttl = self.config.lease_ttl;
+        let renew = (self.config.lease_renew_before / 2).max(Duration::from_millis(50));
+        let sent = self.env.clock.now();
+        let wall_nanos = self.env.clock.unix_millis() as i64 * 1_000_000;
+        let command = meta::RootCoordinatorLeaseCommand {
+            kind: meta::RootCoordinatorLeaseCommandKind::Issue as i32,
+            holder_id: self.config.coordinator_id.clone(),
+            now_unix_nano: wall_nanos,
+            expires_unix_nano: wall_nanos + ttl.as_nanos() as i64,
+            ttl_millis: ttl.as_millis() as u64,
+            ..Default::default()
+        };
+        let reply = match self.root.lease(sent + self.config.request_timeout, command).await {
+            Ok(reply) => reply,
+            Err(error) => {
+                tracing::debug!(%error, "lease request");
+                return Duration::from_millis(200);
+            }
+        };
+        let granted = reply.status() == meta::RootCoordinatorLeaseStatus::Granted;
+        let lease = reply.state.and_then(|state| state.lease).unwrap_or_default();
+        if granted && lease.holder_id == self.config.coordinator_id {
+            let first = self.lease().generation(self.env.clock.now()) != Some(lease.cert_generation);
+            self.lease().granted(lease.cert_generation, sent, ttl);
+            if first {
+                tracing::info!(generation = lease.cert_generation, "coordinator lease granted");
+                self.env.probe("coordinator.lease.granted");
+                let holder = lease.holder_id;
+                self.env.fact(Fact::Lease { node: 0, holder, generation: lease.cert_generation });
+            }
+            return renew;
+        }
+        self.lease().refused(&lease.holder_id);
+        // Standing by: look often enough that a dead holder is replaced soon after its lease ends.
+        (ttl / 8).clamp(Duration::from_millis(100), Duration::from_secs(2))
+    }
+
+    async fn release_lease(&self) {
+        let held = self.lease().generation(self.env.clock.now()).is_some();
+        self.lease().drop_it();
+        if !held {
+            return;
+        }
+        let frontier = |duty_mask, frontier| meta::RootDutyFrontier { duty_mask, frontier };
+        let command = meta::RootCoordinatorLeaseCommand {
+            kind: meta::RootCoordinatorLeaseCommandKind::Release as i32,
+            holder_id: self.config.coordinator_id.clone(),
+            handoff_frontiers: vec![
+                frontier(1, self.ids.window().0),
+                frontier(2, self.timestamps.window().0),
+            ],
+            ..Default::default()
+        };
+        let deadline = self.env.clock.now() + Duration::from_secs(2);
+        if let Err(error) = self.root.lease(deadline, command).await {
+            tracing::warn!(%error, "lease not released; a standby waits until it expires");
+        }
+    }
+
+    /// Extends both windows ahead of need while the lease is held.
+    async fn top_up_windows(&self) {
+        loop {
+            let deadline = self.env.clock.now() + self.config.request_timeout;
+            for allocator in [&self.timestamps, &self.ids] {
+                if let Err(error) = allocator.top_up(deadline).await {
+                    tracing::debug!(%error, "window not topped up");
+                }
+            }
+            self.env.clock.sleep(self.config.tso_ahead / 6).await;
+        }
+    }
+
+    fn view(&self) -> MutexGuard<'_, View> {
+        self.view.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn lease(&self) -> MutexGuard<'_, Lease> {
+        self.lease.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -13,11 +13,21 @@ use tonic::body::Body;
 use tonic::service::Routes;
 use tower::util::BoxCloneSyncService;
 
-/// Error of a transport below the gRPC status.
+/// What an error is boxed into.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
+/// Error of a transport below the gRPC status: a boxed cause behind a concrete type.
+///
+/// Concrete on purpose: with a bare `Box<dyn Error>` here, futures that await a generated client are not
+/// provably `Send` (rust-lang/rust#64552).
+///
+/// When the cause is a `tonic::Status`, the generated client finds it in the source chain and keeps its code.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub struct NetError(#[from] pub BoxError);
+
 /// A lazily connecting, clonable client connection to one address.
-pub type Channel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, BoxError>;
+pub type Channel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, NetError>;
 
 /// A running server. Dropping it stops accepting and closes its connections.
 pub trait ServerHandle: Send + Sync {

@@ -14,7 +14,7 @@ mod probes;
 use connection::Connection;
 use futures_util::{Stream, StreamExt, stream};
 use nokv_env::BoxFuture;
-use nokv_env::net::{BoxError, Channel, Net, ServerHandle};
+use nokv_env::net::{Channel, Net, NetError, ServerHandle};
 use nokv_env::task::Stop;
 use std::io;
 use std::time::Duration;
@@ -90,13 +90,12 @@ impl Net for RealNet {
 /// A channel on which every call fails.
 fn broken_channel(why: String) -> Channel {
     BoxCloneSyncService::new(service_fn(move |_| {
-        let error: BoxError = Status::unavailable(why.clone()).into();
-        std::future::ready(Err(error))
+        std::future::ready(Err(NetError(Status::unavailable(why.clone()).into())))
     }))
 }
 
 /// Says in gRPC terms that the transport to `addr` failed.
-fn unavailable(addr: &str, error: tonic::transport::Error) -> BoxError {
+fn unavailable(addr: &str, error: tonic::transport::Error) -> NetError {
     let mut text = format!("{addr}: {error}");
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -104,8 +103,8 @@ fn unavailable(addr: &str, error: tonic::transport::Error) -> BoxError {
         source = cause.source();
     }
     match Status::from_error(Box::new(error)) {
-        status if status.code() == tonic::Code::Unknown => Status::unavailable(text).into(),
-        status => status.into(),
+        status if status.code() == tonic::Code::Unknown => NetError(Status::unavailable(text).into()),
+        status => NetError(status.into()),
     }
 }
 

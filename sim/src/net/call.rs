@@ -4,7 +4,7 @@ use super::stream::{Item, Pump, Receiver};
 use super::{Conn, ConnId, Direction, NEVER, Network, SECOND, Server, Stream, StreamId};
 use crate::exec::{Node, Place, lock};
 use crate::trace::{Kind, digest};
-use nokv_env::net::{BoxError, Channel, Net, ServerHandle};
+use nokv_env::net::{Channel, Net, NetError, ServerHandle};
 use nokv_env::BoxFuture;
 use std::future::poll_fn;
 use std::io;
@@ -66,16 +66,16 @@ struct SimChannel {
 
 impl Service<http::Request<Body>> for SimChannel {
     type Response = http::Response<Body>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+    type Error = NetError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
 
-    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+    fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), NetError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let channel = self.clone();
-        Box::pin(async move { channel.exchange(request).await.map_err(BoxError::from) })
+        Box::pin(async move { channel.exchange(request).await.map_err(|status| NetError(status.into())) })
     }
 }
 

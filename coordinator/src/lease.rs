@@ -1,0 +1,90 @@
+//! The coordinator's side of the lease: pure bookkeeping of what the meta-root granted.
+//!
+//! The root leader measures the lease by its own monotonic clock, starting when it applied the renewal. The
+//! holder starts counting when it *sent* the request, and trusts only nine tenths of the time to live, so its
+//! lease ends before the root lets anybody else in as long as clock *rates* differ by less than five percent
+//! each. Wall clocks are never compared.
+
+use nokv_env::Instant;
+use std::time::Duration;
+
+/// What this coordinator knows of its own lease.
+#[derive(Debug, Clone, Default)]
+pub struct Lease {
+    generation: u64,
+    trusted_until: Option<Instant>,
+    /// Who held the lease when the root last refused it to us.
+    other_holder: Option<String>,
+}
+
+impl Lease {
+    /// The root granted (or renewed) `generation` in answer to a request sent at `sent`.
+    pub fn granted(&mut self, generation: u64, sent: Instant, ttl: Duration) {
+        let until = sent + ttl.mul_f64(0.9);
+        // Answers may overtake each other; an older one must not shorten the lease or bring a generation back.
+        if generation > self.generation {
+            self.generation = generation;
+            self.trusted_until = Some(until);
+        } else if generation == self.generation {
+            self.trusted_until = Some(self.trusted_until.map_or(until, |known| known.max(until)));
+        }
+        self.other_holder = None;
+    }
+
+    /// Somebody else holds the lease.
+    pub fn refused(&mut self, holder: &str) {
+        self.trusted_until = None;
+        self.other_holder = Some(holder.to_owned());
+    }
+
+    /// Gives the lease up (before releasing it at the root).
+    pub fn drop_it(&mut self) {
+        self.trusted_until = None;
+    }
+
+    /// The generation under which numbers may be handed out at `now`, if the lease is trusted.
+    pub fn generation(&self, now: Instant) -> Option<u64> {
+        self.trusted_until.filter(|until| now < *until).map(|_| self.generation)
+    }
+
+    /// Why the lease is not held, for the error text.
+    pub fn reason(&self) -> String {
+        match &self.other_holder {
+            Some(holder) => format!("held by {holder}"),
+            None if self.generation == 0 => "not granted yet".to_owned(),
+            None => "expired, waiting for the metadata root".to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: u64 = 1_000_000_000;
+
+    #[test]
+    fn trust_counts_from_the_sending_of_the_request() {
+        let mut lease = Lease::default();
+        lease.granted(3, Instant(SECOND), Duration::from_secs(10));
+        assert_eq!(lease.generation(Instant(9 * SECOND)), Some(3));
+        assert_eq!(lease.generation(Instant(10 * SECOND)), None);
+    }
+
+    #[test]
+    fn a_late_answer_never_revives_an_older_generation() {
+        let mut lease = Lease::default();
+        lease.granted(4, Instant(0), Duration::from_secs(1));
+        lease.granted(3, Instant(SECOND), Duration::from_secs(100));
+        assert_eq!(lease.generation(Instant(2 * SECOND)), None);
+    }
+
+    #[test]
+    fn refusal_ends_trust_at_once() {
+        let mut lease = Lease::default();
+        lease.granted(1, Instant(0), Duration::from_secs(10));
+        lease.refused("c2");
+        assert_eq!(lease.generation(Instant(1)), None);
+        assert_eq!(lease.reason(), "held by c2");
+    }
+}

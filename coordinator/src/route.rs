@@ -1,0 +1,191 @@
+//! Answering "which region holds this key?" with the evidence of how fresh the answer is.
+//!
+//! Any coordinator answers, lease or not: routes are facts of the root, a stale one is corrected by the
+//! store's own epoch check. What the lease adds is only the generation in the reply, which lets a client
+//! refuse answers older than ones it has seen.
+
+use crate::Error;
+use crate::view::View;
+use nokv_proto::coordinator::v1 as pb;
+use nokv_proto::meta::v1 as meta;
+
+/// Decides one request; the order of the checks is part of the interface.
+pub fn answer(view: &View, request: &pb::GetRegionByKeyRequest) -> Result<pb::GetRegionByKeyResponse, Error> {
+    let freshness = pb::Freshness::try_from(request.freshness).unwrap_or(pb::Freshness::Unspecified);
+    let strong = freshness == pb::Freshness::Strong;
+    let bounded = freshness == pb::Freshness::Bounded;
+    let unavailable = view.token.is_none() || view.root_error.is_some();
+    if unavailable && (strong || bounded) {
+        return Err(Error::RootUnavailable("coordinator root unavailable".into()));
+    }
+    let served = view.token.unwrap_or_default();
+    if let Some(required) = &request.required_root_token
+        && (served.revision, cursor(&served)) < (required.revision, (required.term, required.index))
+    {
+        return refuse("required rooted token not satisfied");
+    }
+    let lag = view.root_lag();
+    if bounded && request.max_root_lag.is_some_and(|bound| lag > bound) {
+        return refuse("root lag exceeds bound");
+    }
+    if strong && lag > 0 {
+        return refuse("root lag exceeds strong freshness");
+    }
+    let mut reply = evidence(view, freshness, unavailable, lag);
+    reply.required_descriptor_revision = request.required_descriptor_revision;
+    let Some(region) = view.region_of(&request.key) else {
+        reply.not_found = true;
+        return Ok(reply);
+    };
+    if let Some(pending) = view.pending_range_change(region.region_id) {
+        return refuse(&pending);
+    }
+    if region.root_epoch < request.required_descriptor_revision {
+        return refuse("required descriptor revision not satisfied");
+    }
+    reply.descriptor_revision = region.root_epoch;
+    reply.leader = view.leader(region.region_id);
+    reply.stores = view.addresses_of(region);
+    reply.region_descriptor = Some(region.clone());
+    Ok(reply)
+}
+
+fn refuse<T>(why: &str) -> Result<T, Error> {
+    Err(Error::Refused(why.to_owned()))
+}
+
+fn cursor(token: &meta::RootTailToken) -> (u64, u64) {
+    token.cursor.as_ref().map_or((0, 0), |cursor| (cursor.term, cursor.index))
+}
+
+/// The members that say how much the answer is worth. Clients recompute `serving_class` and `sync_health`
+/// from the others, so these derivations are part of the interface.
+fn evidence(
+    view: &View,
+    freshness: pb::Freshness,
+    unavailable: bool,
+    lag: u64,
+) -> pb::GetRegionByKeyResponse {
+    use pb::{CatchUpState, DegradedMode, Freshness, ServingClass, SyncHealth};
+    let (degraded, catch_up, health, class) = if unavailable {
+        (
+            DegradedMode::RootUnavailable,
+            CatchUpState::Unavailable,
+            SyncHealth::RootUnavailable,
+            ServingClass::Degraded,
+        )
+    } else if lag > 0 {
+        (
+            DegradedMode::RootLagging,
+            CatchUpState::Lagging,
+            SyncHealth::Lagging,
+            ServingClass::BoundedStale,
+        )
+    } else {
+        (DegradedMode::Healthy, CatchUpState::Fresh, SyncHealth::Healthy, ServingClass::Authoritative)
+    };
+    let served_freshness =
+        if freshness == Freshness::Unspecified { Freshness::BestEffort } else { freshness };
+    let token = |token: &meta::RootTailToken| {
+        let (term, index) = cursor(token);
+        pb::RootToken { term, index, revision: token.revision }
+    };
+    pb::GetRegionByKeyResponse {
+        served_root_token: Some(token(&view.token.unwrap_or_default())),
+        current_root_token: Some(token(&view.newest_token)),
+        served_freshness: served_freshness as i32,
+        degraded_mode: degraded as i32,
+        served_by_leader: !unavailable && lag == 0,
+        root_lag: lag,
+        catch_up_state: catch_up as i32,
+        serving_class: class as i32,
+        sync_health: health as i32,
+        cert_generation: view.state.coordinator_lease.as_ref().map_or(0, |lease| lease.cert_generation),
+        observed_seal_generation: view.state.coordinator_seal.as_ref().map_or(0, |seal| seal.cert_generation),
+        ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn region(id: u64, start: &str, end: &str) -> meta::RegionDescriptor {
+        meta::RegionDescriptor {
+            region_id: id,
+            start_key: start.as_bytes().to_vec().into(),
+            end_key: end.as_bytes().to_vec().into(),
+            root_epoch: id,
+            ..Default::default()
+        }
+    }
+
+    fn token(revision: u64) -> meta::RootTailToken {
+        meta::RootTailToken { cursor: Some(meta::RootCursor { term: 1, index: revision }), revision }
+    }
+
+    fn view() -> View {
+        let mut view = View::default();
+        let checkpoint = meta::RootCheckpoint {
+            descriptors: vec![region(1, "", "m"), region(2, "m", "")],
+            ..Default::default()
+        };
+        view.install(checkpoint, token(9));
+        view
+    }
+
+    fn ask(key: &str, freshness: pb::Freshness) -> pb::GetRegionByKeyRequest {
+        pb::GetRegionByKeyRequest {
+            key: key.as_bytes().to_vec().into(),
+            freshness: freshness as i32,
+            ..Default::default()
+        }
+    }
+
+    fn found(view: &View, key: &str) -> u64 {
+        let reply = answer(view, &ask(key, pb::Freshness::Strong)).unwrap();
+        reply.region_descriptor.unwrap().region_id
+    }
+
+    #[test]
+    fn a_key_belongs_to_the_half_open_range() {
+        let view = view();
+        assert_eq!((found(&view, "a"), found(&view, "lzzz"), found(&view, "m"), found(&view, "z")), (1, 1, 2, 2));
+    }
+
+    #[test]
+    fn a_lagging_view_serves_best_effort_only_and_says_so() {
+        let mut view = view();
+        view.saw(&token(11));
+        assert!(answer(&view, &ask("a", pb::Freshness::Strong)).is_err());
+        let reply = answer(&view, &ask("a", pb::Freshness::BestEffort)).unwrap();
+        assert_eq!((reply.root_lag, reply.serving_class()), (2, pb::ServingClass::BoundedStale));
+        let bounded = |bound| pb::GetRegionByKeyRequest {
+            max_root_lag: Some(bound),
+            ..ask("a", pb::Freshness::Bounded)
+        };
+        assert!(answer(&view, &bounded(1)).is_err());
+        assert!(answer(&view, &bounded(2)).is_ok());
+    }
+
+    #[test]
+    fn without_a_root_only_best_effort_answers() {
+        let mut view = view();
+        view.root_error = Some("gone".into());
+        assert!(answer(&view, &ask("a", pb::Freshness::Bounded)).is_err());
+        let reply = answer(&view, &ask("a", pb::Freshness::Unspecified)).unwrap();
+        assert_eq!(reply.degraded_mode(), pb::DegradedMode::RootUnavailable);
+        assert!(reply.region_descriptor.is_some());
+    }
+
+    #[test]
+    fn an_unmet_token_or_revision_is_refused() {
+        let view = view();
+        let mut request = ask("a", pb::Freshness::BestEffort);
+        request.required_descriptor_revision = 2;
+        assert!(answer(&view, &request).is_err(), "region 1 was published at epoch 1");
+        let mut request = ask("a", pb::Freshness::BestEffort);
+        request.required_root_token = Some(pb::RootToken { term: 1, index: 10, revision: 10 });
+        assert!(answer(&view, &request).is_err());
+    }
+}

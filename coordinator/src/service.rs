@@ -1,0 +1,238 @@
+//! The coordinator's front door: `nokv.coordinator.v1.Coordinator`.
+
+use crate::view::View;
+use crate::{Error, Shared, route, schedule, transition};
+use nokv_proto::coordinator::v1 as pb;
+use nokv_proto::coordinator::v1::coordinator_server::Coordinator;
+use nokv_proto::meta::v1 as meta;
+use serde_json::json;
+use std::sync::{Arc, PoisonError};
+use tonic::{Request, Response, Status};
+
+/// Answers the RPCs.
+#[derive(Clone)]
+pub(crate) struct Service(pub(crate) Arc<Shared>);
+
+type Reply<T> = Result<Response<T>, Status>;
+
+fn required(id: u64, what: &str) -> Result<u64, Error> {
+    if id == 0 { Err(Error::InvalidRequest(format!("{what} is 0"))) } else { Ok(id) }
+}
+
+fn seal_generation(view: &View) -> u64 {
+    view.state.coordinator_seal.as_ref().map_or(0, |seal| seal.cert_generation)
+}
+
+#[tonic::async_trait]
+impl Coordinator for Service {
+    async fn store_heartbeat(
+        &self,
+        request: Request<pb::StoreHeartbeatRequest>,
+    ) -> Reply<pb::StoreHeartbeatResponse> {
+        let heartbeat = request.into_inner();
+        let store = required(heartbeat.store_id, "store id")?;
+        let shared = &self.0;
+        let now = shared.env.clock.now();
+        let mut view = shared.view();
+        view.heard(heartbeat, now);
+        let holds_lease = shared.lease().generation(now).is_some();
+        let mut moved = shared.moved.lock().unwrap_or_else(PoisonError::into_inner);
+        let order = holds_lease
+            .then(|| {
+                schedule::balance_leaders(&view, store, now, shared.config.store_down_after, &mut moved)
+            })
+            .flatten();
+        Ok(Response::new(pb::StoreHeartbeatResponse { accepted: true, operations: order.into_iter().collect() }))
+    }
+
+    async fn region_liveness(
+        &self,
+        request: Request<pb::RegionLivenessRequest>,
+    ) -> Reply<pb::RegionLivenessResponse> {
+        let region = required(request.into_inner().region_id, "region id")?;
+        let accepted = self.0.view().region(region).is_some();
+        Ok(Response::new(pb::RegionLivenessResponse { accepted }))
+    }
+
+    async fn publish_root_event(
+        &self,
+        request: Request<pb::PublishRootEventRequest>,
+    ) -> Reply<pb::PublishRootEventResponse> {
+        let request = request.into_inner();
+        let event = request.event.ok_or_else(|| Error::InvalidRequest("no event".into()))?;
+        if event.kind() == meta::RootEventKind::Unspecified || event.payload.is_none() {
+            return Err(Error::InvalidRequest("unknown event kind".into()).into());
+        }
+        let assessment = transition::assess(&self.0.view(), &event);
+        if assessment.decision() == pb::TransitionDecision::Skip {
+            return Ok(Response::new(pb::PublishRootEventResponse {
+                accepted: true,
+                assessment: Some(assessment),
+            }));
+        }
+        self.0.append(event, request.expected_cluster_epoch).await?;
+        Ok(Response::new(pb::PublishRootEventResponse { accepted: true, assessment: Some(assessment) }))
+    }
+
+    async fn list_transitions(
+        &self,
+        _request: Request<pb::ListTransitionsRequest>,
+    ) -> Reply<pb::ListTransitionsResponse> {
+        let entries = transition::list(&self.0.view());
+        Ok(Response::new(pb::ListTransitionsResponse { entries }))
+    }
+
+    async fn assess_root_event(
+        &self,
+        request: Request<pb::AssessRootEventRequest>,
+    ) -> Reply<pb::AssessRootEventResponse> {
+        let event =
+            request.into_inner().event.ok_or_else(|| Error::InvalidRequest("no event".into()))?;
+        let assessment = Some(transition::assess(&self.0.view(), &event));
+        Ok(Response::new(pb::AssessRootEventResponse { assessment }))
+    }
+
+    async fn remove_region(
+        &self,
+        request: Request<pb::RemoveRegionRequest>,
+    ) -> Reply<pb::RemoveRegionResponse> {
+        let request = request.into_inner();
+        let region_id = required(request.region_id, "region id")?;
+        if self.0.view().region(region_id).is_none() {
+            return Ok(Response::new(pb::RemoveRegionResponse { removed: false }));
+        }
+        let event = meta::RootEvent {
+            kind: meta::RootEventKind::RegionTombstoned as i32,
+            payload: Some(meta::root_event::Payload::RegionRemoval(meta::RootRegionRemoval { region_id })),
+        };
+        self.0.append(event, request.expected_cluster_epoch).await?;
+        Ok(Response::new(pb::RemoveRegionResponse { removed: true }))
+    }
+
+    async fn get_region_by_key(
+        &self,
+        request: Request<pb::GetRegionByKeyRequest>,
+    ) -> Reply<pb::GetRegionByKeyResponse> {
+        Ok(Response::new(route::answer(&self.0.view(), request.get_ref())?))
+    }
+
+    async fn alloc_id(&self, request: Request<pb::AllocIdRequest>) -> Reply<pb::AllocIdResponse> {
+        let grant = self.0.ids.take(request.into_inner().count).await?;
+        Ok(Response::new(pb::AllocIdResponse {
+            first_id: grant.first,
+            count: grant.count,
+            cert_generation: grant.generation,
+            consumed_frontier: grant.last(),
+            observed_seal_generation: seal_generation(&self.0.view()),
+        }))
+    }
+
+    async fn tso(&self, request: Request<pb::TsoRequest>) -> Reply<pb::TsoResponse> {
+        let grant = self.0.timestamps.take(request.into_inner().count).await?;
+        Ok(Response::new(pb::TsoResponse {
+            timestamp: grant.first,
+            count: grant.count,
+            cert_generation: grant.generation,
+            consumed_frontier: grant.last(),
+            observed_seal_generation: seal_generation(&self.0.view()),
+        }))
+    }
+
+    async fn list_stores(&self, _request: Request<pb::ListStoresRequest>) -> Reply<pb::ListStoresResponse> {
+        let now = self.0.env.clock.now();
+        let stores = self.0.view().stores(now, self.0.config.store_down_after);
+        Ok(Response::new(pb::ListStoresResponse { stores }))
+    }
+
+    async fn list_regions(
+        &self,
+        request: Request<pb::ListRegionsRequest>,
+    ) -> Reply<pb::ListRegionsResponse> {
+        let request = request.into_inner();
+        let view = self.0.view();
+        let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+        let regions = view
+            .regions_from(&request.start_key)
+            .take(limit)
+            .map(|region| pb::RegionRoute {
+                descriptor: Some(region.clone()),
+                leader: view.leader(region.region_id),
+            })
+            .collect();
+        Ok(Response::new(pb::ListRegionsResponse { regions }))
+    }
+
+    async fn status(
+        &self,
+        _request: Request<pb::CoordinatorStatusRequest>,
+    ) -> Reply<pb::CoordinatorStatusResponse> {
+        let view = self.0.view();
+        let lease = view.state.coordinator_lease.clone().unwrap_or_default();
+        let own = self.0.lease().generation(self.0.env.clock.now());
+        Ok(Response::new(pb::CoordinatorStatusResponse {
+            coordinator_id: self.0.config.coordinator_id.clone(),
+            holds_lease: own.is_some(),
+            lease_holder: lease.holder_id,
+            lease_generation: own.unwrap_or(lease.cert_generation),
+            root_leader_id: 0,
+            root_lag: view.root_lag(),
+            root_available: view.token.is_some() && view.root_error.is_none(),
+        }))
+    }
+}
+
+impl Shared {
+    async fn append(&self, event: meta::RootEvent, expected_cluster_epoch: u64) -> Result<(), Error> {
+        let deadline = self.env.clock.now() + self.config.request_timeout;
+        let expected = (expected_cluster_epoch != 0).then_some(expected_cluster_epoch);
+        self.root.append(deadline, event, expected).await.map(|_| ())
+    }
+}
+
+/// The object under `nokv_coordinator` in `/debug/vars`.
+pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
+    let view = shared.view();
+    let now = shared.env.clock.now();
+    let own = shared.lease().generation(now);
+    let lease = view.state.coordinator_lease.clone().unwrap_or_default();
+    let token = |token: &meta::RootTailToken| {
+        let cursor = token.cursor.unwrap_or_default();
+        json!({"term": cursor.term, "index": cursor.index, "revision": token.revision})
+    };
+    let (id_current, id_high) = shared.ids.window();
+    let (tso_current, tso_high) = shared.timestamps.window();
+    let cursor = lease.issued_cursor.unwrap_or_default();
+    let frontiers: Vec<_> = [(1u32, "alloc_id", id_high), (2, "tso", tso_high)]
+        .iter()
+        .map(|(mask, name, frontier)| json!({"duty_mask": mask, "duty_name": name, "frontier": frontier}))
+        .collect();
+    let available = view.token.is_some() && view.root_error.is_none();
+    json!({"state": {
+        "regions": view.region_count(),
+        "allocator": {"id_current": id_current, "id_window_high": id_high,
+                      "tso_current": tso_current, "tso_window_high": tso_high},
+        "root": {
+            "configured": true,
+            "root_mode": "remote-replicated",
+            "available": available,
+            "served_token": token(&view.token.unwrap_or_default()),
+            "current_token": token(&view.newest_token),
+            "root_lag": view.root_lag(),
+            "last_reload_error": view.root_error.clone().unwrap_or_default(),
+        },
+        "lease": {
+            "enabled": true,
+            "coordinator_id": shared.config.coordinator_id,
+            "ttl_nanos": shared.config.lease_ttl.as_nanos() as u64,
+            "renew_before_nanos": shared.config.lease_renew_before.as_nanos() as u64,
+            "holder_id": lease.holder_id,
+            "expires_unix_nano": lease.expires_unix_nano,
+            "held_by_self": lease.holder_id == shared.config.coordinator_id,
+            "usable_by_self": own.is_some(),
+            "cert_generation": lease.cert_generation,
+            "issued_cursor": {"term": cursor.term, "index": cursor.index},
+            "duty_mask": lease.duty_mask,
+            "frontiers": frontiers,
+        },
+    }})
+}

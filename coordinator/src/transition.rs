@@ -1,0 +1,165 @@
+//! What would become of a topology event if it were published now: the pure assessment of transitions.
+
+use crate::view::View;
+use nokv_proto::coordinator::v1::{
+    TransitionAssessment, TransitionDecision, TransitionEntry, TransitionKind, TransitionReason,
+    TransitionRetryClass, TransitionStatus,
+};
+use nokv_proto::meta::v1::{RegionDescriptor, RootEvent, RootEventKind, RootPendingPeerChangeKind, root_event};
+
+/// Changes under way, as the root records them.
+pub fn list(view: &View) -> Vec<TransitionEntry> {
+    let pending = |key, kind: TransitionKind, transition_id| TransitionEntry {
+        key,
+        kind: kind as i32,
+        status: TransitionStatus::Pending as i32,
+        reason: TransitionReason::MatchingPending as i32,
+        transition_id,
+        ..Default::default()
+    };
+    let peers = view.pending_peer_changes.values().map(|change| {
+        let verb =
+            if change.kind() == RootPendingPeerChangeKind::Removal { "remove" } else { "add" };
+        let id = format!("peer:{}:{verb}:{}:{}", change.region_id, change.store_id, change.peer_id);
+        TransitionEntry {
+            pending_peer_change: Some(change.clone()),
+            ..pending(change.region_id, TransitionKind::PeerChange, id)
+        }
+    });
+    let ranges = view.pending_range_changes.iter().map(|change| {
+        let (key, id) = if change.parent_region_id != 0 {
+            let key = change.parent_region_id;
+            (key, format!("split:{key}:{}:{}", change.left_region_id, change.right_region_id))
+        } else {
+            let key = change.left_region_id;
+            (key, format!("merge:{key}:{}", change.right_region_id))
+        };
+        TransitionEntry {
+            pending_range_change: Some(change.clone()),
+            ..pending(key, TransitionKind::RangeChange, id)
+        }
+    });
+    peers.chain(ranges).collect()
+}
+
+/// Assesses `event` against the view; the root's own state machine has the last word when it is published.
+pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
+    let (key, kind, transition_id, targets) = subject(event);
+    let judged = |status: TransitionStatus, reason: TransitionReason, decision: TransitionDecision| {
+        let retry_class = if status == TransitionStatus::Conflict {
+            TransitionRetryClass::Conflict
+        } else {
+            TransitionRetryClass::None
+        };
+        TransitionAssessment {
+            key,
+            kind: kind as i32,
+            status: status as i32,
+            retry_class: retry_class as i32,
+            reason: reason as i32,
+            decision: decision as i32,
+            transition_id: transition_id.clone(),
+        }
+    };
+    use TransitionDecision::{Apply, Skip};
+    use TransitionReason as Reason;
+    use TransitionStatus as Status;
+    let pending = list(view).into_iter().find(|entry| entry.key == key && kind != TransitionKind::Unspecified);
+    let matches = pending.as_ref().is_some_and(|entry| entry.transition_id == transition_id);
+    match (Class::of(event.kind()), pending.is_some(), matches) {
+        (Class::Planned, _, true) => judged(Status::Pending, Reason::MatchingPending, Skip),
+        (Class::Terminal | Class::Cancel, _, true) => judged(Status::Pending, Reason::MatchingPending, Apply),
+        (Class::Planned | Class::Terminal | Class::Cancel, true, false) => {
+            judged(Status::Conflict, Reason::ConflictingPending, Apply)
+        }
+        (Class::Cancel, false, _) => judged(Status::Cancelled, Reason::CancelledTarget, Skip),
+        (Class::Planned | Class::Terminal, false, _) if reached(view, &targets) => {
+            judged(Status::Completed, Reason::AlreadyCompleted, Skip)
+        }
+        (Class::Planned, false, _) if superseded(view, &targets) => {
+            judged(Status::Superseded, Reason::SupersededTarget, Skip)
+        }
+        (Class::Terminal, false, _) if superseded(view, &targets) => {
+            judged(Status::Aborted, Reason::AbortedApply, Apply)
+        }
+        _ => judged(Status::Open, Reason::OpenApply, Apply),
+    }
+}
+
+enum Class {
+    Planned,
+    Terminal,
+    Cancel,
+    Other,
+}
+
+impl Class {
+    fn of(kind: RootEventKind) -> Class {
+        use RootEventKind as Kind;
+        match kind {
+            Kind::RegionSplitPlanned
+            | Kind::RegionMergePlanned
+            | Kind::PeerAdditionPlanned
+            | Kind::PeerRemovalPlanned => Class::Planned,
+            Kind::RegionSplitCommitted | Kind::RegionMerged | Kind::PeerAdded | Kind::PeerRemoved => {
+                Class::Terminal
+            }
+            Kind::RegionSplitCancelled
+            | Kind::RegionMergeCancelled
+            | Kind::PeerAdditionCancelled
+            | Kind::PeerRemovalCancelled => Class::Cancel,
+            _ => Class::Other,
+        }
+    }
+}
+
+/// Key, kind, id and target descriptors of the transition that an event belongs to.
+fn subject(event: &RootEvent) -> (u64, TransitionKind, String, Vec<&RegionDescriptor>) {
+    use RootEventKind as Kind;
+    match &event.payload {
+        Some(root_event::Payload::PeerChange(change)) => {
+            let removal = matches!(
+                event.kind(),
+                Kind::PeerRemovalPlanned | Kind::PeerRemoved | Kind::PeerRemovalCancelled
+            );
+            let verb = if removal { "remove" } else { "add" };
+            let id = format!("peer:{}:{verb}:{}:{}", change.region_id, change.store_id, change.peer_id);
+            (change.region_id, TransitionKind::PeerChange, id, change.target.iter().collect())
+        }
+        Some(root_event::Payload::RangeSplit(split)) => {
+            let id_of = |side: &Option<RegionDescriptor>| side.as_ref().map_or(0, |region| region.region_id);
+            let key = split.parent_region_id;
+            let id = format!("split:{key}:{}:{}", id_of(&split.left), id_of(&split.right));
+            (key, TransitionKind::RangeChange, id, split.left.iter().chain(&split.right).collect())
+        }
+        Some(root_event::Payload::RangeMerge(merge)) => {
+            let key = merge.left_region_id;
+            let id = format!("merge:{key}:{}", merge.right_region_id);
+            (key, TransitionKind::RangeChange, id, merge.merged.iter().collect())
+        }
+        Some(root_event::Payload::RegionDescriptor(region)) => {
+            let targets: Vec<_> = region.descriptor.iter().collect();
+            let key = targets.first().map_or(0, |region| region.region_id);
+            (key, TransitionKind::Unspecified, String::new(), targets)
+        }
+        _ => (0, TransitionKind::Unspecified, String::new(), Vec::new()),
+    }
+}
+
+fn reached(view: &View, targets: &[&RegionDescriptor]) -> bool {
+    !targets.is_empty()
+        && targets.iter().all(|target| {
+            view.region(target.region_id).is_some_and(|known| {
+                known.epoch == target.epoch && known.peers == target.peers && known.range() == target.range()
+            })
+        })
+}
+
+fn superseded(view: &View, targets: &[&RegionDescriptor]) -> bool {
+    targets.iter().any(|target| {
+        view.region(target.region_id).is_some_and(|known| {
+            let (known, target) = (known.epoch_pair(), target.epoch_pair());
+            known.0 > target.0 || known.1 > target.1
+        })
+    })
+}

@@ -1,0 +1,195 @@
+//! The coordinator's picture of the cluster, painted by the root's tail and by heartbeats. Nothing here is
+//! truth: throw it away and it comes back.
+
+use nokv_env::Instant;
+use nokv_proto::coordinator::v1 as pb;
+use nokv_proto::meta::v1 as meta;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Everything known of the cluster.
+#[derive(Debug, Default)]
+pub struct View {
+    /// How far the root's log has been seen; `None` until the first answer.
+    pub token: Option<meta::RootTailToken>,
+    /// The newest token that any answer mentioned.
+    pub newest_token: meta::RootTailToken,
+    /// The last look at the root failed.
+    pub root_error: Option<String>,
+    /// Root state without regions and stores.
+    pub state: meta::RootState,
+    /// Regions by id.
+    regions: BTreeMap<u64, meta::RegionDescriptor>,
+    /// Region ids by start key.
+    by_start: BTreeMap<Vec<u8>, u64>,
+    /// Membership changes under way.
+    pub pending_peer_changes: BTreeMap<u64, meta::RootPendingPeerChange>,
+    /// Splits and merges under way.
+    pub pending_range_changes: Vec<meta::RootPendingRangeChange>,
+    /// Addresses of member stores.
+    addresses: BTreeMap<u64, String>,
+    /// What stores said of themselves.
+    stores: BTreeMap<u64, StoreReport>,
+    /// Who leads a region, as the stores report it.
+    leaders: BTreeMap<u64, Leader>,
+}
+
+#[derive(Debug)]
+struct StoreReport {
+    heartbeat: pb::StoreHeartbeatRequest,
+    at: Instant,
+}
+
+/// A reported leader; reports of a higher (configuration version, term) win.
+#[derive(Debug, Clone)]
+struct Leader {
+    conf_version: u64,
+    term: u64,
+    peer: meta::RegionPeer,
+}
+
+impl View {
+    /// Replaces everything that comes from the root.
+    pub fn install(&mut self, checkpoint: meta::RootCheckpoint, token: meta::RootTailToken) {
+        if self.token.as_ref().is_some_and(|known| known.revision > token.revision) {
+            return; // an answer from a node that lags behind what we already know
+        }
+        self.regions = checkpoint.descriptors.into_iter().map(|region| (region.region_id, region)).collect();
+        self.by_start =
+            self.regions.values().map(|region| (region.start_key.to_vec(), region.region_id)).collect();
+        self.pending_peer_changes =
+            checkpoint.pending_peer_changes.into_iter().map(|change| (change.region_id, change)).collect();
+        self.pending_range_changes = checkpoint.pending_range_changes;
+        self.addresses =
+            checkpoint.stores.into_iter().map(|store| (store.store_id, store.address)).collect();
+        self.state = checkpoint.state.unwrap_or_default();
+        self.leaders.retain(|region, _| self.regions.contains_key(region));
+        self.saw(&token);
+        self.token = Some(token);
+        self.root_error = None;
+    }
+
+    /// Remembers the newest token mentioned anywhere.
+    pub fn saw(&mut self, token: &meta::RootTailToken) {
+        if token.revision > self.newest_token.revision {
+            self.newest_token = *token;
+        }
+    }
+
+    /// How many log entries the view is behind the newest token it heard of.
+    pub fn root_lag(&self) -> u64 {
+        let served = self.token.as_ref().map_or(0, |token| token.revision);
+        self.newest_token.revision.saturating_sub(served)
+    }
+
+    /// The region that holds `key`.
+    pub fn region_of(&self, key: &[u8]) -> Option<&meta::RegionDescriptor> {
+        let (_, id) = self.by_start.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
+        self.regions.get(id).filter(|region| region.end_key.is_empty() || key < &region.end_key[..])
+    }
+
+    /// The region `id`.
+    pub fn region(&self, id: u64) -> Option<&meta::RegionDescriptor> {
+        self.regions.get(&id)
+    }
+
+    /// Regions in key order from the one that holds or follows `start`.
+    pub fn regions_from<'a>(&'a self, start: &'a [u8]) -> impl Iterator<Item = &'a meta::RegionDescriptor> {
+        self.by_start
+            .values()
+            .filter_map(|id| self.regions.get(id))
+            .skip_while(move |region| !region.end_key.is_empty() && region.end_key[..] <= *start)
+    }
+
+    /// How many regions there are.
+    pub fn region_count(&self) -> usize {
+        self.regions.len()
+    }
+
+    /// The change of range that `region` takes part in, described for an error text.
+    pub fn pending_range_change(&self, region: u64) -> Option<String> {
+        self.pending_range_changes
+            .iter()
+            .find(|change| {
+                [change.parent_region_id, change.left_region_id, change.right_region_id].contains(&region)
+            })
+            .map(|change| {
+                let kind = if change.parent_region_id != 0 { "split" } else { "merge" };
+                format!(
+                    "rooted range change still pending: {kind} parent={} left={} right={}",
+                    change.parent_region_id, change.left_region_id, change.right_region_id
+                )
+            })
+    }
+
+    /// Who leads `region`, as far as reported and still a member.
+    pub fn leader(&self, region: u64) -> Option<meta::RegionPeer> {
+        let leader = self.leaders.get(&region)?;
+        self.regions.get(&region)?.peers.contains(&leader.peer).then_some(leader.peer)
+    }
+
+    /// Notes a store's heartbeat.
+    pub fn heard(&mut self, heartbeat: pb::StoreHeartbeatRequest, at: Instant) {
+        for report in heartbeat.regions.iter().filter(|report| report.leader) {
+            let Some(descriptor) = &report.descriptor else { continue };
+            let candidate = Leader {
+                conf_version: descriptor.epoch.map_or(0, |epoch| epoch.conf_version),
+                term: report.term,
+                peer: meta::RegionPeer { store_id: heartbeat.store_id, peer_id: report.peer_id },
+            };
+            let known = self.leaders.get(&descriptor.region_id);
+            if known.is_none_or(|k| (k.conf_version, k.term) <= (candidate.conf_version, candidate.term)) {
+                self.leaders.insert(descriptor.region_id, candidate);
+            }
+        }
+        self.stores.insert(heartbeat.store_id, StoreReport { heartbeat, at });
+    }
+
+    /// Addresses of the stores that host `region`.
+    pub fn addresses_of(&self, region: &meta::RegionDescriptor) -> Vec<pb::StoreAddress> {
+        region
+            .peers
+            .iter()
+            .filter_map(|peer| {
+                self.address(peer.store_id)
+                    .map(|address| pb::StoreAddress { store_id: peer.store_id, address: address.to_owned() })
+            })
+            .collect()
+    }
+
+    /// A store's address: what it said itself, else what the root recorded.
+    fn address(&self, store: u64) -> Option<&str> {
+        let reported = self.stores.get(&store).map(|report| report.heartbeat.address.as_str());
+        reported.filter(|addr| !addr.is_empty()).or(self.addresses.get(&store).map(String::as_str))
+    }
+
+    /// All stores that are members or have reported.
+    pub fn stores(&self, now: Instant, down_after: Duration) -> Vec<pb::StoreInfo> {
+        let ids: std::collections::BTreeSet<u64> =
+            self.addresses.keys().chain(self.stores.keys()).copied().collect();
+        ids.into_iter()
+            .map(|store_id| {
+                let report = self.stores.get(&store_id);
+                let age = report.map(|report| now.since(report.at));
+                let beat = report.map(|report| &report.heartbeat);
+                pb::StoreInfo {
+                    store_id,
+                    address: self.address(store_id).unwrap_or_default().to_owned(),
+                    region_num: beat.map_or(0, |beat| beat.region_num),
+                    leader_num: beat.map_or(0, |beat| beat.leader_num),
+                    capacity: beat.map_or(0, |beat| beat.capacity),
+                    available: beat.map_or(0, |beat| beat.available),
+                    heartbeat_age_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64),
+                    up: age.is_some_and(|age| age < down_after),
+                }
+            })
+            .collect()
+    }
+
+    /// Regions that `store` leads, as far as reported.
+    pub fn led_by(&self, store: u64) -> impl Iterator<Item = &meta::RegionDescriptor> {
+        self.regions
+            .values()
+            .filter(move |region| self.leader(region.region_id).is_some_and(|peer| peer.store_id == store))
+    }
+}
