@@ -12,12 +12,26 @@
 //! file, task and rare branch comes from `nokv_env::Env`, so a whole database can live and crash inside a test.
 
 mod batch;
+mod cache;
+mod coding;
+mod compaction;
 mod db;
+mod edit;
 mod error;
+mod files;
+mod iter;
+mod key;
 pub mod log;
+mod manifest;
+mod memtable;
 mod options;
 mod snapshot;
 mod stats;
+mod table;
+#[cfg(test)]
+mod testing;
+mod version;
+mod view;
 
 pub use batch::{Cf, WriteBatch};
 pub use db::{Db, WriteOptions};
@@ -25,3 +39,10 @@ pub use error::{Error, Result};
 pub use options::{Compression, Options};
 pub use snapshot::{Iter, Snapshot};
 pub use stats::{LevelStats, Pressure, Stats};
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// Locks, whatever became of the last holder: every critical section here leaves its data whole.
+fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

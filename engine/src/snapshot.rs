@@ -1,44 +1,70 @@
-//! Reading one moment of the database. (API skeleton; being filled in)
+//! Reading one moment of the database.
 
+use crate::iter::Direction;
+use crate::iter::merge::Newest;
+use crate::key::{InternalKey, Span};
+use crate::view::View;
 use crate::{Cf, Result};
 use bytes::Bytes;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-/// The database at one sequence.
+/// The database at one sequence. It keeps the memtables and tables of its moment alive, so later flushes and
+/// compactions may forget what only it can see. Cheap to clone.
 #[derive(Clone)]
 pub struct Snapshot {
-    _inner: Arc<()>,
+    view: Arc<View>,
+    sequence: u64,
 }
 
 impl Snapshot {
+    pub(crate) fn new(view: Arc<View>, sequence: u64) -> Self {
+        Self { view, sequence }
+    }
+
     /// The value of `key`.
-    pub fn get(&self, _cf: Cf, _key: &[u8]) -> Result<Option<Bytes>> {
-        unimplemented!()
+    pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        self.view.get(&InternalKey::new(cf, Bytes::copy_from_slice(key), self.sequence))
     }
-    /// Keys of `cf` in `range`, ascending.
-    pub fn iter(&self, _cf: Cf, _range: impl RangeBounds<Bytes>) -> Iter {
-        unimplemented!()
+
+    /// Keys of `cf` in `range`, ascending. Nothing is read before the first `next`.
+    pub fn iter(&self, cf: Cf, range: impl RangeBounds<Bytes>) -> Iter {
+        self.walk(cf, &range, Direction::Forward)
     }
+
     /// Keys of `cf` in `range`, descending.
-    pub fn iter_rev(&self, _cf: Cf, _range: impl RangeBounds<Bytes>) -> Iter {
-        unimplemented!()
+    pub fn iter_rev(&self, cf: Cf, range: impl RangeBounds<Bytes>) -> Iter {
+        self.walk(cf, &range, Direction::Reverse)
     }
+
     /// The newest sequence this snapshot sees.
     pub fn sequence(&self) -> u64 {
-        unimplemented!()
+        self.sequence
+    }
+
+    fn walk(&self, cf: Cf, range: &impl RangeBounds<Bytes>, direction: Direction) -> Iter {
+        let span = Span::of(cf, range);
+        let empty = || Newest::new(Vec::new(), direction, self.sequence);
+        Iter(if span.is_empty() { empty() } else { self.view.scan(&span, direction, self.sequence) })
     }
 }
 
 /// Live keys and values of a range, in order. Ends after the first error.
-pub struct Iter {
-    _inner: Arc<()>,
-}
+pub struct Iter(Newest);
 
 impl Iterator for Iter {
     type Item = Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        unimplemented!()
+        loop {
+            match self.0.next()? {
+                Err(error) => return Some(Err(error)),
+                Ok(entry) => {
+                    if let Some(value) = entry.value {
+                        return Some(Ok((entry.key.user, value)));
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,9 +1,33 @@
-//! A segmented, checksummed log. (API skeleton; being filled in)
+//! A segmented, checksummed log: the engine's write-ahead log and the raft log are both one of these.
+//!
+//! ```text
+//! 00004.wal  header r r r r seal          sealed: every byte must be sound
+//! 00005.wal  header r r claim r r         active: appends go here, a torn tail may follow
+//! ```
+//! [`Log::append`] gathers records in memory, [`Log::sync`] makes them durable with one write and one sync,
+//! however many there are. [`Log::roll`] seals the active segment and starts the next; [`Log::purge_below`]
+//! removes segments that nobody needs. Neither ever happens implicitly.
+//!
+//! Invariants:
+//! - Segment ids are consecutive. A segment exists only after its predecessor's seal is durable, and is removed
+//!   only after the removal of its predecessor is durable. So a hole in the ids is a lost file, never a crash.
+//! - Only the newest segment can have a torn tail. It is cut at open and counted ([`Log::torn_bytes`]). Records
+//!   that were once durable are never cut: see the claims in `frame`.
+//! - What `replay` saw at open is durable when [`Log::open`] returns.
+//! - After a failed write or sync the log refuses everything, for ever.
 
-use crate::Result;
-use nokv_env::Disk;
-use std::path::Path;
+pub(crate) mod frame;
+pub(crate) mod segment;
+
+use crate::error::IoContext;
+use crate::{Error, Result};
+use frame::{Frame, KIND_RESERVED, KIND_SEAL, Magic};
+use nokv_env::{Disk, OpenMode};
+use segment::{Found, Segment};
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+const MAGIC: Magic = *b"NoKV-log";
 
 /// How a log names and sizes its segments.
 #[derive(Debug, Clone)]
@@ -32,69 +56,220 @@ pub struct SegmentInfo {
     pub bytes: u64,
 }
 
+/// What replay is handed: position, kind and payload of a record.
+pub type Replay<'a> = dyn FnMut(Position, u8, &[u8]) -> Result<()> + 'a;
+
 /// An open log.
 pub struct Log {
-    _private: (),
+    disk: Arc<dyn Disk>,
+    dir: PathBuf,
+    options: LogOptions,
+    /// Oldest first; without the active one.
+    sealed: Vec<SegmentInfo>,
+    /// `None` when open for reading only.
+    active: Option<Segment>,
+    torn_bytes: u64,
 }
 
 impl Log {
-    /// Opens the log in `dir`, creating its first segment when there is none, and hands every record to `replay`.
+    /// Opens the log in `dir`, creating its first segment when there is none, and hands every record to `replay`,
+    /// oldest first. An error of `replay` ends the open. Damage is [`Error::Corrupt`] and changes nothing.
     pub fn open(
-        _disk: Arc<dyn Disk>,
-        _dir: &Path,
-        _options: LogOptions,
-        _replay: &mut dyn FnMut(Position, u8, &[u8]) -> Result<()>,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+        replay: &mut Replay<'_>,
     ) -> Result<Log> {
-        unimplemented!()
+        let (mut log, newest) = Self::scan(disk, dir, options, replay)?;
+        match newest {
+            None => log.create_segment(1, OpenMode::CreateNew)?,
+            Some((id, Found::Unborn)) => log.create_segment(id, OpenMode::Create)?,
+            Some((id, Found::Frames(end))) => {
+                let mut segment = Segment::resume(&*log.disk, &log.path(id), id, end)?;
+                log.torn_bytes = end.torn_bytes;
+                segment.settle()?;
+                log.active = Some(segment);
+                log.disk.sync_dir(&log.dir).at(&log.dir, "sync")?;
+                if end.sealed {
+                    log.next_segment()?;
+                }
+            }
+        }
+        Ok(log)
     }
-    /// Hands every record to `replay`; changes nothing.
+
+    /// Hands every record to `replay` and changes nothing: no cut, no new segment. Appending to such a log panics;
+    /// writing and syncing fail.
     pub fn open_read_only(
-        _disk: Arc<dyn Disk>,
-        _dir: &Path,
-        _options: LogOptions,
-        _replay: &mut dyn FnMut(Position, u8, &[u8]) -> Result<()>,
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+        replay: &mut Replay<'_>,
     ) -> Result<Log> {
-        unimplemented!()
+        let (mut log, newest) = Self::scan(disk, dir, options, replay)?;
+        if let Some((id, found)) = newest {
+            let bytes = match found {
+                Found::Frames(end) => {
+                    log.torn_bytes = end.torn_bytes;
+                    end.offset
+                }
+                Found::Unborn => 0,
+            };
+            log.sealed.push(SegmentInfo { id, bytes });
+        }
+        Ok(log)
     }
-    /// Adds a record to the buffer. Kinds from 0xf0 belong to the log itself.
-    pub fn append(&mut self, _kind: u8, _payload: &[u8]) -> Position {
-        unimplemented!()
+
+    /// Reads all segments. The newest one's state is returned, the others are in `sealed`.
+    fn scan(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: LogOptions,
+        replay: &mut Replay<'_>,
+    ) -> Result<(Log, Option<(u64, Found)>)> {
+        let mut log =
+            Log { disk, dir: dir.to_owned(), options, sealed: Vec::new(), active: None, torn_bytes: 0 };
+        let ids = segment_ids(&*log.disk, dir, &log.options.extension)?;
+        let mut newest = None;
+        for (index, &id) in ids.iter().enumerate() {
+            let path = log.path(id);
+            if index > 0 && ids[index - 1] + 1 != id {
+                return Err(Error::corrupt(&log.path(ids[index - 1] + 1), 0, "the log segment is missing"));
+            }
+            let mut visit = |offset, frame: Frame<'_>| {
+                replay(Position { segment: id, offset }, frame.kind, frame.payload)
+            };
+            let found = segment::read(&*log.disk, &path, MAGIC, id, &mut visit)?;
+            if index + 1 == ids.len() {
+                newest = Some((id, found));
+            } else {
+                log.sealed.push(SegmentInfo { id, bytes: expect_sealed(&path, found)? });
+            }
+        }
+        Ok((log, newest))
     }
+
+    /// Adds a record to the buffer. Kinds from 0xf0 on belong to the log itself.
+    pub fn append(&mut self, kind: u8, payload: &[u8]) -> Position {
+        assert!(kind < KIND_RESERVED, "record kind {kind:#x} belongs to the log itself");
+        let active = self.active.as_mut().expect("append to a log that is open for reading only");
+        Position { segment: active.id(), offset: active.append(kind, payload) }
+    }
+
     /// Hands buffered bytes to the file, without a sync.
     pub fn write(&mut self) -> Result<()> {
-        unimplemented!()
+        self.writable()?.write()
     }
+
     /// Writes and makes everything appended so far durable. After an error the log is poisoned for ever.
     pub fn sync(&mut self) -> Result<()> {
-        unimplemented!()
+        self.writable()?.sync()
     }
-    /// Notes in the file how much of it is durable, so that damage of the last record is not taken for a torn
-    /// write. Call it when nothing else is about to be appended; no sync.
+
+    /// Notes in the file how much of it is durable, so that later damage of the last record is not taken for a torn
+    /// write. A small unsynced write; call it when nothing else is about to be appended.
     pub fn settle(&mut self) -> Result<()> {
-        unimplemented!()
+        self.writable()?.settle()
     }
+
     /// Whether the active segment reached its size.
     pub fn is_full(&self) -> bool {
-        unimplemented!()
+        self.active.as_ref().is_some_and(|active| active.len() >= self.options.segment_bytes)
     }
+
+    /// Whether the active segment holds any record.
+    pub fn is_active_occupied(&self) -> bool {
+        self.active.as_ref().is_some_and(Segment::is_occupied)
+    }
+
     /// Syncs and seals the active segment, creates the next one and syncs the directory.
     pub fn roll(&mut self) -> Result<()> {
-        unimplemented!()
+        let active = self.writable()?;
+        active.append(KIND_SEAL, &[]);
+        active.sync()?;
+        self.next_segment()
     }
+
     /// Id of the segment that takes appends.
     pub fn active_segment(&self) -> u64 {
-        unimplemented!()
+        match &self.active {
+            Some(active) => active.id(),
+            None => self.sealed.last().map_or(0, |newest| newest.id),
+        }
     }
+
     /// All segments, oldest first.
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        unimplemented!()
+        let active = self.active.as_ref().map(|active| SegmentInfo { id: active.id(), bytes: active.len() });
+        self.sealed.iter().copied().chain(active).collect()
     }
-    /// Removes the segments with ids below `segment`; never the active one.
-    pub fn purge_below(&mut self, _segment: u64) -> Result<()> {
-        unimplemented!()
+
+    /// Removes the segments with ids below `segment`, oldest first; never the active one.
+    pub fn purge_below(&mut self, segment: u64) -> Result<()> {
+        self.writable()?;
+        while let Some(oldest) = self.sealed.first().copied().filter(|oldest| oldest.id < segment) {
+            let path = self.path(oldest.id);
+            self.disk.remove_file(&path).at(&path, "remove")?;
+            // One at a time: a crash that undoes removals must not leave a hole.
+            self.disk.sync_dir(&self.dir).at(&self.dir, "sync")?;
+            self.sealed.remove(0);
+        }
+        Ok(())
     }
+
     /// Bytes of an unfinished write that were cut at open.
     pub fn torn_bytes(&self) -> u64 {
-        unimplemented!()
+        self.torn_bytes
+    }
+
+    /// Moves the (sealed and synced) active segment to the sealed ones and starts its successor.
+    fn next_segment(&mut self) -> Result<()> {
+        let active = self.writable()?;
+        let info = SegmentInfo { id: active.id(), bytes: active.len() };
+        self.create_segment(info.id + 1, OpenMode::CreateNew)?;
+        self.sealed.push(info);
+        Ok(())
+    }
+
+    fn create_segment(&mut self, id: u64, mode: OpenMode) -> Result<()> {
+        let segment = Segment::create(&*self.disk, &self.path(id), MAGIC, id, mode)?;
+        self.disk.sync_dir(&self.dir).at(&self.dir, "sync")?;
+        self.active = Some(segment);
+        Ok(())
+    }
+
+    fn writable(&mut self) -> Result<&mut Segment> {
+        self.active.as_mut().ok_or(Error::ReadOnly)
+    }
+
+    fn path(&self, id: u64) -> PathBuf {
+        self.dir.join(format!("{id:05}.{}", self.options.extension))
     }
 }
+
+/// Length of a segment that has a successor, if it is whole.
+fn expect_sealed(path: &Path, found: Found) -> Result<u64> {
+    match found {
+        Found::Frames(end) if end.sealed => Ok(end.offset),
+        Found::Frames(end) => Err(Error::corrupt(path, end.offset, "the log goes on in the next segment, but here is no sound record and no seal")),
+        Found::Unborn => Err(Error::corrupt(path, 0, "the header is not sound")),
+    }
+}
+
+/// Ids of the segments in `dir`, ascending.
+fn segment_ids(disk: &dyn Disk, dir: &Path, extension: &str) -> Result<Vec<u64>> {
+    let names = disk.list(dir).at(dir, "list")?;
+    let mut ids: Vec<u64> = names.iter().filter_map(|name| parse_number(name, extension)).collect();
+    ids.sort_unstable();
+    Ok(ids)
+}
+
+/// The number in a name like `00007.wal`.
+pub(crate) fn parse_number(name: &str, extension: &str) -> Option<u64> {
+    let digits = name.strip_suffix(extension)?.strip_suffix('.')?;
+    let canonical = digits.len() >= 5 && digits.bytes().all(|byte| byte.is_ascii_digit());
+    digits.parse().ok().filter(|id| canonical && *id > 0 && format!("{id:05}") == digits)
+}
+
+#[cfg(test)]
+mod tests;

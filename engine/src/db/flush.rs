@@ -1,0 +1,260 @@
+//! The flush loop: turns immutable memtables, oldest first, into tables of level 0.
+//!
+//! For each: write the table, sync it and its name, install the edit (table, start of the log, flushed sequence),
+//! then show the new view, then remove the log segments that nobody needs.
+//!
+//! Only the newest version of a key is written: older ones are visible to snapshots only, and those keep the
+//! memtable. A tombstone is not written if no table may hold its key, so a key that was put and deleted between
+//! two flushes leaves no trace.
+
+use crate::compaction::run::Output;
+use crate::db::{Inner, add};
+use crate::edit::Edit;
+use crate::error::IoContext;
+use crate::iter::Direction;
+use crate::iter::merge::Newest;
+use crate::iter::source::MemtableSource;
+use crate::key::{Entry, SEQUENCE_MAX, Span};
+use crate::memtable::Memtable;
+use crate::table::Table;
+use crate::table::format::TableMeta;
+use crate::version::Version;
+use crate::view::View;
+use crate::{Error, Result, files, lock};
+use nokv_env::{Env, TasksExt};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+/// Bytes of keys and values between two yields.
+const PIECE_BYTES: usize = 256 << 10;
+
+/// Tells the database when a background loop ends, whatever ends it.
+struct LoopGuard {
+    inner: Arc<Inner>,
+    ended_well: bool,
+}
+
+impl LoopGuard {
+    fn end(mut self) {
+        self.ended_well = true;
+    }
+}
+
+impl Drop for LoopGuard {
+    fn drop(&mut self) {
+        if !self.ended_well {
+            let what = "a background loop of the engine ended before its time";
+            self.inner.fail(&Error::Poisoned(what.to_owned()));
+        }
+        self.inner.loops.fetch_sub(1, Ordering::AcqRel);
+        self.inner.progress.notify_waiters();
+    }
+}
+
+impl Inner {
+    /// Starts the background loops.
+    pub(super) fn start_loops(inner: &Arc<Inner>, env: &Env) {
+        inner.loops.store(2, Ordering::Release);
+        let guard = || LoopGuard { inner: inner.clone(), ended_well: false };
+        let (this, world, flush_guard) = (inner.clone(), env.clone(), guard());
+        env.tasks.go_dedicated("engine-flush", async move {
+            drop(this.noted(this.flush_loop(&world).await));
+            flush_guard.end();
+        });
+        let (this, world, compact_guard) = (inner.clone(), env.clone(), guard());
+        env.tasks.go_dedicated("engine-compact", async move {
+            drop(this.noted(this.compact_loop(&world).await));
+            compact_guard.end();
+        });
+        inner.flush_work.notify_one();
+        inner.compact_work.notify_one();
+    }
+
+    async fn flush_loop(&self, env: &Env) -> Result<()> {
+        loop {
+            self.flush_work.notified().await;
+            let oldest = || self.view().immutables.last().cloned();
+            while self.check().is_ok() {
+                if let Some(memtable) = oldest() {
+                    self.flush_memtable(env, &memtable).await?;
+                    env.tasks.yield_now().await;
+                } else if !self.switch_full_memtable()? {
+                    break;
+                }
+            }
+            // A failure elsewhere ends this loop quietly: it is on record already.
+            if self.check().is_err() {
+                return Ok(());
+            }
+            self.bury()?;
+        }
+    }
+
+    /// Switches a memtable that is full although nobody switched it; whether there was one.
+    fn switch_full_memtable(&self) -> Result<bool> {
+        let is_full = || self.view().active.bytes() >= self.options.memtable_bytes;
+        if !is_full() {
+            return Ok(false);
+        }
+        match &mut *lock(&self.wal) {
+            Some(wal) if is_full() => self.switch_memtable(wal).map(|()| true),
+            _ => Ok(false),
+        }
+    }
+
+    /// Makes the oldest immutable memtable a table.
+    async fn flush_memtable(&self, env: &Env, memtable: &Arc<Memtable>) -> Result<()> {
+        let next_file = || self.next_file_number();
+        let output = Output::new(&self.context, &self.options, u64::MAX, &next_file);
+        let metas = write_memtable(env, memtable, &self.view().version, output).await?;
+        if !metas.is_empty() {
+            self.disk().sync_dir(self.dir()).at(self.dir(), "sync")?;
+        }
+        add(&self.counters.flush_bytes, metas.iter().map(|meta| meta.bytes).sum());
+        let edit = Edit {
+            added: metas.into_iter().map(|meta| (0, meta)).collect(),
+            log_start: Some(self.log_start_after(memtable)),
+            flushed_sequence: Some(memtable.sequence_max()),
+            ..Edit::default()
+        };
+        let log_start = edit.log_start;
+        self.install(edit, |view| {
+            view.immutables.pop();
+        })?;
+        self.flushed.store(memtable.sequence_max(), Ordering::Release);
+        add(&self.counters.flushes, 1);
+        env.probe("engine.flush");
+        self.progress.notify_waiters();
+        self.compact_work.notify_one();
+        match (&mut *lock(&self.wal), log_start) {
+            (Some(wal), Some(start)) => wal.purge_below(start),
+            _ => Ok(()),
+        }
+    }
+
+    /// Where the log starts to matter once `memtable`, the oldest, is in a table.
+    fn log_start_after(&self, memtable: &Arc<Memtable>) -> u64 {
+        let view = self.view();
+        let others = view.immutables.iter().rev().chain(std::iter::once(&view.active));
+        others
+            .filter(|other| !Arc::ptr_eq(other, memtable))
+            .map(|other| other.log_start)
+            .next()
+            .unwrap_or(memtable.log_start)
+    }
+
+    /// Makes `edit` durable, then shows it: its tables, and what `change` does to the memtables.
+    pub(super) fn install(&self, mut edit: Edit, change: impl FnOnce(&mut View)) -> Result<()> {
+        let open = |(level, meta): &(usize, TableMeta)| {
+            Ok((*level, Arc::new(Table::open(&self.context, meta.clone())?)))
+        };
+        let mut manifest = lock(&self.manifest);
+        let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
+        let current = self.view().version.clone();
+        let moved: Vec<_> = current.tables().filter(|(_, table)| edit.removed.contains(&table.meta.number)).collect();
+        let added = edit.added.iter().map(|added| {
+            // A table that only changes its level stays open.
+            match moved.iter().find(|(_, table)| table.meta.number == added.1.number) {
+                Some((_, table)) => Ok((added.0, Arc::clone(table))),
+                None => open(added),
+            }
+        });
+        let added = added.collect::<Result<Vec<_>>>()?;
+        let removed = std::mem::take(&mut edit.removed);
+        edit.removed.clone_from(&removed);
+        edit.next_file = Some(self.next_file.load(Ordering::Relaxed));
+        manifest.install(edit)?;
+        let mut view = lock(&self.view);
+        let mut next = View::clone(&view);
+        next.version = Arc::new(next.version.changed(&removed, &added));
+        change(&mut next);
+        *view = Arc::new(next);
+        drop(view);
+        let stays = |number: u64| added.iter().any(|(_, table)| table.meta.number == number);
+        for (_, table) in moved.iter().filter(|(_, table)| !stays(table.meta.number)) {
+            table.mark_obsolete();
+        }
+        if manifest.is_long() {
+            manifest.rewrite(self.next_file_number())?;
+        }
+        Ok(())
+    }
+
+    /// Removes the files of tables that nobody uses any more.
+    pub(super) fn bury(&self) -> Result<()> {
+        for number in self.context.graveyard.drain() {
+            let path = files::table(self.dir(), number);
+            self.disk().remove_file(&path).at(&path, "remove")?;
+        }
+        Ok(())
+    }
+
+    /// Waits until everything that is visible now is in tables.
+    pub(super) async fn flush(&self) -> Result<()> {
+        self.check()?;
+        let target = self.visible.load(Ordering::Acquire);
+        let done = || match self.check() {
+            Err(error) => Some(Err(error)),
+            Ok(()) => (self.flushed.load(Ordering::Acquire) >= target).then_some(Ok(())),
+        };
+        if let Some(result) = done() {
+            return result;
+        }
+        self.switch_for(target)?;
+        self.until(done).await
+    }
+
+    /// Starts a flush of everything that is visible now.
+    pub(super) fn request_flush(&self) {
+        if self.check().is_ok() {
+            let target = self.visible.load(Ordering::Acquire);
+            drop(self.switch_for(target));
+        }
+    }
+
+    /// Makes sure that all writes up to `target` are in immutable memtables.
+    fn switch_for(&self, target: u64) -> Result<()> {
+        let mut wal = lock(&self.wal);
+        let wal = wal.as_mut().ok_or(Error::ReadOnly)?;
+        let sealed = self.view().immutables.first().map_or(0, |memtable| memtable.sequence_max());
+        if sealed.max(self.flushed.load(Ordering::Acquire)) < target {
+            self.noted(self.switch_memtable(wal))?;
+        }
+        Ok(())
+    }
+}
+
+/// Writes what has to be kept of `memtable`; at most one table.
+async fn write_memtable(
+    env: &Env,
+    memtable: &Arc<Memtable>,
+    version: &Version,
+    mut output: Output<'_>,
+) -> Result<Vec<TableMeta>> {
+    let source = MemtableSource::new(memtable.clone(), Span::all(), Direction::Forward);
+    let mut piece = 0;
+    for entry in Newest::new(vec![Box::new(source)], Direction::Forward, SEQUENCE_MAX) {
+        let entry = entry?;
+        piece += entry.key.user.len() + entry.value.as_ref().map_or(0, bytes::Bytes::len) + 16;
+        if entry.value.is_some() || may_hold(version, &entry)? {
+            output.add(&entry)?;
+        }
+        if piece >= PIECE_BYTES {
+            piece = 0;
+            env.tasks.yield_now().await;
+        }
+    }
+    output.finish()
+}
+
+/// Whether a table may hold the key of this tombstone.
+fn may_hold(version: &Version, tombstone: &Entry) -> Result<bool> {
+    let encoded = tombstone.key.encode();
+    let prefixed = &encoded[..encoded.len() - 8];
+    for table in version.covering(tombstone.key.cf, &tombstone.key.user) {
+        if table.may_hold(prefixed)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}

@@ -1,0 +1,350 @@
+//! The front door: [`Db`], and what all of its parts share.
+//!
+//! - `recover`: opening, step by step.
+//! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
+//! - `flush`, `compact`: the two background loops.
+//!
+//! Locks, always taken in this order and never across an await: `wal` → `writer` → `view`, and apart from those
+//! `manifest` → `view`. Invariants:
+//!
+//! - A segment of the write-ahead log holds records of one memtable only, or of that memtable's predecessors that
+//!   are in tables already: the log rolls whenever the memtable switches while the segment is occupied.
+//! - Sequences are given out under `writer` and become visible in order.
+//! - Everything at or below `flushed_sequence` is in durable tables that a durable manifest names.
+
+mod compact;
+mod flush;
+mod recover;
+#[cfg(test)]
+mod tests;
+mod write;
+
+use crate::batch::WriteBatch;
+use crate::cache::BlockCache;
+use crate::key::InternalKey;
+use crate::log::Log;
+use crate::manifest::Manifest;
+use crate::table::TableContext;
+use crate::view::View;
+use crate::{Cf, Error, Options, Pressure, Result, Snapshot, Stats, lock};
+use bytes::Bytes;
+use nokv_env::disk::LockGuard;
+use nokv_env::task::Stop;
+use nokv_env::{Disk, Env};
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use tokio::sync::Notify;
+use write::Queue;
+
+/// How [`Db::write`] acknowledges.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct WriteOptions {
+    /// Whether the write is on disk before it is acknowledged. Otherwise the operating system has it: it survives
+    /// the end of the process, not of the machine.
+    pub sync: bool,
+}
+
+/// An open database. Clones share it. When the last clone goes, background work stops by itself; to know that it
+/// has (for instance to open the directory again), use [`Db::close`].
+#[derive(Clone)]
+pub struct Db {
+    inner: Arc<Inner>,
+    _stop_on_drop: Arc<StopOnDrop>,
+}
+
+/// What the handles and the background loops share.
+pub(crate) struct Inner {
+    env: Option<Env>,
+    options: Options,
+    context: TableContext,
+    view: Mutex<Arc<View>>,
+    /// Writes up to this sequence are visible.
+    visible: AtomicU64,
+    flushed: AtomicU64,
+    next_file: AtomicU64,
+    /// `None` when open for reading only.
+    wal: Mutex<Option<Log>>,
+    /// Serialises insertion into the memtable; holds the last sequence given out.
+    writer: Mutex<u64>,
+    queue: Mutex<Queue>,
+    manifest: Mutex<Option<Manifest>>,
+    failure: Mutex<Option<Error>>,
+    directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
+    stop: Stop,
+    /// Background loops that are running.
+    loops: AtomicU64,
+    flush_work: Notify,
+    compact_work: Notify,
+    /// A flush or compaction was installed, something failed, or a loop ended.
+    progress: Notify,
+    counters: Counters,
+}
+
+/// Running totals.
+#[derive(Default)]
+struct Counters {
+    torn_bytes: AtomicU64,
+    wal_groups: AtomicU64,
+    wal_syncs: AtomicU64,
+    batches: AtomicU64,
+    flushes: AtomicU64,
+    flush_bytes: AtomicU64,
+    compactions: AtomicU64,
+    compaction_moves: AtomicU64,
+    compaction_read_bytes: AtomicU64,
+    compaction_write_bytes: AtomicU64,
+}
+
+fn add(counter: &AtomicU64, amount: u64) {
+    counter.fetch_add(amount, Ordering::Relaxed);
+}
+
+fn read(counter: &AtomicU64) -> u64 {
+    counter.load(Ordering::Relaxed)
+}
+
+struct StopOnDrop(Arc<Inner>);
+
+impl Drop for StopOnDrop {
+    fn drop(&mut self) {
+        self.0.begin_stop();
+    }
+}
+
+impl Db {
+    /// Opens the database in `dir`, creating it if the directory holds none. Takes the directory's `LOCK`, recovers
+    /// what a crash left, and starts background work on `env.tasks`.
+    pub async fn open(env: &Env, dir: &Path, options: Options) -> Result<Db> {
+        let inner = recover::open(env, dir, options)?;
+        env.tasks.yield_now().await;
+        Inner::start_loops(&inner, env);
+        Ok(Self::of(inner))
+    }
+
+    /// Opens the database in `dir` as it is: takes no lock, changes nothing on disk, and holds the log's records
+    /// in memory. Writes fail with [`Error::ReadOnly`].
+    pub fn open_read_only(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Db> {
+        recover::open_read_only(disk, dir, options).map(Self::of)
+    }
+
+    fn of(inner: Arc<Inner>) -> Self {
+        Self { _stop_on_drop: Arc::new(StopOnDrop(inner.clone())), inner }
+    }
+
+    /// Writes through the log and returns the batch's sequence. Writers that meet share one write (and one sync).
+    /// Waits while [`Db::pressure`] is [`Pressure::Stop`]. If the future is dropped, the batch may be written or not.
+    pub async fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<u64> {
+        batch.validate()?;
+        write::write(&self.inner, batch, options.sync).await
+    }
+
+    /// Writes to the memtable only and returns the batch's sequence. For callers with a log of their own: the batch
+    /// is durable once [`Db::flushed_sequence`] has reached it. Never waits, whatever the pressure.
+    pub fn apply(&self, batch: WriteBatch) -> Result<u64> {
+        batch.validate()?;
+        self.inner.apply(batch)
+    }
+
+    /// The newest value of `key`.
+    pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
+        let view = self.inner.view();
+        let sequence = self.last_sequence();
+        view.get(&InternalKey::new(cf, Bytes::copy_from_slice(key), sequence))
+    }
+
+    /// The database as it is now, for as long as the snapshot lives.
+    pub fn snapshot(&self) -> Snapshot {
+        let view = self.inner.view();
+        Snapshot::new(view, self.last_sequence())
+    }
+
+    /// Makes everything written or applied before the call durable in tables.
+    pub async fn flush(&self) -> Result<()> {
+        self.inner.flush().await
+    }
+
+    /// Starts a flush of everything written or applied so far, without waiting for it.
+    pub fn request_flush(&self) {
+        self.inner.request_flush();
+    }
+
+    /// Every write with a sequence up to this one is durable in tables.
+    pub fn flushed_sequence(&self) -> u64 {
+        self.inner.flushed.load(Ordering::Acquire)
+    }
+
+    /// Sequence of the newest visible write.
+    pub fn last_sequence(&self) -> u64 {
+        self.inner.visible.load(Ordering::Acquire)
+    }
+
+    /// Whether writers should hold back, for admission.
+    pub fn pressure(&self) -> Pressure {
+        self.inner.pressure()
+    }
+
+    /// Numbers.
+    pub fn stats(&self) -> Stats {
+        self.inner.stats()
+    }
+
+    /// The failure that poisoned the engine, if any. All writes fail from then on.
+    pub fn failed(&self) -> Option<String> {
+        lock(&self.inner.failure).as_ref().map(ToString::to_string)
+    }
+
+    /// Whether the database was opened for reading only.
+    pub fn is_read_only(&self) -> bool {
+        self.inner.env.is_none()
+    }
+
+    /// Stops background work, makes logged writes durable and releases the lock. Applied data that was not flushed
+    /// is not made durable. Further writes fail with [`Error::Closed`]; reads still work. Idempotent.
+    pub async fn close(&self) -> Result<()> {
+        self.inner.close().await
+    }
+}
+
+impl Inner {
+    fn view(&self) -> Arc<View> {
+        lock(&self.view).clone()
+    }
+
+    /// The world; only background loops and writers get here, and they do not exist on a read-only database.
+    fn env(&self) -> Result<&Env> {
+        self.env.as_ref().ok_or(Error::ReadOnly)
+    }
+
+    fn disk(&self) -> &dyn Disk {
+        &*self.context.disk
+    }
+
+    fn dir(&self) -> &Path {
+        &self.context.dir
+    }
+
+    fn cache(&self) -> &BlockCache {
+        &self.context.cache
+    }
+
+    fn next_file_number(&self) -> u64 {
+        self.next_file.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// Whether writes are accepted.
+    fn check(&self) -> Result<()> {
+        if let Some(failure) = &*lock(&self.failure) {
+            return Err(failure.for_later_callers());
+        }
+        if self.stop.is_stopped() { Err(Error::Closed) } else { self.env().map(drop) }
+    }
+
+    /// Poisons the engine.
+    fn fail(&self, error: &Error) {
+        let mut failure = lock(&self.failure);
+        if failure.is_none() {
+            if !error.is_crashed() && !matches!(error, Error::Poisoned(_)) {
+                tracing::error!(%error, dir = %self.dir().display(), "the engine failed and accepts no more writes");
+            }
+            *failure = Some(error.clone());
+        }
+        drop(failure);
+        self.progress.notify_waiters();
+    }
+
+    /// Remembers a failure on its way out.
+    fn noted<T>(&self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result
+            && !matches!(error, Error::Closed | Error::ReadOnly)
+        {
+            self.fail(error);
+        }
+        result
+    }
+
+    fn begin_stop(&self) {
+        self.stop.stop();
+        self.flush_work.notify_one();
+        self.compact_work.notify_one();
+        self.progress.notify_waiters();
+    }
+
+    async fn close(&self) -> Result<()> {
+        self.begin_stop();
+        self.until(|| (self.loops.load(Ordering::Acquire) == 0).then_some(())).await;
+        let result = match (&mut *lock(&self.wal), &*lock(&self.failure)) {
+            (Some(wal), None) if self.env.is_some() => wal.sync().and_then(|()| wal.settle()),
+            _ => Ok(()),
+        };
+        *lock(&self.directory_lock) = None;
+        self.noted(result)
+    }
+
+    /// Waits until `done` says so, asking after every progress.
+    async fn until<T>(&self, mut done: impl FnMut() -> Option<T>) -> T {
+        loop {
+            let mut progress = std::pin::pin!(self.progress.notified());
+            progress.as_mut().enable();
+            if let Some(value) = done() {
+                return value;
+            }
+            progress.await;
+        }
+    }
+
+    fn pressure(&self) -> Pressure {
+        let view = self.view();
+        let level0 = view.version.level(0).len();
+        let waiting: usize = view.immutables.iter().map(|memtable| memtable.bytes()).sum();
+        let memory = waiting + view.active.bytes();
+        let limit = self.options.memtable_bytes;
+        if level0 >= self.options.level0_tables_stop || memory >= limit.saturating_mul(6) {
+            Pressure::Stop
+        } else if level0 >= self.options.level0_tables_slowdown || memory >= limit.saturating_mul(3) {
+            Pressure::Slowdown
+        } else {
+            Pressure::None
+        }
+    }
+
+    fn stats(&self) -> Stats {
+        let view = self.view();
+        let levels = view.version.stats();
+        let immutable_entries: u64 = view.immutables.iter().map(|memtable| memtable.entries()).sum();
+        let table_entries: u64 = levels.iter().map(|level| level.entries - level.tombstones).sum();
+        let (wal_segments, wal_bytes) = lock(&self.wal).as_ref().map_or((0, 0), |wal| {
+            let segments = wal.segments();
+            (segments.len() as u64, segments.iter().map(|segment| segment.bytes).sum())
+        });
+        let counters = &self.counters;
+        Stats {
+            entries: view.active.entries() + immutable_entries + table_entries,
+            last_sequence: self.visible.load(Ordering::Acquire),
+            flushed_sequence: self.flushed.load(Ordering::Acquire),
+            memtable_bytes: view.active.bytes() as u64,
+            memtables_immutable: view.immutables.len() as u64,
+            memtables_immutable_bytes: view.immutables.iter().map(|memtable| memtable.bytes() as u64).sum(),
+            levels,
+            wal_segments,
+            wal_bytes,
+            wal_torn_bytes: read(&counters.torn_bytes),
+            wal_groups: read(&counters.wal_groups),
+            wal_syncs: read(&counters.wal_syncs),
+            batches: read(&counters.batches),
+            flushes: read(&counters.flushes),
+            flush_bytes: read(&counters.flush_bytes),
+            compactions: read(&counters.compactions),
+            compaction_moves: read(&counters.compaction_moves),
+            compaction_read_bytes: read(&counters.compaction_read_bytes),
+            compaction_write_bytes: read(&counters.compaction_write_bytes),
+            cache_hits: self.cache().hits(),
+            cache_misses: self.cache().misses(),
+            cache_bytes: self.cache().bytes(),
+            filter_rejections: read(&self.context.filter_rejections),
+            tables_obsolete: self.context.graveyard.len() as u64,
+            manifest_number: lock(&self.manifest).as_ref().map_or(0, Manifest::number),
+            pressure: self.pressure(),
+        }
+    }
+}

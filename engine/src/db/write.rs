@@ -1,0 +1,307 @@
+//! Writing: group commit through the log, unlogged application, and the switch to a new memtable.
+//!
+//! Group commit: writers queue up. The first one leads: it takes whatever waits, appends it all to the log, writes
+//! (and syncs) once, inserts into the memtable, answers everybody, and hands the lead to the first writer that
+//! arrived meanwhile. Between taking the log and letting go of it nothing awaits, so the order of records in the
+//! log is the order of insertion.
+//!
+//! The lead is a value ([`Baton`]). Whoever drops it, even a cancelled future, passes it on.
+
+use crate::batch::{Change, WriteBatch};
+use crate::coding::{Reader, put_varint};
+use crate::db::{Inner, add};
+use crate::log::Log;
+use crate::memtable::Memtable;
+use crate::view::View;
+use crate::{Cf, Error, Pressure, Result, lock};
+use bytes::Bytes;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use tokio::sync::oneshot;
+
+/// Log record that holds one batch. On disk: never renumber.
+pub(super) const KIND_BATCH: u8 = 1;
+/// A leader stops gathering here.
+const GROUP_BYTES: usize = 1 << 20;
+
+/// Writers that wait for a leader.
+#[derive(Default)]
+pub(super) struct Queue {
+    waiting: VecDeque<Request>,
+    /// Whether somebody holds the baton.
+    led: bool,
+}
+
+/// A batch that wants to be written.
+struct Request {
+    batch: WriteBatch,
+    sync: bool,
+    turn: oneshot::Sender<Turn>,
+}
+
+/// What a waiting writer is told.
+enum Turn {
+    /// Somebody wrote the batch for it.
+    Written(Result<u64>),
+    /// It leads now, and writes its own batch first.
+    Lead(Baton, WriteBatch),
+}
+
+/// The right to take the queue and write. Dropping it passes it to the first waiter.
+struct Baton(Arc<Inner>);
+
+impl Drop for Baton {
+    fn drop(&mut self) {
+        let mut queue = lock(&self.0.queue);
+        let Some(request) = queue.waiting.pop_front() else {
+            queue.led = false;
+            return;
+        };
+        drop(queue);
+        // If the waiter is gone, the baton inside the refused message is dropped here and goes on to the next.
+        drop(request.turn.send(Turn::Lead(Baton(self.0.clone()), request.batch)));
+    }
+}
+
+/// Answers that are given whatever happens to the leader.
+struct Answers(Vec<(oneshot::Sender<Turn>, Result<u64>)>);
+
+impl Drop for Answers {
+    fn drop(&mut self) {
+        for (turn, result) in self.0.drain(..) {
+            drop(turn.send(Turn::Written(result)));
+        }
+    }
+}
+
+/// Writes `batch` through the log.
+pub(super) async fn write(inner: &Arc<Inner>, batch: WriteBatch, sync: bool) -> Result<u64> {
+    inner.check()?;
+    wait_for_room(inner).await?;
+    let (turn, my_turn) = oneshot::channel();
+    let lead_at_once = {
+        let mut queue = lock(&inner.queue);
+        if queue.led {
+            queue.waiting.push_back(Request { batch, sync, turn });
+            None
+        } else {
+            queue.led = true;
+            Some((Baton(inner.clone()), batch))
+        }
+    };
+    let (baton, batch) = match lead_at_once {
+        Some(lead) => lead,
+        None => match my_turn.await {
+            Ok(Turn::Written(result)) => return result,
+            Ok(Turn::Lead(baton, batch)) => (baton, batch),
+            Err(_) => return Err(Error::Closed),
+        },
+    };
+    lead(baton, batch, sync).await
+}
+
+async fn wait_for_room(inner: &Inner) -> Result<()> {
+    let room = || match inner.check() {
+        Err(error) => Some(Err(error)),
+        Ok(()) => (inner.pressure() < Pressure::Stop).then_some(Ok(())),
+    };
+    if let Some(result) = room() {
+        return result;
+    }
+    inner.env()?.probe("engine.write.stopped");
+    inner.until(room).await
+}
+
+/// Writes the leader's batch and everything that waits, answers, and passes the baton on.
+async fn lead(baton: Baton, batch: WriteBatch, sync: bool) -> Result<u64> {
+    let inner = baton.0.clone();
+    let (batches, mut answers, sync) = gather(&inner, batch, sync);
+    let mut results = inner.commit(batches, sync).into_iter();
+    let mine = results.next().unwrap_or(Err(Error::Closed));
+    for (answer, result) in answers.0.iter_mut().zip(results) {
+        answer.1 = result;
+    }
+    if let Ok(env) = inner.env() {
+        // The time that the disk took passes here, before anybody hears of success.
+        env.tasks.yield_now().await;
+    }
+    drop(answers);
+    drop(baton);
+    mine
+}
+
+/// The leader's batch and as many waiting ones as fit a group.
+fn gather(inner: &Inner, batch: WriteBatch, mut sync: bool) -> (Vec<WriteBatch>, Answers, bool) {
+    let mut bytes = batch.bytes();
+    let mut batches = vec![batch];
+    let mut answers = Answers(Vec::new());
+    let mut queue = lock(&inner.queue);
+    while bytes < GROUP_BYTES
+        && let Some(request) = queue.waiting.pop_front()
+    {
+        bytes += request.batch.bytes();
+        sync |= request.sync;
+        batches.push(request.batch);
+        answers.0.push((request.turn, Err(Error::Closed)));
+    }
+    (batches, answers, sync)
+}
+
+impl Inner {
+    /// Logs and inserts a group; one result a batch. After a failure of the log nothing of the group is visible.
+    fn commit(&self, batches: Vec<WriteBatch>, sync: bool) -> Vec<Result<u64>> {
+        let mut wal = lock(&self.wal);
+        let logged = self.check().and_then(|()| {
+            let wal = wal.as_mut().ok_or(Error::ReadOnly)?;
+            self.noted(log_group(wal, &batches, sync))
+        });
+        if let Err(error) = logged {
+            return batches.iter().map(|_| Err(error.clone())).collect();
+        }
+        add(&self.counters.wal_groups, 1);
+        add(&self.counters.wal_syncs, u64::from(sync));
+        let sequences = batches.into_iter().map(|batch| Ok(self.insert(batch))).collect();
+        if let Some(wal) = wal.as_mut() {
+            // The group is in; a failure from here on is the next writer's.
+            drop(self.noted(self.after_commit(wal, sync)));
+        }
+        sequences
+    }
+
+    fn after_commit(&self, wal: &mut Log, synced: bool) -> Result<()> {
+        if self.wants_switch() {
+            return self.switch_memtable(wal);
+        }
+        if wal.is_full() {
+            return wal.roll();
+        }
+        if synced && lock(&self.queue).waiting.is_empty() {
+            return wal.settle();
+        }
+        Ok(())
+    }
+
+    /// Inserts a batch without logging it.
+    pub(super) fn apply(&self, batch: WriteBatch) -> Result<u64> {
+        self.check()?;
+        let sequence = self.insert(batch);
+        // Whoever holds the log right now looks at the memtable's size when done.
+        if self.wants_switch()
+            && let Ok(mut wal) = self.wal.try_lock()
+            && let Some(wal) = wal.as_mut()
+        {
+            if wal.is_active_occupied() {
+                // Rolling the log is disk work; it is the flush loop's.
+                self.flush_work.notify_one();
+            } else {
+                self.noted(self.switch_memtable(wal))?;
+            }
+        }
+        Ok(sequence)
+    }
+
+    /// Gives the batch its sequence and makes it visible. An empty one changes nothing.
+    fn insert(&self, batch: WriteBatch) -> u64 {
+        let mut last = lock(&self.writer);
+        if !batch.is_empty() {
+            let active = self.view().active.clone();
+            *last += 1;
+            active.insert(batch, *last);
+            self.visible.store(*last, Ordering::Release);
+            add(&self.counters.batches, 1);
+        }
+        *last
+    }
+
+    /// Whether the memtable is full, or the simulator wants an early flush.
+    pub(super) fn wants_switch(&self) -> bool {
+        let bytes = self.view().active.bytes();
+        if bytes >= self.options.memtable_bytes {
+            return true;
+        }
+        let early = |env: &nokv_env::Env| env.chance("engine.flush.early", 0.005);
+        bytes >= self.options.memtable_bytes / 64 && self.env.as_ref().is_some_and(early)
+    }
+
+    /// Makes the memtable immutable and starts a new one, with a log segment of its own. Wakes the flush loop.
+    pub(super) fn switch_memtable(&self, wal: &mut Log) -> Result<()> {
+        if self.view().active.is_empty() {
+            return Ok(());
+        }
+        if wal.is_active_occupied() {
+            wal.roll()?;
+        }
+        let writer = lock(&self.writer);
+        let mut view = lock(&self.view);
+        let mut next = View::clone(&view);
+        next.immutables.insert(0, next.active);
+        next.active = Arc::new(Memtable::new(wal.active_segment()));
+        *view = Arc::new(next);
+        drop(view);
+        drop(writer);
+        self.flush_work.notify_one();
+        Ok(())
+    }
+}
+
+fn log_group(wal: &mut Log, batches: &[WriteBatch], sync: bool) -> Result<()> {
+    for batch in batches.iter().filter(|batch| !batch.is_empty()) {
+        wal.append(KIND_BATCH, &encode_batch(batch));
+    }
+    if sync { wal.sync() } else { wal.write() }
+}
+
+/// The log's form of a batch:
+///
+/// ```text
+/// batch  = change*
+/// change = | value varint | cf u8 | key length varint | key | value |    value varint: 0 = delete, else length + 1
+/// ```
+fn encode_batch(batch: &WriteBatch) -> Vec<u8> {
+    let mut out = Vec::with_capacity(batch.bytes() + 8 * batch.len());
+    for Change { cf, key, value } in &batch.changes {
+        put_varint(&mut out, value.as_ref().map_or(0, |value| value.len() as u64 + 1));
+        out.push(cf.0);
+        put_varint(&mut out, key.len() as u64);
+        out.extend_from_slice(key);
+        out.extend_from_slice(value.as_deref().unwrap_or_default());
+    }
+    out
+}
+
+/// Reads what [`encode_batch`] wrote.
+pub(super) fn decode_batch(payload: &[u8]) -> Option<WriteBatch> {
+    let payload = Bytes::copy_from_slice(payload);
+    let mut reader = Reader::new(&payload);
+    let mut batch = WriteBatch::new();
+    while !reader.is_empty() {
+        let value_tag = reader.varlen()?;
+        let cf = Cf(reader.u8()?);
+        let key_len = reader.varlen()?;
+        let key = payload.slice_ref(reader.take(key_len)?);
+        let value = match value_tag.checked_sub(1) {
+            None => None,
+            Some(len) => Some(payload.slice_ref(reader.take(len)?)),
+        };
+        batch.push(Change { cf, key, value });
+    }
+    Some(batch)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_logged_batch_is_these_bytes() {
+        let mut batch = WriteBatch::new();
+        batch.put(Cf(1), "key", "value");
+        batch.delete(Cf(2), "gone");
+        batch.put(Cf(0), "", "");
+        let golden = b"\x06\x01\x03keyvalue\x00\x02\x04gone\x01\x00\x00";
+        assert_eq!(encode_batch(&batch), golden);
+        assert_eq!(decode_batch(golden), Some(batch));
+        assert_eq!(decode_batch(&golden[..golden.len() - 1]), None);
+    }
+}

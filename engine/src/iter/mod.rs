@@ -1,0 +1,24 @@
+//! Walking keys in order over all layers.
+//!
+//! ```text
+//! memtable ─┐
+//! table ────┼─ merge (every version, in order) ─ newest (one version a key) ─ without tombstones ─ Iter
+//! level ────┘
+//! ```
+//! Everything here goes one way, chosen at the start, as plain iterators over entries.
+
+pub(crate) mod merge;
+pub(crate) mod source;
+
+use crate::Result;
+use crate::key::Entry;
+
+/// Which way to walk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Direction {
+    Forward,
+    Reverse,
+}
+
+/// One layer's entries (all versions) in order of `Direction`.
+pub(crate) type Source = Box<dyn Iterator<Item = Result<Entry>> + Send>;

@@ -1,0 +1,172 @@
+//! One file of frames, open for appending: the building block of [`crate::log::Log`] and of the manifest.
+//!
+//! Appends gather in memory; [`Segment::write`] hands them to the file, [`Segment::sync`] makes them durable.
+//! After any failed call nothing is known about the file, so every later call fails too.
+
+use crate::error::IoContext;
+use crate::log::frame::{self, End, Frame, Magic};
+use crate::{Error, Result};
+use nokv_env::{Disk, File, OpenMode, disk};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// What a segment file turned out to hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Found {
+    /// Frames up to here.
+    Frames(End),
+    /// The creation of the file was interrupted: nothing was ever written to it.
+    Unborn,
+}
+
+/// Reads the segment at `path` and visits its frames; changes nothing.
+pub(crate) fn read(
+    disk: &dyn Disk,
+    path: &Path,
+    magic: Magic,
+    id: u64,
+    visit: &mut dyn FnMut(u64, Frame<'_>) -> Result<()>,
+) -> Result<Found> {
+    let data = disk::read_all(disk, path).at(path, "read")?;
+    if let Err(fault) = frame::check_header(magic, id, &data) {
+        if fault.checksum_holds || frame::holds_a_frame(id, &data) {
+            return Err(Error::corrupt(path, 0, fault.what));
+        }
+        return Ok(Found::Unborn);
+    }
+    frame::scan(path, id, &data, visit).map(Found::Frames)
+}
+
+/// A file that takes frames at its end.
+pub(crate) struct Segment {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    id: u64,
+    /// Bytes handed to the file.
+    written: u64,
+    /// Frames that follow them.
+    buffer: Vec<u8>,
+    /// Everything below is on disk for good.
+    durable: u64,
+    /// The highest claim that a frame carries.
+    claimed: u64,
+    /// Whether frames other than claims wait for a sync.
+    unsynced: bool,
+    /// Whether the segment holds anything besides its header and claims.
+    occupied: bool,
+    failure: Option<Error>,
+}
+
+impl Segment {
+    /// Creates (or, after an interrupted creation, recreates) the file. Its name is durable only after the caller
+    /// synced the directory.
+    pub(crate) fn create(disk: &dyn Disk, path: &Path, magic: Magic, id: u64, mode: OpenMode) -> Result<Self> {
+        let file = disk.open(path, mode).at(path, "create")?;
+        file.truncate(0).at(path, "truncate")?;
+        file.write_at(&frame::encode_header(magic, id), 0).at(path, "write")?;
+        file.sync_data().at(path, "sync")?;
+        Ok(Self::new(file, path, id, frame::HEADER_BYTES as u64, false))
+    }
+
+    /// Opens a file that was read before, for appending after `end`. Cuts a torn tail. What was read may come from a
+    /// page cache that nobody synced, so this syncs.
+    pub(crate) fn resume(disk: &dyn Disk, path: &Path, id: u64, end: End) -> Result<Self> {
+        let file = disk.open(path, OpenMode::Write).at(path, "open")?;
+        if end.torn_bytes > 0 {
+            file.truncate(end.offset).at(path, "truncate")?;
+        }
+        file.sync_data().at(path, "sync")?;
+        Ok(Self::new(file, path, id, end.offset, end.offset > frame::HEADER_BYTES as u64))
+    }
+
+    fn new(file: Arc<dyn File>, path: &Path, id: u64, written: u64, occupied: bool) -> Self {
+        Self {
+            file,
+            path: path.to_owned(),
+            id,
+            written,
+            buffer: Vec::new(),
+            durable: written,
+            claimed: 0,
+            unsynced: false,
+            occupied,
+            failure: None,
+        }
+    }
+
+    pub(crate) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Length including what is still in memory.
+    pub(crate) fn len(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    /// Whether records were ever appended.
+    pub(crate) fn is_occupied(&self) -> bool {
+        self.occupied
+    }
+
+    /// Adds a frame to the buffer; returns where it will stand.
+    pub(crate) fn append(&mut self, kind: u8, payload: &[u8]) -> u64 {
+        let offset = self.len();
+        frame::encode(&mut self.buffer, self.id, offset, Frame { kind, durable: self.durable, payload });
+        self.claimed = self.durable;
+        if kind != frame::KIND_CLAIM {
+            self.unsynced = true;
+            self.occupied = true;
+        }
+        offset
+    }
+
+    /// Hands the buffer to the file.
+    pub(crate) fn write(&mut self) -> Result<()> {
+        self.check()?;
+        if self.buffer.is_empty() {
+            return Ok(());
+        }
+        let result = self.file.write_at(&self.buffer, self.written).at(&self.path, "write");
+        self.remember(result)?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        self.buffer.shrink_to(1 << 20);
+        Ok(())
+    }
+
+    /// Writes, and makes everything durable.
+    pub(crate) fn sync(&mut self) -> Result<()> {
+        self.write()?;
+        if self.unsynced {
+            let result = self.file.sync_data().at(&self.path, "sync");
+            self.remember(result)?;
+            self.unsynced = false;
+            self.durable = self.written;
+        }
+        Ok(())
+    }
+
+    /// Writes a claim if the last sync is not claimed by any frame yet. Not synced: it is a witness, not a record.
+    pub(crate) fn settle(&mut self) -> Result<()> {
+        self.check()?;
+        if self.claimed < self.durable && self.occupied {
+            self.append(frame::KIND_CLAIM, &[]);
+        }
+        self.write()
+    }
+
+    fn check(&self) -> Result<()> {
+        self.failure.as_ref().map_or(Ok(()), |failure| Err(failure.for_later_callers()))
+    }
+
+    fn remember<T>(&mut self, result: Result<T>) -> Result<T> {
+        if let Err(error) = &result {
+            self.failure = Some(error.clone());
+        }
+        result
+    }
+}

@@ -1,0 +1,210 @@
+use super::*;
+use nokv_env::MemDisk;
+use nokv_env::mem_disk::{CrashMode, DiskFaults};
+
+const DIR: &str = "/log";
+
+fn options() -> LogOptions {
+    LogOptions { extension: "wal".to_owned(), segment_bytes: 100 }
+}
+
+fn platter(seed: u64) -> Arc<MemDisk> {
+    let platter = MemDisk::new(seed);
+    platter.mount().create_dir_all(Path::new(DIR)).unwrap();
+    platter
+}
+
+fn open(disk: &Arc<dyn Disk>) -> Result<(Log, Vec<Vec<u8>>)> {
+    let mut records = Vec::new();
+    let log = Log::open(disk.clone(), Path::new(DIR), options(), &mut |_, kind, payload| {
+        assert_eq!(kind, 1);
+        records.push(payload.to_vec());
+        Ok(())
+    })?;
+    Ok((log, records))
+}
+
+fn read(disk: &Arc<dyn Disk>) -> Result<Vec<Vec<u8>>> {
+    let mut records = Vec::new();
+    Log::open_read_only(disk.clone(), Path::new(DIR), options(), &mut |_, _, payload| {
+        records.push(payload.to_vec());
+        Ok(())
+    })?;
+    Ok(records)
+}
+
+fn record(n: usize) -> Vec<u8> {
+    format!("record {n}").into_bytes()
+}
+
+fn records(count: usize) -> Vec<Vec<u8>> {
+    (0..count).map(record).collect()
+}
+
+/// Appends and syncs records; `synced` counts those that are durable.
+fn write_records(log: &mut Log, range: std::ops::Range<usize>, synced: &mut usize) -> Result<()> {
+    for n in range {
+        log.append(1, &record(n));
+        if n % 3 == 1 {
+            log.write()?;
+        }
+        if n % 3 == 2 {
+            log.sync()?;
+            *synced = n + 1;
+        }
+        if log.is_full() {
+            log.roll()?;
+            *synced = n + 1;
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn records_survive_a_reopen_and_purged_segments_are_gone() {
+    let disk = platter(1).mount();
+    let (mut log, found) = open(&disk).unwrap();
+    assert_eq!((found.len(), log.active_segment()), (0, 1));
+    write_records(&mut log, 0..20, &mut 0).unwrap();
+    log.sync().unwrap();
+    let segments = log.segments();
+    assert!(segments.len() > 3 && segments.windows(2).all(|pair| pair[0].id + 1 == pair[1].id));
+    drop(log);
+    let (mut log, found) = open(&disk).unwrap();
+    assert_eq!(found, records(20));
+    assert_eq!(log.segments().len(), segments.len());
+    log.purge_below(3).unwrap();
+    assert_eq!(log.segments()[0].id, 3);
+    log.purge_below(99).unwrap();
+    assert_eq!(log.segments().len(), 1, "the active segment stays");
+}
+
+#[test]
+fn a_crash_leaves_a_prefix_with_all_that_was_synced() {
+    for seed in 0..300 {
+        let platter = platter(seed);
+        let mode = [CrashMode::PowerLoss, CrashMode::PowerLossWorst, CrashMode::ProcessKill][seed as usize % 3];
+        let (mut synced, mut attempted) = (0, 0);
+        for _ in 0..4 {
+            let disk = platter.mount();
+            let (mut log, found) = open(&disk).unwrap();
+            assert!(found.len() >= synced && found.len() <= attempted, "{} {synced} {attempted}", found.len());
+            assert_eq!(found, records(found.len()));
+            synced = found.len();
+            let crash_at_op = Some(platter.ops() + 1 + seed % 41);
+            platter.set_faults(DiskFaults { crash_at_op, ..DiskFaults::default() });
+            attempted = synced + 30;
+            let written = write_records(&mut log, found.len()..attempted, &mut synced);
+            assert_eq!(written.is_err(), platter.crashed());
+            platter.set_faults(DiskFaults::default());
+            platter.crash(mode);
+        }
+    }
+}
+
+#[test]
+fn every_operation_is_a_place_to_crash() {
+    for seed in 0..3 {
+        for crash_at in 1.. {
+            let platter = platter(seed);
+            let mut synced = 0;
+            let crash_at_op = Some(platter.ops() + crash_at);
+            platter.set_faults(DiskFaults { crash_at_op, ..DiskFaults::default() });
+            let life = |synced: &mut usize| -> Result<()> {
+                let disk = platter.mount();
+                let (mut log, _) = open(&disk)?;
+                write_records(&mut log, 0..8, synced)?;
+                log.purge_below(log.active_segment())?;
+                log.settle()
+            };
+            let purged = life(&mut synced).is_ok();
+            let crashed = platter.crashed();
+            platter.set_faults(DiskFaults::default());
+            platter.crash(CrashMode::PowerLoss);
+            let (mut log, found) = open(&platter.mount()).unwrap();
+            if let Some(last) = found.last() {
+                let last = records(8).iter().position(|record| record == last).unwrap();
+                assert_eq!(found, records(last + 1)[last + 1 - found.len()..]);
+                assert!(last + 1 >= synced);
+            } else {
+                assert!(synced < 8 || purged || log.active_segment() > 1);
+            }
+            log.append(1, b"alive");
+            log.sync().unwrap();
+            if !crashed {
+                break;
+            }
+        }
+    }
+}
+
+#[test]
+fn every_flipped_bit_is_noticed_or_harmless() {
+    let platter = platter(1);
+    let disk = platter.mount();
+    let (mut log, _) = open(&disk).unwrap();
+    write_records(&mut log, 0..8, &mut 0).unwrap();
+    log.sync().unwrap();
+    log.settle().unwrap();
+    for (file, len) in platter.files() {
+        for bit in 0..len * 8 {
+            platter.flip_bit(&file, bit / 8, (bit % 8) as u8);
+            match read(&disk) {
+                Err(error) => assert!(error.is_corrupt(), "{error}"),
+                Ok(found) => assert_eq!(found, records(8), "bit {bit} of {}", file.display()),
+            }
+            platter.flip_bit(&file, bit / 8, (bit % 8) as u8);
+        }
+    }
+    assert_eq!(read(&disk).unwrap(), records(8));
+}
+
+#[test]
+fn a_lost_segment_is_noticed() {
+    for lost in ["/log/00002.wal", "/log/00003.wal"] {
+        let disk = platter(1).mount();
+        let (mut log, _) = open(&disk).unwrap();
+        write_records(&mut log, 0..20, &mut 0).unwrap();
+        disk.remove_file(Path::new(lost)).unwrap();
+        let error = read(&disk).unwrap_err();
+        assert!(matches!(&error, Error::Corrupt { file, .. } if file == Path::new(lost)), "{error}");
+    }
+}
+
+#[test]
+fn a_failed_sync_poisons_for_ever() {
+    let platter = platter(1);
+    let disk = platter.mount();
+    let (mut log, _) = open(&disk).unwrap();
+    log.append(1, &record(0));
+    log.sync().unwrap();
+    let sync_error_at = Some(platter.counters().syncs + 1);
+    platter.set_faults(DiskFaults { sync_error_at, ..DiskFaults::default() });
+    log.append(1, &record(1));
+    assert!(matches!(log.sync(), Err(Error::Io { .. })));
+    assert!(matches!(log.sync(), Err(Error::Poisoned(_))));
+    assert!(matches!(log.write(), Err(Error::Poisoned(_))));
+    assert!(matches!(log.roll(), Err(Error::Poisoned(_))));
+    platter.crash(CrashMode::PowerLossWorst);
+    // What a failed sync left on the platter is anybody's guess, but the first record was safe.
+    let found = read(&platter.mount()).unwrap();
+    assert!(found == records(1) || found == records(2));
+}
+
+#[test]
+fn reading_changes_nothing() {
+    let platter = platter(3);
+    let disk = platter.mount();
+    let (mut log, _) = open(&disk).unwrap();
+    write_records(&mut log, 0..2, &mut 0).unwrap();
+    log.write().unwrap();
+    let files = platter.files();
+    let (path, len) = files[0].clone();
+    let file = disk.open(&path, OpenMode::Write).unwrap();
+    file.truncate(len - 3).unwrap();
+    let files = platter.files();
+    assert_eq!(read(&disk).unwrap(), records(1));
+    assert_eq!(platter.files(), files);
+    let (log, found) = open(&disk).unwrap();
+    assert_eq!((found, log.torn_bytes()), (records(1), 26));
+}

@@ -1,0 +1,188 @@
+//! Writing a table: entries in order in, one durable file out.
+
+use crate::error::IoContext;
+use crate::files;
+use crate::key::{Entry, InternalKey};
+use crate::options::{Compression, Options};
+use crate::table::block::BlockBuilder;
+use crate::table::filter;
+use crate::table::format::{Footer, Handle, TRAILER_BYTES, TableMeta, seal_section};
+use crate::{Error, Result};
+use nokv_env::{Disk, File, OpenMode};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+/// Bytes gathered before they go to the file.
+const WRITE_BYTES: usize = 512 << 10;
+
+/// A table under construction. Dropped without [`TableBuilder::finish`], it leaves a file that no manifest names.
+pub(crate) struct TableBuilder {
+    file: Arc<dyn File>,
+    path: PathBuf,
+    /// Not yet in the file.
+    buffer: Vec<u8>,
+    /// Bytes in the file.
+    written: u64,
+    data: BlockBuilder,
+    index: BlockBuilder,
+    top_index: BlockBuilder,
+    hashes: Vec<u64>,
+    block_bytes: usize,
+    compression: Compression,
+    bloom_bits_per_key: u32,
+    number: u64,
+    entries: u64,
+    tombstones: u64,
+    sequence_min: u64,
+    sequence_max: u64,
+    smallest: Option<InternalKey>,
+    largest: Option<InternalKey>,
+    /// Scratch: the encoded key.
+    encoded: Vec<u8>,
+}
+
+impl TableBuilder {
+    /// Creates the file of table `number` in `dir`.
+    pub(crate) fn create(disk: &dyn Disk, dir: &Path, number: u64, options: &Options) -> Result<Self> {
+        let path = files::table(dir, number);
+        let file = disk.open(&path, OpenMode::CreateNew).at(&path, "create")?;
+        Ok(Self {
+            file,
+            path,
+            buffer: Vec::with_capacity(WRITE_BYTES.min(options.table_bytes as usize) + options.block_bytes),
+            written: 0,
+            data: BlockBuilder::new(),
+            index: BlockBuilder::new(),
+            top_index: BlockBuilder::new(),
+            hashes: Vec::new(),
+            block_bytes: options.block_bytes,
+            compression: options.compression,
+            bloom_bits_per_key: options.bloom_bits_per_key,
+            number,
+            entries: 0,
+            tombstones: 0,
+            sequence_min: u64::MAX,
+            sequence_max: 0,
+            smallest: None,
+            largest: None,
+            encoded: Vec::new(),
+        })
+    }
+
+    /// Adds an entry that sorts behind all before it.
+    pub(crate) fn add(&mut self, entry: &Entry) -> Result<()> {
+        let Entry { key, value } = entry;
+        assert!(
+            self.largest.as_ref().is_none_or(|largest| largest < key),
+            "{}: {key:?} is out of order",
+            self.path.display()
+        );
+        self.encoded.clear();
+        key.encode_to(&mut self.encoded);
+        let prefixed = &self.encoded[..self.encoded.len() - 8];
+        if self.bloom_bits_per_key > 0 && self.largest.as_ref().is_none_or(|last| !last.same_user_key(key)) {
+            self.hashes.push(filter::hash(prefixed));
+        }
+        self.data.add(&self.encoded, value.as_deref());
+        self.entries += 1;
+        self.tombstones += u64::from(value.is_none());
+        self.sequence_min = self.sequence_min.min(key.sequence);
+        self.sequence_max = self.sequence_max.max(key.sequence);
+        if self.smallest.is_none() {
+            self.smallest = Some(key.clone());
+        }
+        self.largest = Some(key.clone());
+        if self.data.bytes() >= self.block_bytes {
+            self.cut_data_block()?;
+        }
+        Ok(())
+    }
+
+    /// Bytes the table has so far, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.offset() + self.data.bytes() as u64
+    }
+
+    /// Writes what is left and makes the file's content durable. The caller syncs the directory before a manifest
+    /// names the table.
+    pub(crate) fn finish(mut self) -> Result<TableMeta> {
+        self.cut_data_block()?;
+        self.cut_index_block()?;
+        let filter = if self.hashes.is_empty() {
+            Handle::default()
+        } else {
+            let filter = filter::build(&self.hashes, self.bloom_bits_per_key);
+            self.put_section(filter, Compression::None)?
+        };
+        let top_index = self.top_index.finish();
+        let top_index = self.put_section(top_index, self.compression)?;
+        let (Some(smallest), Some(largest)) = (self.smallest.take(), self.largest.take()) else {
+            return Err(Error::corrupt(&self.path, 0, "a table without entries was finished"));
+        };
+        let mut meta = TableMeta {
+            number: self.number,
+            bytes: 0,
+            entries: self.entries,
+            tombstones: self.tombstones,
+            sequence_min: self.sequence_min,
+            sequence_max: self.sequence_max,
+            smallest,
+            largest,
+        };
+        let mut properties = Vec::new();
+        meta.encode_properties(&mut properties);
+        let properties = self.put_section(properties, Compression::None)?;
+        self.buffer.extend_from_slice(&Footer { top_index, filter, properties }.encode());
+        self.write()?;
+        self.file.sync_data().at(&self.path, "sync")?;
+        meta.bytes = self.written;
+        Ok(meta)
+    }
+
+    fn cut_data_block(&mut self) -> Result<()> {
+        if self.data.is_empty() {
+            return Ok(());
+        }
+        let last_key = self.data.last_key().to_vec();
+        let body = self.data.finish();
+        let handle = self.put_section(body, self.compression)?;
+        self.index.add(&last_key, Some(&handle.encode()));
+        if self.index.bytes() >= self.block_bytes {
+            self.cut_index_block()?;
+        }
+        Ok(())
+    }
+
+    fn cut_index_block(&mut self) -> Result<()> {
+        if self.index.is_empty() {
+            return Ok(());
+        }
+        let last_key = self.index.last_key().to_vec();
+        let body = self.index.finish();
+        let handle = self.put_section(body, self.compression)?;
+        self.top_index.add(&last_key, Some(&handle.encode()));
+        Ok(())
+    }
+
+    fn put_section(&mut self, body: Vec<u8>, compression: Compression) -> Result<Handle> {
+        let section = seal_section(body, compression);
+        debug_assert!(section.len() >= TRAILER_BYTES);
+        let handle = Handle { offset: self.offset(), len: section.len() as u32 };
+        self.buffer.extend_from_slice(&section);
+        if self.buffer.len() >= WRITE_BYTES {
+            self.write()?;
+        }
+        Ok(handle)
+    }
+
+    fn offset(&self) -> u64 {
+        self.written + self.buffer.len() as u64
+    }
+
+    fn write(&mut self) -> Result<()> {
+        self.file.write_at(&self.buffer, self.written).at(&self.path, "write")?;
+        self.written += self.buffer.len() as u64;
+        self.buffer.clear();
+        Ok(())
+    }
+}

@@ -1,0 +1,241 @@
+//! The bytes of a table file around its blocks.
+//!
+//! ```text
+//! table      = section* footer
+//! section    = | body | codec u8 | crc u32 |                  crc over body and codec
+//! sections   : data block*, interleaved with index blocks; then filter (maybe), top index, properties
+//! handle     = | offset u64 | length u32 |                    of a section, trailer included
+//! footer     = | top index handle | filter handle | properties handle | version u32 | crc u32 | magic [8] |
+//! properties = | number u64 | entries u64 | tombstones u64 | sequence min u64 | sequence max u64 |
+//!              | length u32 | smallest key | length u32 | largest key |
+//! ```
+//! Numbers are little-endian, checksums CRC-32C. An index entry's key is the last key below it, its value a
+//! handle. The top index points at index blocks, an index block at data blocks. A filter handle of length 0: none.
+
+use crate::coding::{Reader, put_bytes};
+use crate::key::InternalKey;
+use crate::options::Compression;
+use bytes::Bytes;
+
+/// Codec of a section. On disk: never renumber.
+const CODEC_RAW: u8 = 0;
+const CODEC_LZ4: u8 = 1;
+/// Bytes behind a section's body.
+pub(crate) const TRAILER_BYTES: usize = 5;
+/// Bytes of the footer.
+pub(crate) const FOOTER_BYTES: usize = 3 * HANDLE_BYTES + 16;
+const HANDLE_BYTES: usize = 12;
+const MAGIC: [u8; 8] = *b"NoKV-sst";
+const VERSION: u32 = 1;
+/// A decompressed section larger than this is nonsense.
+const SECTION_BYTES_MAX: usize = 1 << 30;
+
+/// Where a section is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct Handle {
+    pub(crate) offset: u64,
+    /// With its trailer.
+    pub(crate) len: u32,
+}
+
+impl Handle {
+    pub(crate) fn encode(self) -> [u8; HANDLE_BYTES] {
+        let mut out = [0; HANDLE_BYTES];
+        out[..8].copy_from_slice(&self.offset.to_le_bytes());
+        out[8..].copy_from_slice(&self.len.to_le_bytes());
+        out
+    }
+
+    pub(crate) fn decode(data: &[u8]) -> Option<Self> {
+        let mut reader = Reader::new(data);
+        Some(Self { offset: reader.u64()?, len: reader.u32()? })
+    }
+}
+
+/// Turns a body into a section.
+pub(crate) fn seal_section(body: Vec<u8>, compression: Compression) -> Vec<u8> {
+    let (mut section, codec) = match compression {
+        Compression::Lz4 => {
+            let compressed = lz4_flex::block::compress_prepend_size(&body);
+            if compressed.len() <= body.len() - body.len() / 8 { (compressed, CODEC_LZ4) } else { (body, CODEC_RAW) }
+        }
+        Compression::None => (body, CODEC_RAW),
+    };
+    section.push(codec);
+    let crc = crc32c::crc32c(&section);
+    section.extend_from_slice(&crc.to_le_bytes());
+    section
+}
+
+/// The body of a section; the error says what is wrong with it.
+pub(crate) fn open_section(mut section: Vec<u8>) -> Result<Bytes, &'static str> {
+    let (checked, crc) = section.split_last_chunk::<4>().ok_or("the section is too short")?;
+    if crc32c::crc32c(checked) != u32::from_le_bytes(*crc) {
+        return Err("the section fails its checksum");
+    }
+    let (codec, body) = checked.split_last().ok_or("the section is too short")?;
+    match *codec {
+        CODEC_RAW => {
+            section.truncate(section.len() - TRAILER_BYTES);
+            Ok(section.into())
+        }
+        CODEC_LZ4 => {
+            let size = Reader::new(body).u32().ok_or("the compressed section is too short")?;
+            if size as usize > SECTION_BYTES_MAX {
+                return Err("the compressed section claims an absurd size");
+            }
+            let body = lz4_flex::block::decompress_size_prepended(body);
+            body.map(Bytes::from).map_err(|_| "the section does not decompress")
+        }
+        _ => Err("the section's codec is not known to this release"),
+    }
+}
+
+/// Where the parts of a table are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Footer {
+    pub(crate) top_index: Handle,
+    pub(crate) filter: Handle,
+    pub(crate) properties: Handle,
+}
+
+impl Footer {
+    pub(crate) fn encode(self) -> Vec<u8> {
+        let mut out = Vec::with_capacity(FOOTER_BYTES);
+        for handle in [self.top_index, self.filter, self.properties] {
+            out.extend_from_slice(&handle.encode());
+        }
+        out.extend_from_slice(&VERSION.to_le_bytes());
+        out.extend_from_slice(&crc32c::crc32c(&out).to_le_bytes());
+        out.extend_from_slice(&MAGIC);
+        out
+    }
+
+    pub(crate) fn decode(data: &[u8]) -> Result<Self, String> {
+        let (checked, magic) = data.split_last_chunk::<8>().ok_or("the footer is too short")?;
+        if *magic != MAGIC {
+            return Err("this is not a table, or its end is missing".to_owned());
+        }
+        let (checked, crc) = checked.split_last_chunk::<4>().ok_or("the footer is too short")?;
+        if crc32c::crc32c(checked) != u32::from_le_bytes(*crc) {
+            return Err("the footer fails its checksum".to_owned());
+        }
+        let version = Reader::at(checked, 3 * HANDLE_BYTES).u32();
+        if version != Some(VERSION) {
+            return Err(format!("format version {version:?} is not known to this release"));
+        }
+        let handle = |n: usize| Handle::decode(&checked[n * HANDLE_BYTES..]).ok_or("the footer is too short");
+        Ok(Self { top_index: handle(0)?, filter: handle(1)?, properties: handle(2)? })
+    }
+}
+
+/// What is known about a table without reading it. Stored in the table and in the manifest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct TableMeta {
+    /// Names the file.
+    pub(crate) number: u64,
+    /// Length of the file. Not in the properties: the file knows it.
+    pub(crate) bytes: u64,
+    pub(crate) entries: u64,
+    pub(crate) tombstones: u64,
+    pub(crate) sequence_min: u64,
+    pub(crate) sequence_max: u64,
+    pub(crate) smallest: InternalKey,
+    pub(crate) largest: InternalKey,
+}
+
+impl TableMeta {
+    pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
+        for number in [self.number, self.entries, self.tombstones, self.sequence_min, self.sequence_max] {
+            out.extend_from_slice(&number.to_le_bytes());
+        }
+        put_bytes(out, &self.smallest.encode());
+        put_bytes(out, &self.largest.encode());
+    }
+
+    /// Reads properties of a table of `bytes` bytes.
+    pub(crate) fn decode_properties(reader: &mut Reader<'_>, bytes: u64) -> Option<Self> {
+        Some(Self {
+            bytes,
+            number: reader.u64()?,
+            entries: reader.u64()?,
+            tombstones: reader.u64()?,
+            sequence_min: reader.u64()?,
+            sequence_max: reader.u64()?,
+            smallest: InternalKey::decode(reader.bytes()?)?,
+            largest: InternalKey::decode(reader.bytes()?)?,
+        })
+    }
+
+    /// Whether the user key ranges of both tables touch.
+    pub(crate) fn overlaps(&self, other: &TableMeta) -> bool {
+        let disjoint = |a: &TableMeta, b: &TableMeta| {
+            (a.largest.cf, &a.largest.user) < (b.smallest.cf, &b.smallest.user)
+        };
+        !disjoint(self, other) && !disjoint(other, self)
+    }
+
+    /// Whether the table's range holds this user key.
+    pub(crate) fn covers(&self, cf: u8, user: &[u8]) -> bool {
+        (self.smallest.cf, &self.smallest.user[..]) <= (cf, user)
+            && (cf, user) <= (self.largest.cf, &self.largest.user[..])
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Cf;
+
+    #[test]
+    fn the_bytes_are_these() {
+        let raw = seal_section(b"body".to_vec(), Compression::None);
+        assert_eq!(raw, [b"body".as_slice(), &[0], &crc32c::crc32c(b"body\0").to_le_bytes()].concat());
+
+        let handle = |offset| Handle { offset, len: 9 };
+        let footer = Footer { top_index: handle(1), filter: handle(2), properties: handle(3) };
+        let mut golden = Vec::new();
+        for n in 1..=3 {
+            golden.extend_from_slice(&[n, 0, 0, 0, 0, 0, 0, 0, 9, 0, 0, 0]);
+        }
+        golden.extend_from_slice(&[1, 0, 0, 0]);
+        golden.extend_from_slice(&crc32c::crc32c(&golden).to_le_bytes());
+        golden.extend_from_slice(b"NoKV-sst");
+        assert_eq!(footer.encode(), golden);
+        assert_eq!(Footer::decode(&golden), Ok(footer));
+    }
+
+    #[test]
+    fn properties_come_back() {
+        let key = |user: &'static str, sequence| InternalKey::new(Cf(2), user.into(), sequence);
+        let meta = TableMeta {
+            number: 4,
+            bytes: 77,
+            entries: 5,
+            tombstones: 1,
+            sequence_min: 3,
+            sequence_max: 9,
+            smallest: key("a", 9),
+            largest: key("z", 3),
+        };
+        let mut out = Vec::new();
+        meta.encode_properties(&mut out);
+        assert_eq!(TableMeta::decode_properties(&mut Reader::new(&out), 77), Some(meta));
+        assert_eq!(TableMeta::decode_properties(&mut Reader::new(&out[..out.len() - 1]), 77), None);
+    }
+
+    #[test]
+    fn sections_come_back_and_rot_is_noticed() {
+        for compression in [Compression::None, Compression::Lz4] {
+            let body = b"the same again, the same again, the same again, the same again".to_vec();
+            let section = seal_section(body.clone(), compression);
+            assert_eq!(section.len() < body.len(), compression == Compression::Lz4);
+            assert_eq!(open_section(section.clone()), Ok(body.into()));
+            for at in 0..section.len() {
+                let mut bad = section.clone();
+                bad[at] ^= 4;
+                assert!(open_section(bad).is_err());
+            }
+        }
+    }
+}

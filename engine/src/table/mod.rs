@@ -1,0 +1,185 @@
+//! Tables: immutable sorted files. A lookup asks the filter, then walks top index → index block → data block.
+//!
+//! Blocks and filters are read through the block cache; of an open table only the top index stays in memory.
+//! Every section is checked against its checksum when it is read.
+//!
+//! A table that a compaction replaced is marked obsolete. When the last reader lets go of it, its number lands in
+//! the [`Graveyard`], and background work removes the file: readers never delete.
+
+pub(crate) mod block;
+pub(crate) mod builder;
+pub(crate) mod cursor;
+pub(crate) mod filter;
+pub(crate) mod format;
+
+use crate::cache::{BlockCache, Cached};
+use crate::coding::Reader;
+use crate::error::IoContext;
+use crate::key::{InternalKey, split};
+use crate::{Error, Result, files};
+use block::Block;
+use bytes::Bytes;
+use cursor::TableCursor;
+use format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
+use nokv_env::{Disk, File, OpenMode};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+/// Numbers of tables that nobody uses any more.
+#[derive(Default)]
+pub(crate) struct Graveyard(Mutex<Vec<u64>>);
+
+impl Graveyard {
+    /// Takes the numbers out.
+    pub(crate) fn drain(&self) -> Vec<u64> {
+        let mut numbers = std::mem::take(&mut *crate::lock(&self.0));
+        numbers.sort_unstable();
+        numbers
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        crate::lock(&self.0).len()
+    }
+}
+
+/// What all tables of a database share.
+#[derive(Clone)]
+pub(crate) struct TableContext {
+    pub(crate) disk: Arc<dyn Disk>,
+    pub(crate) dir: PathBuf,
+    pub(crate) cache: Arc<BlockCache>,
+    pub(crate) graveyard: Arc<Graveyard>,
+    /// Lookups that a filter answered.
+    pub(crate) filter_rejections: Arc<AtomicU64>,
+}
+
+/// An open table.
+pub(crate) struct Table {
+    pub(crate) meta: TableMeta,
+    file: Arc<dyn File>,
+    path: PathBuf,
+    top_index: Block,
+    filter: Handle,
+    context: TableContext,
+    obsolete: AtomicBool,
+}
+
+/// What a table knows about a key: the newest version that may be seen.
+pub(crate) struct Hit {
+    pub(crate) sequence: u64,
+    /// `None`: deleted.
+    pub(crate) value: Option<Bytes>,
+}
+
+impl Table {
+    /// Opens the table that `meta` (from the manifest) describes, and checks that the file agrees.
+    pub(crate) fn open(context: &TableContext, meta: TableMeta) -> Result<Self> {
+        let path = files::table(&context.dir, meta.number);
+        let file = context.disk.open(&path, OpenMode::Read);
+        let file = match file {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+                return Err(Error::corrupt(&path, 0, "the table is missing although the manifest names it"));
+            }
+            other => other.at(&path, "open")?,
+        };
+        let len = file.len().at(&path, "measure")?;
+        if len != meta.bytes || len < FOOTER_BYTES as u64 {
+            let what = format!("the table has {len} bytes, the manifest says {}", meta.bytes);
+            return Err(Error::corrupt(&path, len, what));
+        }
+        let footer_at = len - FOOTER_BYTES as u64;
+        let footer = file.read_exact_at(FOOTER_BYTES, footer_at).at(&path, "read")?;
+        let footer = Footer::decode(&footer).map_err(|what| Error::corrupt(&path, footer_at, what))?;
+        let properties = read_section(&*file, &path, len, footer.properties)?;
+        let found = TableMeta::decode_properties(&mut Reader::new(&properties), len);
+        if found.as_ref() != Some(&meta) {
+            let what = "the table's properties differ from the manifest's";
+            return Err(Error::corrupt(&path, footer.properties.offset, what));
+        }
+        let top_index = read_section(&*file, &path, len, footer.top_index)?;
+        let top_index =
+            Block::parse(top_index).map_err(|what| Error::corrupt(&path, footer.top_index.offset, what))?;
+        let obsolete = AtomicBool::new(false);
+        Ok(Self { meta, file, path, top_index, filter: footer.filter, context: context.clone(), obsolete })
+    }
+
+    /// The newest version at or below the target's sequence.
+    pub(crate) fn get(self: &Arc<Self>, target: &InternalKey, encoded: &[u8]) -> Result<Option<Hit>> {
+        let prefixed = &encoded[..encoded.len() - 8];
+        if !self.meta.covers(target.cf, &target.user) || !self.may_hold(prefixed)? {
+            return Ok(None);
+        }
+        let mut cursor = TableCursor::new(self.clone(), true);
+        cursor.seek(encoded)?;
+        if !cursor.is_valid() {
+            return Ok(None);
+        }
+        match split(cursor.key()) {
+            Some((found, sequence)) if found == prefixed => Ok(Some(Hit { sequence, value: cursor.value() })),
+            _ => Ok(None),
+        }
+    }
+
+    /// Whether the filter admits the key (family byte and user key).
+    pub(crate) fn may_hold(&self, prefixed: &[u8]) -> Result<bool> {
+        if self.filter.len == 0 {
+            return Ok(true);
+        }
+        let cached = self.context.cache.get(self.meta.number, self.filter.offset);
+        let filter = if let Some(Cached::Filter(filter)) = cached {
+            filter
+        } else {
+            let filter = read_section(&*self.file, &self.path, self.meta.bytes, self.filter)?;
+            self.context.cache.insert(self.meta.number, self.filter.offset, Cached::Filter(filter.clone()));
+            filter
+        };
+        let may_hold = filter::may_hold(&filter, filter::hash(prefixed));
+        if !may_hold {
+            self.context.filter_rejections.fetch_add(1, Ordering::Relaxed);
+        }
+        Ok(may_hold)
+    }
+
+    /// From now on nothing refers to the table but readers that already do.
+    pub(crate) fn mark_obsolete(&self) {
+        self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// The block at `handle`, from the cache if it is there.
+    fn block(&self, handle: Handle, fill_cache: bool) -> Result<Block> {
+        if let Some(Cached::Block(block)) = self.context.cache.get(self.meta.number, handle.offset) {
+            return Ok(block);
+        }
+        let body = read_section(&*self.file, &self.path, self.meta.bytes, handle)?;
+        let block = Block::parse(body).map_err(|what| self.corrupt(handle.offset, what))?;
+        if fill_cache {
+            self.context.cache.insert(self.meta.number, handle.offset, Cached::Block(block.clone()));
+        }
+        Ok(block)
+    }
+
+    fn corrupt(&self, offset: u64, what: &'static str) -> Error {
+        Error::corrupt(&self.path, offset, what)
+    }
+}
+
+impl Drop for Table {
+    fn drop(&mut self) {
+        if *self.obsolete.get_mut() {
+            crate::lock(&self.context.graveyard.0).push(self.meta.number);
+        }
+    }
+}
+
+fn read_section(file: &dyn File, path: &Path, file_bytes: u64, handle: Handle) -> Result<Bytes> {
+    let end = handle.offset.checked_add(u64::from(handle.len));
+    if (handle.len as usize) < TRAILER_BYTES || end.is_none_or(|end| end > file_bytes) {
+        return Err(Error::corrupt(path, handle.offset, "a handle points outside the table"));
+    }
+    let section = file.read_exact_at(handle.len as usize, handle.offset).at(path, "read")?;
+    open_section(section).map_err(|what| Error::corrupt(path, handle.offset, what))
+}
+
+#[cfg(test)]
+mod tests;
