@@ -1,1 +1,3 @@
-//! raftstore
+//! The store.
+
+mod mvcc;
