@@ -20,11 +20,11 @@ impl Service<http::Request<Body>> for Link {
     type Future = BoxFuture<'static, Result<Self::Response, Status>>;
 
     fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Status>> {
-        self.0.poll_ready(context).map_err(Status::from_error)
+        self.0.poll_ready(context).map_err(|error| Status::from_error(error.0))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let answer = self.0.call(request);
-        Box::pin(async move { answer.await.map_err(Status::from_error) })
+        Box::pin(async move { answer.await.map_err(|error| Status::from_error(error.0)) })
     }
 }
