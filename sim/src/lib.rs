@@ -1,11 +1,38 @@
 //! The simulated world: a whole cluster, its clients and its faults in one seeded, deterministic run.
+//!
+//! Start at [`run()`]: it draws a configuration, a fault plan and a workload from the seed, runs them in simulated
+//! time on one thread, heals everything, and judges what happened. Equal seed, binary and options give an equal
+//! trace.
+//!
+//! Bottom up:
+//! - [`exec`]: who runs tasks. Our own executor, or madsim behind the same trait; [`trace`] is what happened;
+//! - [`net`]: gRPC over simulated links; [`node`]: one life of a node as an `Env`;
+//! - [`world`]: the cluster and the levers on it; [`services`]: the product's front doors;
+//! - [`config`], [`plan`], [`workload`]: what to do, as data, drawn with [`draw`]; [`cases`]: saved ones;
+//! - [`faults`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
+//! - [`history`], [`watch`]: what clients and protocols did; [`check`]: the judges;
+//! - [`mod@run`], [`report`]: the verdict.
+//!
+//! The crate reads no clock and starts no thread except in [`run::sweep`], one a job; each run is single-threaded.
+
+pub mod cases;
 pub mod check;
 pub mod config;
 pub mod draw;
 pub mod exec;
+pub mod faults;
 pub mod history;
 pub mod net;
 pub mod node;
+pub mod operator;
 pub mod plan;
+pub mod report;
+pub mod run;
+pub mod scenario;
+pub mod services;
 pub mod trace;
 pub mod watch;
+pub mod workload;
+pub mod world;
+
+pub use run::{RunOptions, Verdict, check_determinism, run};

@@ -243,7 +243,7 @@ fn free_slot(state: &mut State, slot: u32) -> Option<(Arc<TaskWaker>, Waker)> {
     task.waker.take()
 }
 
-fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
+pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
     payload
         .downcast_ref::<String>()
         .cloned()

@@ -1,0 +1,254 @@
+//! Carrying out a fault plan: each fault is a small story told on the world's levers.
+
+use crate::exec::Node;
+use crate::net::Down;
+use crate::plan::{Fault, Plan};
+use crate::services::Role;
+use crate::trace::{Kind, digest};
+use crate::world::{Standing, World};
+use nokv_env::mem_disk::DiskFaults;
+use nokv_env::task::Stop;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// How long a clean stop may take before the process is killed.
+const STOP_PATIENCE_MS: u64 = 10_000;
+/// How long an armed disk fault waits for its operation.
+const ARMED_MS: u64 = 5_000;
+
+/// Carries out a plan, and knows how to end what it began.
+pub struct Faults {
+    world: Arc<World>,
+    /// Raised when healing begins: faults under way end, later ones do not start.
+    healing: Stop,
+    struck: AtomicU64,
+}
+
+impl Faults {
+    /// Faults for `world`.
+    pub fn new(world: Arc<World>) -> Arc<Self> {
+        Arc::new(Self { world, healing: Stop::new(), struck: AtomicU64::new(0) })
+    }
+
+    /// Faults that found their target.
+    pub fn struck(&self) -> u64 {
+        self.struck.load(Ordering::Relaxed)
+    }
+
+    /// Starts every fault at its time.
+    pub fn run(self: &Arc<Self>, plan: Plan) {
+        let this = self.clone();
+        let start = this.world.now();
+        self.world.go("faults", async move {
+            for timed in plan.faults {
+                let exec = &this.world.around.exec;
+                let wait = exec.sleep_until(start + timed.at_ms * 1_000_000);
+                futures_util::future::select(wait, std::pin::pin!(this.healing.stopped())).await;
+                if this.healing.is_stopped() {
+                    return;
+                }
+                let one = this.clone();
+                this.world.go("fault", async move { one.strike(timed.fault).await });
+            }
+        });
+    }
+
+    /// Ends all faults: links, clocks of execution and disks are healthy again, and everything is booted.
+    pub async fn heal(&self) {
+        let world = &self.world;
+        world.note("healing begins".to_owned());
+        self.healing.stop();
+        world.stop_chances();
+        world.around.network.heal();
+        for node in world.nodes() {
+            world.around.exec.resume(node);
+            world.around.exec.slow_cpu(node, 0);
+            world.disk(node).set_faults(DiskFaults::default());
+            world.disk(node).set_latency(world.config.disk.model(1));
+        }
+        // Faults under way end by themselves, including clean stops; then whoever is still off is booted.
+        world.sleep_ms(10).await;
+        for node in world.nodes() {
+            if world.disk(node).crashed() {
+                world.kill(node, Down::Power);
+            }
+            world.boot(node);
+        }
+    }
+
+    /// Waits for the end of a fault, or for healing.
+    async fn last(&self, millis: u64) {
+        let exec = &self.world.around.exec;
+        let wait = exec.sleep_until(self.world.now() + millis * 1_000_000);
+        futures_util::future::select(wait, std::pin::pin!(self.healing.stopped())).await;
+    }
+
+    fn find(&self, names: &[String]) -> Vec<Node> {
+        names.iter().filter_map(|name| self.world.find(name)).collect()
+    }
+
+    fn struck_now(&self, fault: &Fault) {
+        self.struck.fetch_add(1, Ordering::Relaxed);
+        let text = serde_json::to_string(fault).unwrap_or_default();
+        let world = &self.world;
+        world.around.trace.event(world.now(), crate::exec::SUPERVISOR, Kind::Fault, digest(text.as_bytes()), 0);
+        world.note(format!("fault {text}"));
+    }
+
+    async fn strike(&self, fault: Fault) {
+        let world = &self.world;
+        let node = |name: &str| world.find(name);
+        match &fault {
+            Fault::Kill { node: name, power, down_ms } => {
+                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else { return };
+                self.struck_now(&fault);
+                self.down(node, if *power { Down::Power } else { Down::Process }, *down_ms).await;
+            }
+            Fault::Restart { node: name, down_ms } => {
+                let Some(node) = node(name).filter(|node| world.standing(*node) == Standing::Up) else { return };
+                self.struck_now(&fault);
+                world.shut_down(node, STOP_PATIENCE_MS).await;
+                self.last(*down_ms).await;
+                world.boot(node);
+            }
+            Fault::Pause { node: name, for_ms } => {
+                let Some(node) = node(name) else { return };
+                self.struck_now(&fault);
+                world.around.exec.pause(node);
+                self.last(*for_ms).await;
+                world.around.exec.resume(node);
+            }
+            Fault::SlowCpu { node: name, step_us, for_ms } => {
+                let Some(node) = node(name) else { return };
+                self.struck_now(&fault);
+                world.around.exec.slow_cpu(node, step_us * 1_000);
+                self.last(*for_ms).await;
+                world.around.exec.slow_cpu(node, 0);
+            }
+            Fault::Partition { left, right, one_way, for_ms } => {
+                self.struck_now(&fault);
+                self.partition(&self.find(left), &self.find(right), *one_way, *for_ms).await;
+            }
+            Fault::SlowLink { from, to, extra_ms, for_ms } => {
+                let (Some(from), Some(to)) = (node(from), node(to)) else { return };
+                self.struck_now(&fault);
+                let extra_ns = (extra_ms * 1_000_000) as i64;
+                world.around.network.slow(from, to, extra_ns);
+                self.last(*for_ms).await;
+                world.around.network.slow(from, to, -extra_ns);
+            }
+            Fault::Loss { node: name, ppm, for_ms } => {
+                let Some(node) = node(name) else { return };
+                self.struck_now(&fault);
+                self.lossy(node, *ppm as i64);
+                self.last(*for_ms).await;
+                self.lossy(node, -(*ppm as i64));
+            }
+            Fault::Reset { a, b } => {
+                let (Some(a), Some(b)) = (node(a), node(b)) else { return };
+                self.struck_now(&fault);
+                world.around.network.reset(a, b);
+            }
+            Fault::DiskSlow { node: name, times, stall_ms, for_ms } => {
+                let Some(node) = node(name) else { return };
+                self.struck_now(&fault);
+                let mut model = world.config.disk.model(*times);
+                model.stall = Duration::from_millis(*stall_ms);
+                world.disk(node).set_latency(model);
+                self.last(*for_ms).await;
+                world.disk(node).set_latency(world.config.disk.model(1));
+            }
+            Fault::DiskCrash { node: name, after_ops, down_ms } => {
+                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else { return };
+                self.struck_now(&fault);
+                self.disk_crash(node, *after_ops, *down_ms).await;
+            }
+            Fault::DiskError { node: name, after_ops, sync, .. } => {
+                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else { return };
+                self.struck_now(&fault);
+                world.expect_failure(node);
+                let disk = world.disk(node);
+                let counters = disk.counters();
+                let mut faults = disk.faults();
+                if *sync {
+                    faults.sync_error_at = Some(counters.syncs + after_ops);
+                } else {
+                    faults.io_error_at_op = Some(counters.ops + after_ops);
+                }
+                disk.set_faults(faults);
+            }
+            Fault::WallClock { node: name, by_ms } => {
+                let Some(node) = node(name) else { return };
+                self.struck_now(&fault);
+                world.jump_wall_clock(node, *by_ms);
+            }
+            Fault::Blackout { down_ms } => {
+                self.struck_now(&fault);
+                let servers = world.nodes().filter(|node| !matches!(world.role(*node), Role::Client(_)));
+                let dead: Vec<Node> = servers.filter(|node| world.kill(*node, Down::Power)).collect();
+                self.last(*down_ms).await;
+                for node in dead {
+                    world.boot(node);
+                }
+            }
+            Fault::TransferLeader { region, store } => {
+                self.struck_now(&fault);
+                crate::operator::transfer_leader(world, *region, *store).await;
+            }
+        }
+    }
+
+    async fn down(&self, node: Node, down: Down, millis: u64) {
+        if self.world.kill(node, down) {
+            self.last(millis).await;
+            self.world.boot(node);
+        }
+    }
+
+    async fn partition(&self, left: &[Node], right: &[Node], one_way: bool, millis: u64) {
+        let network = &self.world.around.network;
+        let pairs: Vec<(Node, Node)> = left
+            .iter()
+            .flat_map(|a| right.iter().map(move |b| (*a, *b)))
+            .flat_map(|(a, b)| if one_way { vec![(a, b)] } else { vec![(a, b), (b, a)] })
+            .collect();
+        for (from, to) in &pairs {
+            network.cut(*from, *to);
+        }
+        self.last(millis).await;
+        // Healing mends every cut by itself.
+        if !self.healing.is_stopped() {
+            for (from, to) in &pairs {
+                network.mend(*from, *to);
+            }
+        }
+    }
+
+    fn lossy(&self, node: Node, change_ppm: i64) {
+        for other in self.world.nodes().filter(|other| *other != node) {
+            self.world.around.network.lossy(node, other, change_ppm);
+            self.world.around.network.lossy(other, node, change_ppm);
+        }
+    }
+
+    /// Arms a crash in a disk operation and, when it strikes, does what power loss does.
+    async fn disk_crash(&self, node: Node, after_ops: u64, down_ms: u64) {
+        let world = &self.world;
+        let disk = world.disk(node);
+        let mut faults = disk.faults();
+        faults.crash_at_op = Some(disk.counters().ops + after_ops);
+        disk.set_faults(faults);
+        let deadline = world.now() + ARMED_MS * 1_000_000;
+        while !disk.crashed() && world.now() < deadline && !self.healing.is_stopped() {
+            world.around.exec.sleep_until(world.now() + 50_000).await;
+        }
+        if disk.crashed() {
+            self.down(node, Down::Power, down_ms).await;
+        } else {
+            let mut faults = disk.faults();
+            faults.crash_at_op = None;
+            disk.set_faults(faults);
+        }
+    }
+}

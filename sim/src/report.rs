@@ -1,0 +1,48 @@
+//! A verdict in words.
+
+use crate::check::seconds;
+use crate::run::Verdict;
+use std::fmt::Write as _;
+
+/// The verdict line.
+pub fn line(verdict: &Verdict) -> String {
+    let wall = verdict.wall.map_or_else(|| "?".to_owned(), |wall| format!("{:.3}", wall.as_secs_f64()));
+    format!(
+        "seed={} verdict={} sim={:.3}s wall={wall}s events={} trace={:016x} faults={} ops={}",
+        verdict.seed,
+        if verdict.passed() { "pass" } else { "fail" },
+        verdict.sim_ns as f64 / 1e9,
+        verdict.events,
+        verdict.trace,
+        verdict.faults,
+        verdict.ops,
+    )
+}
+
+/// What failed, and how to see it again. Empty for a pass.
+pub fn failure(verdict: &Verdict) -> String {
+    let Some(failure) = &verdict.failure else { return String::new() };
+    let mut text = String::new();
+    let _ = writeln!(text, "checker: {}", failure.checker);
+    let _ = writeln!(text, "time:    {} of simulated time", seconds(failure.at_ns));
+    let _ = writeln!(text, "facts:   {}", failure.facts);
+    let _ = writeln!(text, "replay:  {}", replay(verdict));
+    text
+}
+
+/// The command that runs the same world again.
+pub fn replay(verdict: &Verdict) -> String {
+    let duration = verdict
+        .duration
+        .map_or_else(String::new, |duration| format!(" --duration {}s", duration.as_secs_f64()));
+    format!("nokv sim run --seed {}{duration}", verdict.seed)
+}
+
+/// The timeline, one line an entry; the newest `lines_max` of them.
+pub fn timeline(verdict: &Verdict, lines_max: usize) -> String {
+    let skip = verdict.timeline.len().saturating_sub(lines_max);
+    verdict.timeline.iter().skip(skip).fold(String::new(), |mut text, (at_ns, line)| {
+        let _ = writeln!(text, "{:>12} {line}", seconds(*at_ns));
+        text
+    })
+}

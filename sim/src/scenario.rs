@@ -1,0 +1,217 @@
+//! The story of a run: boot, load and faults; heal, liveness, last reads, replicas.
+
+use crate::check::Violation;
+use crate::check::replicas::Replica;
+use crate::exec::Node;
+use crate::faults::Faults;
+use crate::history::Recorder;
+use crate::plan::Plan;
+use crate::services::{Role, coordinators};
+use crate::workload::Workload;
+use crate::workload::session::Runner;
+use crate::world::{Standing, World};
+use futures_util::future::{Either, select};
+use nokv_client::{Client, ClientConfig, ClientError};
+use nokv_env::task::Stop;
+use std::pin::pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+/// A fresh cluster serves within this time.
+const BOOT_MS: u64 = 60_000;
+/// After healing, sessions end and everything serves within this time.
+const LIVENESS_MS: u64 = 30_000;
+/// After the last operation, replicas agree within this time.
+const QUIET_MS: u64 = 20_000;
+
+/// How the story ended.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// What went wrong on the way.
+    pub failure: Option<Violation>,
+    /// The replicas as found at the end.
+    pub replicas: Vec<Replica>,
+}
+
+/// Everything a run consists of.
+pub struct Scenario {
+    /// The world.
+    pub world: Arc<World>,
+    /// Who carries out the plan.
+    pub faults: Arc<Faults>,
+    /// Where clients write down what they see.
+    pub recorder: Arc<Recorder>,
+    /// The plan.
+    pub plan: Plan,
+    /// The workload.
+    pub workload: Workload,
+    /// Length of the load phase.
+    pub load_ms: u64,
+}
+
+impl Scenario {
+    /// Tells the story; a violated invariant ends it at once.
+    pub async fn run(self) -> Outcome {
+        let world = self.world.clone();
+        let story = pin!(self.tell());
+        match select(story, pin!(world.around.watch.failed.stopped())).await {
+            Either::Left((Ok(replicas), _)) => Outcome { failure: None, replicas },
+            Either::Left((Err(violation), _)) => Outcome { failure: Some(violation), replicas: Vec::new() },
+            Either::Right(_) => Outcome::default(),
+        }
+    }
+
+    async fn tell(&self) -> Result<Vec<Replica>, Violation> {
+        for node in self.world.nodes() {
+            self.world.boot(node);
+        }
+        self.prepare().await?;
+        self.load().await?;
+        let healed = self.world.now();
+        self.faults.heal().await;
+        self.everything_serves(healed).await?;
+        self.last_reads(healed).await?;
+        self.quiet().await
+    }
+
+    fn clients(&self) -> Vec<Node> {
+        self.world.nodes().filter(|node| matches!(self.world.role(*node), Role::Client(_))).collect()
+    }
+
+    fn runner(&self, session: u32, node: Node, stop: &Stop) -> Runner {
+        let world = &self.world;
+        let env = world.env(node);
+        let mut config = ClientConfig::new(coordinators(&world.config));
+        config.deadline = Duration::from_millis(world.config.deadline_ms);
+        config.name = format!("session{session}");
+        Runner {
+            session,
+            node,
+            client: Client::new(env.clone(), config),
+            env,
+            exec: world.around.exec.clone(),
+            trace: world.around.trace.clone(),
+            recorder: self.recorder.clone(),
+            stop: stop.clone(),
+            accounts: self.workload.accounts,
+            keys: self.workload.keys,
+            lists: self.workload.lists,
+        }
+    }
+
+    /// Runs `attempt` on the first client node until it succeeds; gives up `within_ms` after `since`.
+    async fn eventually<F>(
+        &self,
+        since: u64,
+        within_ms: u64,
+        what: &str,
+        attempt: impl Fn(Arc<Runner>) -> F,
+    ) -> Result<(), Violation>
+    where
+        F: Future<Output = Result<(), ClientError>> + Send + 'static,
+    {
+        let node = self.clients()[0];
+        let runner = Arc::new(self.runner(u32::MAX >> 8, node, &Stop::new()));
+        loop {
+            let (sender, receiver) = tokio::sync::oneshot::channel();
+            let attempt = attempt(runner.clone());
+            self.world.go_on(node, "check", async move {
+                let _ = sender.send(attempt.await);
+            });
+            let error = match receiver.await {
+                Ok(Ok(())) => return Ok(()),
+                Ok(Err(error)) => error.to_string(),
+                Err(_) => "the client node died".to_owned(),
+            };
+            if self.world.now() > since + within_ms * 1_000_000 {
+                let standing: Vec<String> = self
+                    .world
+                    .nodes()
+                    .filter(|node| self.world.standing(*node) != Standing::Up)
+                    .map(|node| format!("{} is {:?}", self.world.name(node), self.world.standing(node)))
+                    .collect();
+                let facts = format!("{what}: not within {within_ms} ms: {error} {}", standing.join(", "));
+                return Err(Violation::new("liveness", facts));
+            }
+            self.world.sleep_ms(100).await;
+        }
+    }
+
+    async fn prepare(&self) -> Result<(), Violation> {
+        let workload = Arc::new(self.workload.clone());
+        self.eventually(self.world.now(), BOOT_MS, "a fresh cluster serves", move |runner| {
+            let workload = workload.clone();
+            async move { runner.prepare(&workload).await }
+        })
+        .await?;
+        self.world.note("the cluster serves; load and faults begin".to_owned());
+        Ok(())
+    }
+
+    /// Sessions and faults, side by side, for the load phase.
+    async fn load(&self) -> Result<(), Violation> {
+        let stop = Stop::new();
+        let clients = self.clients();
+        let running = Arc::new(AtomicUsize::new(self.workload.sessions.len()));
+        for (number, session) in self.workload.sessions.iter().enumerate() {
+            let node = clients[usize::from(session.client).saturating_sub(1) % clients.len()];
+            let runner = self.runner(number as u32, node, &stop);
+            let (session, running) = (session.clone(), running.clone());
+            self.world.go_on(node, "session", async move {
+                runner.run(session).await;
+                running.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+        self.faults.run(self.plan.clone());
+        self.world.sleep_ms(self.load_ms).await;
+        stop.stop();
+        // Whatever is still under way ends by its deadline once the world is healed.
+        let world = self.world.clone();
+        let bound_ms = LIVENESS_MS + self.world.config.deadline_ms;
+        self.world.go("sessions-end", async move {
+            world.sleep_ms(bound_ms).await;
+            let left = running.load(Ordering::Relaxed);
+            if left > 0 {
+                let facts = format!("{left} sessions still wait for an answer {bound_ms} ms after the load phase");
+                world.around.watch.fail(world.now(), Violation::new("liveness", facts));
+            }
+        });
+        Ok(())
+    }
+
+    /// Every kind of operation works again, on every region.
+    async fn everything_serves(&self, healed: u64) -> Result<(), Violation> {
+        self.eventually(healed, LIVENESS_MS, "after healing, writes, ids and timestamps", |runner| async move {
+            for border in 0..16 {
+                runner.client.put(format!("{border:x}0/liveness"), "alive").await?;
+                runner.client.delete(format!("{border:x}0/liveness")).await?;
+            }
+            runner.client.tso(1).await?;
+            runner.client.alloc_id(1).await.map(|_| ())
+        })
+        .await
+    }
+
+    async fn last_reads(&self, healed: u64) -> Result<(), Violation> {
+        let what = "after healing, reading everything";
+        self.eventually(healed, LIVENESS_MS, what, |runner| async move { runner.final_reads().await }).await?;
+        self.world.note("everything was read once more".to_owned());
+        Ok(())
+    }
+
+    /// Waits until the replicas of each region agree on their applied index.
+    async fn quiet(&self) -> Result<Vec<Replica>, Violation> {
+        let deadline = self.world.now() + QUIET_MS * 1_000_000;
+        loop {
+            self.world.sleep_ms(500).await;
+            let replicas = self.world.replicas();
+            let agree = replicas.iter().all(|replica| {
+                replicas.iter().all(|other| other.region != replica.region || other.applied == replica.applied)
+            });
+            if agree || self.world.now() > deadline {
+                return Ok(replicas);
+            }
+        }
+    }
+}

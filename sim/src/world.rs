@@ -1,0 +1,320 @@
+//! A whole cluster in one process: nodes with their lives, and the levers that faults pull.
+//!
+//! Each node has a *life task*: it starts the service, waits until somebody stops it or it gives up, and
+//! reports how it ended. The supervisor plays the role of the operating system and of whoever restarts
+//! processes: a service that gives up because of an injected disk fault is restarted, one that gives up for
+//! any other reason has failed the run.
+
+use crate::check::Violation;
+use crate::config::WorldConfig;
+use crate::exec::{Executor, Node, SUPERVISOR, lock};
+use crate::net::{Down, Network};
+use crate::node::{Chances, NodeParts, Surroundings};
+use crate::plan::Names;
+use crate::services::{Role, Service};
+use crate::trace::{Kind, Trace};
+use crate::watch::Watch;
+use nokv_env::mem_disk::{CrashMode, DiskFaults};
+use nokv_env::task::Stop;
+use nokv_env::{Env, MemDisk, RngSource};
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::{Arc, Mutex};
+
+const MILLI: u64 = 1_000_000;
+/// How long whoever restarts processes waits before the restart.
+const RESTART_MS: u64 = 500;
+
+/// Where a node stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Standing {
+    /// No process runs.
+    Off,
+    /// The service is starting.
+    Starting,
+    /// The service runs.
+    Up,
+    /// The service was asked to stop.
+    Stopping,
+}
+
+struct NodeState {
+    standing: Standing,
+    /// Asks the life task to stop cleanly.
+    stop: Stop,
+    /// A disk fault was injected in this life: giving up is right.
+    may_fail: bool,
+}
+
+struct Cell {
+    parts: NodeParts,
+    role: Role,
+    state: Mutex<NodeState>,
+}
+
+/// The world of one run.
+pub struct World {
+    /// Its configuration.
+    pub config: WorldConfig,
+    /// What nodes see of it.
+    pub around: Surroundings,
+    cells: Vec<Cell>,
+    me: std::sync::Weak<World>,
+}
+
+impl World {
+    /// A world with all nodes off.
+    pub fn new(seed: u64, config: WorldConfig, exec: Arc<dyn Executor>, trace: Arc<Trace>) -> Arc<World> {
+        let roles = Role::all(&config);
+        let node = |index: usize| Node(index as u16 + 1);
+        let hosts = roles.iter().enumerate().map(|(index, role)| (node(index), role.host()));
+        let network = Network::new(exec.clone(), trace.clone(), seed, config.latency, hosts);
+        let watch = Arc::new(Watch::new(seed));
+        let names: Vec<String> = Names::of(&config).all().cloned().collect();
+        let cells = roles
+            .iter()
+            .zip(names)
+            .enumerate()
+            .map(|(index, (role, name))| Cell {
+                parts: parts(seed, node(index), name, &config),
+                role: *role,
+                state: Mutex::new(NodeState { standing: Standing::Off, stop: Stop::new(), may_fail: false }),
+            })
+            .collect();
+        Arc::new_cyclic(|me| World {
+            config,
+            around: Surroundings { seed, exec, network, trace, watch },
+            cells,
+            me: me.clone(),
+        })
+    }
+
+    /// True time in nanoseconds.
+    pub fn now(&self) -> u64 {
+        self.around.exec.now_ns()
+    }
+
+    /// Sleeps true time.
+    pub async fn sleep_ms(&self, millis: u64) {
+        self.around.exec.sleep_until(self.now() + millis * MILLI).await;
+    }
+
+    /// Runs `work` as a task of the world itself.
+    pub fn go(&self, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let exec = &self.around.exec;
+        exec.spawn_on(exec.place(SUPERVISOR), name, Box::pin(work));
+    }
+
+    /// Runs `work` as a task of `node`'s current life.
+    pub fn go_on(&self, node: Node, name: &'static str, work: impl Future<Output = ()> + Send + 'static) {
+        let exec = &self.around.exec;
+        exec.spawn_on(exec.place(node), name, Box::pin(work));
+    }
+
+    /// All nodes.
+    pub fn nodes(&self) -> impl Iterator<Item = Node> + use<> {
+        (1..=self.cells.len() as u16).map(Node)
+    }
+
+    /// The node called `name`.
+    pub fn find(&self, name: &str) -> Option<Node> {
+        self.nodes().find(|node| self.name(*node) == name)
+    }
+
+    fn cell(&self, node: Node) -> &Cell {
+        &self.cells[node.index() - 1]
+    }
+
+    /// What plans call the node.
+    pub fn name(&self, node: Node) -> &str {
+        &self.cell(node).parts.name
+    }
+
+    /// What the node runs.
+    pub fn role(&self, node: Node) -> Role {
+        self.cell(node).role
+    }
+
+    /// The node's disk.
+    pub fn disk(&self, node: Node) -> &Arc<MemDisk> {
+        &self.cell(node).parts.disk
+    }
+
+    /// Where the node stands.
+    pub fn standing(&self, node: Node) -> Standing {
+        lock(&self.cell(node).state).standing
+    }
+
+    /// The environment of the node's current life.
+    pub fn env(&self, node: Node) -> Env {
+        self.around.env(&self.cell(node).parts)
+    }
+
+    /// Adds a line to the timeline.
+    pub fn note(&self, line: String) {
+        self.around.watch.note(self.now(), line);
+    }
+
+    fn life_event(&self, node: Node, what: u64) {
+        let life = self.around.exec.place(node).life;
+        self.around.trace.event(self.now(), node, Kind::Life, what, u64::from(life));
+    }
+
+    /// Gives the node power and starts its service.
+    pub fn boot(&self, node: Node) {
+        let cell = self.cell(node);
+        let stop = Stop::new();
+        {
+            let mut state = lock(&cell.state);
+            if state.standing != Standing::Off {
+                return;
+            }
+            *state = NodeState { standing: Standing::Starting, stop: stop.clone(), may_fail: false };
+        }
+        self.life_event(node, 1);
+        self.note(format!("{} starts", cell.parts.name));
+        self.around.network.node_up(node);
+        let Some(world) = self.me.upgrade() else { return };
+        let env = self.env(node);
+        self.go_on(node, "life", async move { world.live(node, env, stop).await });
+    }
+
+    /// The life task of a node.
+    async fn live(&self, node: Node, env: Env, stop: Stop) {
+        let role = self.role(node);
+        let service = match Service::start(role, env, &self.config).await {
+            Ok(service) => service,
+            Err(reason) => return self.gave_up(node, format!("does not start: {reason}")),
+        };
+        self.stand(node, Standing::Up);
+        let reason = {
+            let failed = std::pin::pin!(service.failed());
+            match futures_util::future::select(failed, std::pin::pin!(stop.stopped())).await {
+                futures_util::future::Either::Left((reason, _)) => Some(reason),
+                futures_util::future::Either::Right(_) => None,
+            }
+        };
+        match reason {
+            Some(reason) => self.gave_up(node, reason),
+            None => {
+                service.stop().await;
+                self.life_event(node, 2);
+                self.stand(node, Standing::Off);
+            }
+        }
+    }
+
+    fn stand(&self, node: Node, standing: Standing) {
+        lock(&self.cell(node).state).standing = standing;
+    }
+
+    /// A service ended on its own. With a disk fault behind it, that is what it should do.
+    fn gave_up(&self, node: Node, reason: String) {
+        let cell = self.cell(node);
+        self.note(format!("{} gives up: {reason}", cell.parts.name));
+        self.life_event(node, 3);
+        if cell.parts.disk.crashed() {
+            // Power was lost in a disk operation; whoever set that up does the rest.
+            return;
+        }
+        if !lock(&cell.state).may_fail {
+            let facts = format!("{} gave up without a disk fault: {reason}", cell.parts.name);
+            self.around.watch.fail(self.now(), Violation::new("failure", facts));
+            return;
+        }
+        let Some(world) = self.me.upgrade() else { return };
+        self.go("restarter", async move {
+            world.kill(node, Down::Process);
+            world.sleep_ms(RESTART_MS).await;
+            world.boot(node);
+        });
+    }
+
+    /// Ends the node's life: power loss or a killed process. False if it has none.
+    pub fn kill(&self, node: Node, down: Down) -> bool {
+        let cell = self.cell(node);
+        if std::mem::replace(&mut lock(&cell.state).standing, Standing::Off) == Standing::Off
+            && !cell.parts.disk.crashed()
+        {
+            return false;
+        }
+        self.life_event(node, 4);
+        self.note(format!("{} dies ({down:?})", cell.parts.name));
+        self.around.network.node_down(node, down);
+        // First the disk, so that nothing that runs while tasks are dropped can still write.
+        cell.parts.disk.set_faults(DiskFaults::default());
+        cell.parts.disk.crash(match down {
+            Down::Power => CrashMode::PowerLoss,
+            Down::Process => CrashMode::ProcessKill,
+        });
+        self.around.exec.kill(node);
+        true
+    }
+
+    /// Asks the service to stop cleanly and waits for it, `patience_ms` at most; then ends the process.
+    pub async fn shut_down(&self, node: Node, patience_ms: u64) -> bool {
+        let stop = {
+            let mut state = lock(&self.cell(node).state);
+            if state.standing != Standing::Up {
+                return false;
+            }
+            state.standing = Standing::Stopping;
+            state.stop.clone()
+        };
+        self.note(format!("{} is asked to stop", self.name(node)));
+        stop.stop();
+        let deadline = self.now() + patience_ms * MILLI;
+        while self.standing(node) == Standing::Stopping && self.now() < deadline {
+            self.sleep_ms(5).await;
+        }
+        let clean = self.standing(node) == Standing::Off;
+        self.note(format!("{} {}", self.name(node), if clean { "has stopped" } else { "does not stop in time" }));
+        lock(&self.cell(node).state).standing = Standing::Stopping;
+        self.kill(node, Down::Process);
+        clean
+    }
+
+    /// Allows the node's current life to give up: a disk fault was injected.
+    pub fn expect_failure(&self, node: Node) {
+        lock(&self.cell(node).state).may_fail = true;
+    }
+
+    /// Makes the node's wall clock jump.
+    pub fn jump_wall_clock(&self, node: Node, by_ms: i64) {
+        self.cell(node).parts.wall_error_ms.fetch_add(by_ms, Ordering::Relaxed);
+    }
+
+    /// Turns the product's chance points off.
+    pub fn stop_chances(&self) {
+        for cell in &self.cells {
+            cell.parts.chances.stop();
+        }
+    }
+
+    /// The replicas on all stores, as they are now.
+    pub fn replicas(&self) -> Vec<crate::check::replicas::Replica> {
+        Vec::new()
+    }
+
+    /// Frees everything; the world is over.
+    pub fn clear(&self) {
+        self.around.exec.clear();
+        self.around.network.clear();
+    }
+}
+
+fn parts(seed: u64, node: Node, name: String, config: &WorldConfig) -> NodeParts {
+    let source = RngSource::new(seed, u64::from(node.0));
+    let plus_minus = |purpose: &str, bound: u64| {
+        (source.pure(purpose, 0) % (2 * bound + 1)) as i64 - bound as i64
+    };
+    let disk = MemDisk::new(source.pure("disk", 0));
+    disk.set_latency(config.disk.model(1));
+    NodeParts {
+        node,
+        name,
+        disk,
+        rate_ppb: plus_minus("clock-rate", config.clock_rate_ppm * 1_000),
+        wall_error_ms: Arc::new(AtomicI64::new(plus_minus("wall-skew", config.wall_skew_ms))),
+        chances: Arc::new(Chances::new(seed, node, config.chance_percent)),
+    }
+}
