@@ -92,7 +92,13 @@ impl Faults {
         self.struck.fetch_add(1, Ordering::Relaxed);
         let text = serde_json::to_string(fault).unwrap_or_default();
         let world = &self.world;
-        world.around.trace.event(world.now(), crate::exec::SUPERVISOR, Kind::Fault, digest(text.as_bytes()), 0);
+        world.around.trace.event(
+            world.now(),
+            crate::exec::SUPERVISOR,
+            Kind::Fault,
+            digest(text.as_bytes()),
+            0,
+        );
         world.note(format!("fault {text}"));
     }
 
@@ -101,12 +107,16 @@ impl Faults {
         let node = |name: &str| world.find(name);
         match &fault {
             Fault::Kill { node: name, power, down_ms } => {
-                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else { return };
+                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else {
+                    return;
+                };
                 self.struck_now(&fault);
                 self.down(node, if *power { Down::Power } else { Down::Process }, *down_ms).await;
             }
             Fault::Restart { node: name, down_ms } => {
-                let Some(node) = node(name).filter(|node| world.standing(*node) == Standing::Up) else { return };
+                let Some(node) = node(name).filter(|node| world.standing(*node) == Standing::Up) else {
+                    return;
+                };
                 self.struck_now(&fault);
                 world.shut_down(node, STOP_PATIENCE_MS).await;
                 self.last(*down_ms).await;
@@ -160,12 +170,16 @@ impl Faults {
                 world.disk(node).set_latency(world.config.disk.model(1));
             }
             Fault::DiskCrash { node: name, after_ops, down_ms } => {
-                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else { return };
+                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else {
+                    return;
+                };
                 self.struck_now(&fault);
                 self.disk_crash(node, *after_ops, *down_ms).await;
             }
             Fault::DiskError { node: name, after_ops, sync, .. } => {
-                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else { return };
+                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else {
+                    return;
+                };
                 self.struck_now(&fault);
                 world.expect_failure(node);
                 let disk = world.disk(node);
@@ -194,7 +208,7 @@ impl Faults {
             }
             Fault::TransferLeader { region, store } => {
                 self.struck_now(&fault);
-                crate::operator::transfer_leader(world, *region, *store).await;
+                crate::operator::transfer_leader(world, *region, *store);
             }
         }
     }

@@ -11,7 +11,7 @@
 //! - [`config`], [`plan`], [`workload`]: what to do, as data, drawn with [`draw`]; [`cases`]: saved ones;
 //! - [`faults`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
 //! - [`history`], [`watch`]: what clients and protocols did; [`check`]: the judges;
-//! - [`mod@run`], [`report`]: the verdict.
+//! - [`mod@run`], [`report`]: the verdict; [`shrink`]: a failing run made small.
 //!
 //! The crate reads no clock and starts no thread except in [`run::sweep`], one a job; each run is single-threaded.
 
@@ -30,6 +30,7 @@ pub mod report;
 pub mod run;
 pub mod scenario;
 pub mod services;
+pub mod shrink;
 pub mod trace;
 pub mod watch;
 pub mod workload;

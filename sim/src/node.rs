@@ -93,7 +93,8 @@ const BILLION: i128 = 1_000_000_000;
 
 impl NodeClock {
     fn local(&self, true_ns: u64) -> u64 {
-        let drift = if self.rate_ppb == 0 { 0 } else { i128::from(true_ns) * i128::from(self.rate_ppb) / BILLION };
+        let drift =
+            if self.rate_ppb == 0 { 0 } else { i128::from(true_ns) * i128::from(self.rate_ppb) / BILLION };
         self.start_ns + (i128::from(true_ns) + drift) as u64
     }
 
@@ -192,7 +193,8 @@ impl Chances {
         }
         let mut streams = lock(&self.streams);
         let stream = streams.entry(name).or_insert_with(|| {
-            let on = RngSource::new(seed, u64::from(SUPERVISOR.0)).pure("chance", digest(name.as_bytes())) % 100;
+            let on =
+                RngSource::new(seed, u64::from(SUPERVISOR.0)).pure("chance", digest(name.as_bytes())) % 100;
             (on < on_percent).then(|| self.source.stream(name))
         });
         stream.as_mut().is_some_and(|stream| f64::from(stream.next_u32()) < probability * f64::from(u32::MAX))

@@ -8,7 +8,7 @@ use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use std::time::Duration;
 
 /// Asks every store to hand leadership of `region` to the peer on `store`; only the leader will.
-pub async fn transfer_leader(world: &World, region: u64, store: u64) {
+pub fn transfer_leader(world: &World, region: u64, store: u64) {
     let Some(node) = world.nodes().find(|node| world.role(*node) == Role::Client(1)) else { return };
     let peer = region * 100 + store;
     for other in 1..=u64::from(world.config.stores) {

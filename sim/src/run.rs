@@ -191,7 +191,13 @@ fn run_kept(options: &RunOptions, keep: Keep) -> (Verdict, Keep) {
         ops: history.invoked,
         answered: history.answered,
         net: world.around.network.stats(),
-        probes: world.around.watch.probes().into_iter().map(|(name, count)| (name.to_owned(), count)).collect(),
+        probes: world
+            .around
+            .watch
+            .probes()
+            .into_iter()
+            .map(|(name, count)| (name.to_owned(), count))
+            .collect(),
         timeline: world.around.watch.take_timeline(),
         duration: options.duration,
     };

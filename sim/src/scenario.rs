@@ -173,7 +173,8 @@ impl Scenario {
             world.sleep_ms(bound_ms).await;
             let left = running.load(Ordering::Relaxed);
             if left > 0 {
-                let facts = format!("{left} sessions still wait for an answer {bound_ms} ms after the load phase");
+                let facts =
+                    format!("{left} sessions still wait for an answer {bound_ms} ms after the load phase");
                 world.around.watch.fail(world.now(), Violation::new("liveness", facts));
             }
         });
@@ -182,20 +183,26 @@ impl Scenario {
 
     /// Every kind of operation works again, on every region.
     async fn everything_serves(&self, healed: u64) -> Result<(), Violation> {
-        self.eventually(healed, LIVENESS_MS, "after healing, writes, ids and timestamps", |runner| async move {
-            for border in 0..16 {
-                runner.client.put(format!("{border:x}0/liveness"), "alive").await?;
-                runner.client.delete(format!("{border:x}0/liveness")).await?;
-            }
-            runner.client.tso(1).await?;
-            runner.client.alloc_id(1).await.map(|_| ())
-        })
+        self.eventually(
+            healed,
+            LIVENESS_MS,
+            "after healing, writes, ids and timestamps",
+            |runner| async move {
+                for border in 0..16 {
+                    runner.client.put(format!("{border:x}0/liveness"), "alive").await?;
+                    runner.client.delete(format!("{border:x}0/liveness")).await?;
+                }
+                runner.client.tso(1).await?;
+                runner.client.alloc_id(1).await.map(|_| ())
+            },
+        )
         .await
     }
 
     async fn last_reads(&self, healed: u64) -> Result<(), Violation> {
         let what = "after healing, reading everything";
-        self.eventually(healed, LIVENESS_MS, what, |runner| async move { runner.final_reads().await }).await?;
+        self.eventually(healed, LIVENESS_MS, what, |runner| async move { runner.final_reads().await })
+            .await?;
         self.world.note("everything was read once more".to_owned());
         Ok(())
     }
@@ -207,7 +214,9 @@ impl Scenario {
             self.world.sleep_ms(500).await;
             let replicas = self.world.replicas();
             let agree = replicas.iter().all(|replica| {
-                replicas.iter().all(|other| other.region != replica.region || other.applied == replica.applied)
+                replicas
+                    .iter()
+                    .all(|other| other.region != replica.region || other.applied == replica.applied)
             });
             if agree || self.world.now() > deadline {
                 return Ok(replicas);

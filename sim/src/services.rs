@@ -1,13 +1,13 @@
 //! The product's services as the world starts and stops them: the same front doors that the binary uses.
 
+use self::nokv_metaroot::MetaRoot;
+use self::nokv_raftstore::Store;
 use crate::config::WorldConfig;
 use crate::workload::keys;
 use bytes::Bytes;
 use nokv_coordinator::Coordinator;
 use nokv_env::Env;
-use self::nokv_metaroot::MetaRoot;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
-use self::nokv_raftstore::Store;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -108,7 +108,9 @@ impl Service {
     pub async fn start(role: Role, env: Env, config: &WorldConfig) -> Result<Service, String> {
         match role {
             Role::Root(number) => start_root(number, env, config).await.map(Service::Root),
-            Role::Coordinator(number) => start_coordinator(number, env, config).await.map(Service::Coordinator),
+            Role::Coordinator(number) => {
+                start_coordinator(number, env, config).await.map(Service::Coordinator)
+            }
             Role::Store(number) => {
                 start_store(number, env, config).await.map(|store| Service::Store(Box::new(store)))
             }
@@ -174,12 +176,22 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
 mod nokv_metaroot {
     use super::*;
     pub struct MetaRoot;
-    pub struct Config { pub tick: Duration }
-    impl Config { pub fn new(_: u64, _: PathBuf, _: String, _: String, _: BTreeMap<u64, String>) -> Self { Self { tick: Duration::ZERO } } }
+    pub struct Config {
+        pub tick: Duration,
+    }
+    impl Config {
+        pub fn new(_: u64, _: PathBuf, _: String, _: String, _: BTreeMap<u64, String>) -> Self {
+            Self { tick: Duration::ZERO }
+        }
+    }
     impl MetaRoot {
-        pub async fn start(_: Env, _: Config) -> Result<MetaRoot, String> { Ok(MetaRoot) }
+        pub async fn start(_: Env, _: Config) -> Result<MetaRoot, String> {
+            Ok(MetaRoot)
+        }
         pub async fn stop(self) {}
-        pub async fn failed(&self) -> String { std::future::pending().await }
+        pub async fn failed(&self) -> String {
+            std::future::pending().await
+        }
     }
 }
 #[allow(missing_docs, dead_code)]
@@ -187,14 +199,33 @@ mod nokv_raftstore {
     use super::*;
     pub struct Store;
     #[derive(Default)]
-    pub struct Config { pub tick: Duration, pub engine: nokv_engine::Options }
-    impl Config { pub fn new(_: u64, _: PathBuf, _: String, _: Vec<String>) -> Self { Self::default() } }
-    impl Store {
-        pub async fn start(_: Env, _: Config) -> Result<Store, String> { Ok(Store) }
-        pub async fn stop(self) {}
-        pub async fn failed(&self) -> String { std::future::pending().await }
+    pub struct Config {
+        pub tick: Duration,
+        pub engine: nokv_engine::Options,
     }
-    pub mod seed { use super::*;
-        pub async fn seed_regions(_: &Env, _: &std::path::Path, _: u64, _: &[RegionDescriptor]) -> Result<(), String> { Ok(()) }
+    impl Config {
+        pub fn new(_: u64, _: PathBuf, _: String, _: Vec<String>) -> Self {
+            Self::default()
+        }
+    }
+    impl Store {
+        pub async fn start(_: Env, _: Config) -> Result<Store, String> {
+            Ok(Store)
+        }
+        pub async fn stop(self) {}
+        pub async fn failed(&self) -> String {
+            std::future::pending().await
+        }
+    }
+    pub mod seed {
+        use super::*;
+        pub async fn seed_regions(
+            _: &Env,
+            _: &std::path::Path,
+            _: u64,
+            _: &[RegionDescriptor],
+        ) -> Result<(), String> {
+            Ok(())
+        }
     }
 }

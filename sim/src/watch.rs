@@ -126,7 +126,5 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         }
         Fact::Lease { node, holder, generation } => [7 ^ digest(holder.as_bytes()), *node, *generation, 0, 0],
     };
-    words.iter().fold(0, |hash: u64, word| {
-        (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
-    })
+    words.iter().fold(0, |hash: u64, word| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31))
 }

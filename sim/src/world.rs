@@ -267,7 +267,11 @@ impl World {
             self.sleep_ms(5).await;
         }
         let clean = self.standing(node) == Standing::Off;
-        self.note(format!("{} {}", self.name(node), if clean { "has stopped" } else { "does not stop in time" }));
+        self.note(format!(
+            "{} {}",
+            self.name(node),
+            if clean { "has stopped" } else { "does not stop in time" }
+        ));
         lock(&self.cell(node).state).standing = Standing::Stopping;
         self.kill(node, Down::Process);
         clean
@@ -304,9 +308,8 @@ impl World {
 
 fn parts(seed: u64, node: Node, name: String, config: &WorldConfig) -> NodeParts {
     let source = RngSource::new(seed, u64::from(node.0));
-    let plus_minus = |purpose: &str, bound: u64| {
-        (source.pure(purpose, 0) % (2 * bound + 1)) as i64 - bound as i64
-    };
+    let plus_minus =
+        |purpose: &str, bound: u64| (source.pure(purpose, 0) % (2 * bound + 1)) as i64 - bound as i64;
     let disk = MemDisk::new(source.pure("disk", 0));
     disk.set_latency(config.disk.model(1));
     NodeParts {

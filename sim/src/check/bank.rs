@@ -61,7 +61,8 @@ fn conserved(bank: &Bank, read: &Totals) -> Result<(), Violation> {
 }
 
 fn counted(transfers: &[Transfer], read: &Totals, number: u32, account: &Account) -> Result<(), Violation> {
-    let touching = || transfers.iter().filter(move |transfer| transfer.from == number || transfer.to == number);
+    let touching =
+        || transfers.iter().filter(move |transfer| transfer.from == number || transfer.to == number);
     let at_least = touching()
         .filter(|transfer| {
             transfer.effect == Effect::Done && transfer.span.returned_ns < read.span.invoked_ns

@@ -46,7 +46,9 @@ impl Invariants {
             Fact::Vote { domain, group, term, node, candidate } => {
                 let first = *self.votes.entry(((*domain, *group), *node, *term)).or_insert(*candidate);
                 ensure(first == *candidate, "raft", || {
-                    format!("{domain} group {group}: peer {node} voted for {first} and {candidate} in term {term}")
+                    format!(
+                        "{domain} group {group}: peer {node} voted for {first} and {candidate} in term {term}"
+                    )
                 })
             }
             Fact::Applied { domain, group, node, index, term, digest } => {
@@ -61,15 +63,18 @@ impl Invariants {
                 })
             }
             Fact::Installed { domain, group, node, index, .. } => {
-                let progress = self
-                    .progress
-                    .entry(((*domain, *group), *node))
-                    .or_insert(Progress { place, applied: 0, highest: 0 });
+                let progress = self.progress.entry(((*domain, *group), *node)).or_insert(Progress {
+                    place,
+                    applied: 0,
+                    highest: 0,
+                });
                 let backwards = progress.place == place && *index < progress.applied;
                 let from = progress.applied;
                 *progress = Progress { place, applied: *index, highest: progress.highest.max(*index) };
                 ensure(!backwards, "raft", || {
-                    format!("{domain} group {group}: peer {node} went back from {from} to a snapshot at {index}")
+                    format!(
+                        "{domain} group {group}: peer {node} went back from {from} to a snapshot at {index}"
+                    )
                 })
             }
             Fact::Lease { holder, generation, .. } => {
@@ -88,11 +93,8 @@ impl Invariants {
     }
 
     fn in_order(&mut self, place: Place, group: Group, peer: u64, index: u64) -> Result<(), Violation> {
-        let progress = self.progress.entry((group, peer)).or_insert(Progress {
-            place,
-            applied: index - 1,
-            highest: 0,
-        });
+        let progress =
+            self.progress.entry((group, peer)).or_insert(Progress { place, applied: index - 1, highest: 0 });
         let (before, same_life) = (*progress, progress.place == place);
         *progress = Progress { place, applied: index, highest: before.highest.max(index) };
         let fine = if same_life { index == before.applied + 1 } else { index <= before.highest + 1 };
@@ -145,11 +147,7 @@ impl Ranges {
     }
 }
 
-fn ensure(
-    holds: bool,
-    checker: &'static str,
-    facts: impl FnOnce() -> String,
-) -> Result<(), Violation> {
+fn ensure(holds: bool, checker: &'static str, facts: impl FnOnce() -> String) -> Result<(), Violation> {
     if holds { Ok(()) } else { Err(Violation::new(checker, facts())) }
 }
 
@@ -183,9 +181,13 @@ mod tests {
 
     #[test]
     fn logs_match_and_are_applied_in_order() {
-        let good = [(FIRST_LIFE, applied(1, 1, 7)), (FIRST_LIFE, applied(1, 2, 8)), (SECOND_LIFE, applied(1, 1, 7))];
+        let good =
+            [(FIRST_LIFE, applied(1, 1, 7)), (FIRST_LIFE, applied(1, 2, 8)), (SECOND_LIFE, applied(1, 1, 7))];
         assert_eq!(outcome(&good), Ok(()));
-        assert!(outcome(&[(FIRST_LIFE, applied(1, 1, 7)), (FIRST_LIFE, applied(2, 1, 8))]).is_err(), "diverged");
+        assert!(
+            outcome(&[(FIRST_LIFE, applied(1, 1, 7)), (FIRST_LIFE, applied(2, 1, 8))]).is_err(),
+            "diverged"
+        );
         assert!(outcome(&[(FIRST_LIFE, applied(1, 1, 7)), (FIRST_LIFE, applied(1, 3, 8))]).is_err(), "gap");
         assert!(outcome(&[(FIRST_LIFE, applied(1, 1, 7)), (FIRST_LIFE, applied(1, 1, 7))]).is_err(), "twice");
         assert!(outcome(&[(FIRST_LIFE, applied(1, 1, 7)), (SECOND_LIFE, applied(1, 3, 7))]).is_err(), "gap");

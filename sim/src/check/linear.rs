@@ -47,7 +47,10 @@ fn check_key(ops: &[KvOp]) -> Result<(), String> {
             (Register::Write(Some(value)), effect) => {
                 if let Some(returned_ns) = first_read.get(&value) {
                     if effect == Effect::Refused {
-                        return Err(format!("value {value:#x} was read although it was refused: {}", show(op)));
+                        return Err(format!(
+                            "value {value:#x} was read although it was refused: {}",
+                            show(op)
+                        ));
                     }
                     let mut op = *op;
                     op.span.returned_ns = *returned_ns;
@@ -236,7 +239,10 @@ mod tests {
 
     #[test]
     fn good_histories_pass() {
-        assert_eq!(check(&[get(0, 1, None), put(2, 3, 7), get(4, 5, Some(7)), del(6, 7), get(8, 9, None)]), Ok(()));
+        assert_eq!(
+            check(&[get(0, 1, None), put(2, 3, 7), get(4, 5, Some(7)), del(6, 7), get(8, 9, None)]),
+            Ok(())
+        );
         // Concurrent writes may be seen in either order, also the first one last.
         assert_eq!(check(&[put(0, 10, 1), put(0, 10, 2), get(11, 12, Some(1))]), Ok(()));
         // A read during a write may see either.
@@ -256,13 +262,19 @@ mod tests {
         assert!(check(&[put(0, 1, 1), put(2, 3, 2), get(4, 5, Some(1))]).is_err(), "stale read");
         assert!(check(&[put(0, 1, 1), get(2, 3, None)]).is_err(), "lost write");
         assert!(check(&[put(0, 1, 1), del(2, 3), get(4, 5, Some(1))]).is_err(), "risen from the dead");
-        assert!(check(&[put(0, 1, 1), put(2, 9, 2), get(3, 4, Some(2)), get(5, 6, Some(1))]).is_err(), "went back");
+        assert!(
+            check(&[put(0, 1, 1), put(2, 9, 2), get(3, 4, Some(2)), get(5, 6, Some(1))]).is_err(),
+            "went back"
+        );
         assert!(check(&[get(0, 1, Some(9))]).is_err(), "never written");
         assert!(
             check(&[put(0, 1, 1), del(2, NEVER), get(3, 4, None), put(5, 6, 2), get(7, 8, None)]).is_err(),
             "one unknown delete cannot act twice"
         );
-        assert!(check(&[put(0, 1, 1), get(2, 3, None), del(4, NEVER)]).is_err(), "deleted before it was asked");
+        assert!(
+            check(&[put(0, 1, 1), get(2, 3, None), del(4, NEVER)]).is_err(),
+            "deleted before it was asked"
+        );
     }
 
     /// Tries every order and every fate of unknown operations.
@@ -270,8 +282,12 @@ mod tests {
         if rest.iter().all(|op| op.effect == Effect::Unknown) {
             return true;
         }
-        let first_return =
-            rest.iter().filter(|op| op.effect == Effect::Done).map(|op| op.span.returned_ns).min().unwrap_or(NEVER);
+        let first_return = rest
+            .iter()
+            .filter(|op| op.effect == Effect::Done)
+            .map(|op| op.span.returned_ns)
+            .min()
+            .unwrap_or(NEVER);
         (0..rest.len()).any(|index| {
             let op = rest[index];
             if op.span.invoked_ns > first_return {

@@ -36,7 +36,8 @@ fn monotonic(checker: &'static str, stamps: &[Stamp]) -> Result<(), Violation> {
     let mut returned = by_return.into_iter().peekable();
     let mut highest: Option<&Stamp> = None;
     for stamp in by_invocation {
-        while let Some(earlier) = returned.next_if(|earlier| earlier.span.returned_ns < stamp.span.invoked_ns) {
+        while let Some(earlier) = returned.next_if(|earlier| earlier.span.returned_ns < stamp.span.invoked_ns)
+        {
             if highest.is_none_or(|highest| highest.value < earlier.value) {
                 highest = Some(earlier);
             }

@@ -199,7 +199,8 @@ impl OwnExecutor {
         self.polls.fetch_add(1, Ordering::Relaxed);
         self.trace.event(now, node, Kind::Poll, u64::from(task_ref.0), u64::from(task_ref.1));
         task_waker.queued.store(false, Ordering::Relaxed);
-        let polled = catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
+        let polled =
+            catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
         self.after_poll(task_ref, future, polled, node, name);
         true
     }
@@ -407,5 +408,127 @@ impl Drop for Sleep {
             drop(state);
             drop(waker);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::trace::Keep;
+
+    const MILLI: u64 = 1_000_000;
+    const NODE: Node = Node(1);
+
+    fn executor(seed: u64) -> Arc<OwnExecutor> {
+        OwnExecutor::new(seed, 3, 100_000, Arc::new(Trace::new(Keep::Hash)))
+    }
+
+    /// Counts up every millisecond.
+    fn ticker(exec: &Arc<OwnExecutor>, node: Node) -> Arc<AtomicU64> {
+        let count = Arc::new(AtomicU64::new(0));
+        let (ticks, clock) = (count.clone(), exec.clone());
+        let tick = async move {
+            loop {
+                clock.sleep_until(clock.now_ns() + MILLI).await;
+                ticks.fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        exec.spawn_on(exec.place(node), "ticker", Box::pin(tick));
+        count
+    }
+
+    fn main_of(
+        exec: &Arc<OwnExecutor>,
+        script: impl Future<Output = ()> + Send + 'static,
+    ) -> Result<(), Halt> {
+        let result = exec.run(Box::pin(script));
+        exec.clear();
+        result
+    }
+
+    #[test]
+    fn a_killed_node_runs_no_further_and_its_next_life_does() {
+        let exec = executor(1);
+        let (count, world) = (ticker(&exec, NODE), exec.clone());
+        let script = async move {
+            world.sleep_until(10 * MILLI + MILLI / 2).await;
+            assert_eq!(count.load(Ordering::Relaxed), 10);
+            let old = world.place(NODE);
+            world.kill(NODE);
+            world.sleep_until(20 * MILLI).await;
+            assert_eq!(count.load(Ordering::Relaxed), 10);
+            world.spawn_on(old, "late", Box::pin(async { panic!("a task of a dead life ran") }));
+            let again = ticker(&world, NODE);
+            world.sleep_until(30 * MILLI).await;
+            assert!(again.load(Ordering::Relaxed) >= 9);
+        };
+        assert_eq!(main_of(&exec, script), Ok(()));
+    }
+
+    #[test]
+    fn a_paused_node_stands_still_and_goes_on() {
+        let exec = executor(2);
+        let (count, world) = (ticker(&exec, NODE), exec.clone());
+        let script = async move {
+            world.sleep_until(10 * MILLI).await;
+            world.pause(NODE);
+            world.sleep_until(50 * MILLI).await;
+            assert!(count.load(Ordering::Relaxed) <= 10);
+            world.resume(NODE);
+            world.sleep_until(60 * MILLI).await;
+            assert!((15..=21).contains(&count.load(Ordering::Relaxed)));
+        };
+        assert_eq!(main_of(&exec, script), Ok(()));
+    }
+
+    #[test]
+    fn a_slow_node_gets_less_done_and_others_do_not_notice() {
+        let exec = executor(3);
+        let (slow, fast, world) = (ticker(&exec, NODE), ticker(&exec, Node(2)), exec.clone());
+        let script = async move {
+            world.slow_cpu(NODE, 5 * MILLI);
+            world.sleep_until(100 * MILLI).await;
+            assert!(slow.load(Ordering::Relaxed) <= 25, "{slow:?}");
+            assert!(fast.load(Ordering::Relaxed) >= 98, "{fast:?}");
+        };
+        assert_eq!(main_of(&exec, script), Ok(()));
+    }
+
+    #[test]
+    fn deadlocks_panics_and_spinning_end_the_run() {
+        assert_eq!(main_of(&executor(4), std::future::pending()), Err(Halt::Deadlock));
+
+        let exec = executor(5);
+        exec.spawn_on(exec.place(NODE), "bad", Box::pin(async { panic!("belief {} broken", 7) }));
+        let world = exec.clone();
+        let halted = main_of(&exec, async move { world.sleep_until(MILLI).await });
+        let Err(Halt::Panic(panic)) = halted else { panic!("{halted:?}") };
+        assert_eq!((panic.node, panic.task, panic.message.as_str()), (NODE, "bad", "belief 7 broken"));
+
+        let exec = executor(6);
+        let spin = std::future::poll_fn(|context| {
+            context.waker().wake_by_ref();
+            Poll::Pending
+        });
+        assert_eq!(main_of(&exec, spin), Err(Halt::Spinning(100_000)));
+    }
+
+    #[test]
+    fn the_order_of_ready_tasks_depends_on_the_seed_only() {
+        let order = |seed| {
+            let exec = executor(seed);
+            let order: Arc<Mutex<Vec<u32>>> = Arc::default();
+            for number in 0..20 {
+                let order = order.clone();
+                let push = async move { lock(&order).push(number) };
+                exec.spawn_on(exec.place(NODE), "push", Box::pin(push));
+            }
+            let world = exec.clone();
+            main_of(&exec, async move { world.sleep_until(MILLI).await }).expect("no trouble");
+            std::mem::take(&mut *lock(&order))
+        };
+        assert_eq!(order(1), order(1));
+        assert_ne!(order(1), order(2));
+        assert_eq!(order(1).len(), 20);
     }
 }

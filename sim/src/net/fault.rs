@@ -93,7 +93,8 @@ impl Network {
                 let peer = other_end(&state.conns[id], node);
                 let reset = down == Down::Process && !state.is_cut(node, peer);
                 let link = state.link(node, peer);
-                let wait = if reset { link.delay_ns(0) } else { link.between(KEEPALIVE_NS.0, KEEPALIVE_NS.1) };
+                let wait =
+                    if reset { link.delay_ns(0) } else { link.between(KEEPALIVE_NS.0, KEEPALIVE_NS.1) };
                 self.break_at(state, id, now + wait);
             }
             let gone: Vec<String> = state

@@ -61,7 +61,9 @@ impl Link {
         // A gigabit a second: 8 ns a byte.
         delay += bytes as u64 * 8 + self.slow_ns;
         let mut retransmit = RETRANSMIT_NS;
-        while self.loss_ppm > 0 && scale(self.rng.next_u32(), 1_000_000) < self.loss_ppm && retransmit < 5_000 * MILLIS
+        while self.loss_ppm > 0
+            && scale(self.rng.next_u32(), 1_000_000) < self.loss_ppm
+            && retransmit < 5_000 * MILLIS
         {
             delay += retransmit;
             retransmit *= 2;

@@ -168,8 +168,7 @@ impl State {
         if from == to {
             latency = Latency { base_us: 15, jitter_us: 15, spike_one_in: 0 };
         }
-        self.links[index]
-            .get_or_insert_with(|| Box::new(Link::new(seed, from.index(), to.index(), latency)))
+        self.links[index].get_or_insert_with(|| Box::new(Link::new(seed, from.index(), to.index(), latency)))
     }
 
     fn is_cut(&mut self, from: Node, to: Node) -> bool {
@@ -389,7 +388,9 @@ impl Network {
                     let stream = &mut state.streams[id.0];
                     stream.cancelled_at = at;
                     if at != NEVER {
-                        for waker in [stream.up.reader.take(), stream.down.writer.take()].into_iter().flatten() {
+                        for waker in
+                            [stream.up.reader.take(), stream.down.writer.take()].into_iter().flatten()
+                        {
                             self.exec.wake_at(at, waker);
                         }
                     }

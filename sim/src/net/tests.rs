@@ -72,13 +72,20 @@ struct World {
 }
 
 /// Runs `script` in a world with an echo server.
-fn run<F: Future<Output = ()> + Send + 'static>(seed: u64, script: impl FnOnce(Arc<World>) -> F) -> (u64, u64) {
+fn run<F: Future<Output = ()> + Send + 'static>(
+    seed: u64,
+    script: impl FnOnce(Arc<World>) -> F,
+) -> (u64, u64) {
     let trace = Arc::new(Trace::new(Keep::Hash));
     let exec = OwnExecutor::new(seed, 3, 1_000_000, trace.clone());
     let hosts = [(SERVER, "server".to_owned()), (CLIENT, "client".to_owned())];
     let net = Network::new(exec.clone(), trace.clone(), seed, Latency::default(), hosts);
-    let world =
-        Arc::new(World { exec: exec.clone(), net: net.clone(), trace: trace.clone(), under_way: Arc::default() });
+    let world = Arc::new(World {
+        exec: exec.clone(),
+        net: net.clone(),
+        trace: trace.clone(),
+        under_way: Arc::default(),
+    });
     let script = script(world.clone());
     let main = async move {
         world.serve();
@@ -115,7 +122,8 @@ async fn call(channel: &Channel, path: &str, body: Body) -> Result<http::Respons
 }
 
 async fn echo(channel: &Channel, text: &'static str) -> Result<Bytes, String> {
-    let response = call(channel, "/echo/now", Body::new(http_body_util::Full::new(Bytes::from(text)))).await?;
+    let response =
+        call(channel, "/echo/now", Body::new(http_body_util::Full::new(Bytes::from(text)))).await?;
     let body = response.into_body().collect().await.map_err(|error| error.to_string())?;
     Ok(body.to_bytes())
 }

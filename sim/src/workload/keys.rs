@@ -65,8 +65,11 @@ pub fn value(number: u64, bytes: u32) -> Bytes {
 
 /// The number of a value, or what is wrong with it.
 pub fn number(value: &[u8]) -> Result<u64, String> {
-    let bad = |what: &str| format!("{what} in a value of {} bytes: {:02x?}", value.len(), &value[..value.len().min(32)]);
-    let word = |at: usize| value.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_be_bytes);
+    let bad = |what: &str| {
+        format!("{what} in a value of {} bytes: {:02x?}", value.len(), &value[..value.len().min(32)])
+    };
+    let word =
+        |at: usize| value.get(at..at + 8).and_then(|word| word.try_into().ok()).map(u64::from_be_bytes);
     let (Some(number), Some(bytes)) = (word(0), word(8)) else { return Err(bad("no number")) };
     if bytes.max(16) != value.len() as u64 {
         return Err(bad("wrong length"));

@@ -129,7 +129,9 @@ impl Workload {
                 steps.push(Step { wait_ms, op: workload.op(&mut draw, session, bytes_max) });
                 at_ms += wait_ms.max(3);
             }
-            workload.sessions.push(Session { client: draw.between(1, u64::from(config.clients)) as u16, steps });
+            workload
+                .sessions
+                .push(Session { client: draw.between(1, u64::from(config.clients)) as u16, steps });
         }
         workload
     }

@@ -188,7 +188,8 @@ impl Runner {
         }
         match accounts.into_iter().collect::<Option<Vec<_>>>() {
             Some(accounts) => {
-                self.recorder.add(|history| history.totals.push(Totals { span, at: 0, accounts, again: None }));
+                self.recorder
+                    .add(|history| history.totals.push(Totals { span, at: 0, accounts, again: None }));
             }
             None => self.garbage(format!("a scan of {} pairs misses accounts, {span:?}", pairs.len())),
         }
@@ -214,8 +215,7 @@ impl Runner {
         let mut txn = self.client.begin().await?;
         for (number, change) in [(from, -amount), (to, amount)] {
             let account = self.read_account(&txn, number).await?;
-            let changed =
-                Account { balance: account.balance + change, transfers: account.transfers + 1 };
+            let changed = Account { balance: account.balance + change, transfers: account.transfers + 1 };
             txn.put(Name::Account(number).key(), keys::account(changed))?;
         }
         if think_ms > 0 {
