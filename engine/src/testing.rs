@@ -11,7 +11,7 @@ use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tonic::service::Routes;
 
@@ -56,14 +56,15 @@ impl World {
     /// Runs `future` and all tasks until it is done; a deadlock is a panic.
     pub(crate) fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
-        let flag = Arc::new(Flag(AtomicBool::new(true)));
+        let woken = Arc::new(Woken(AtomicBool::new(true)));
         loop {
-            if flag.0.swap(false, Ordering::SeqCst)
-                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker(flag.clone())))
+            if woken.take()
+                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker(woken.clone())))
             {
                 return output;
             }
-            assert!(self.tasks.poll_woken() || flag.0.load(Ordering::SeqCst), "everybody waits for everybody");
+            let progress = self.tasks.poll_woken() || woken.0.load(Ordering::SeqCst);
+            assert!(progress, "everybody waits for everybody");
         }
     }
 
@@ -75,62 +76,65 @@ impl World {
     /// The node goes down and comes up again, without its tasks.
     pub(crate) fn crash(&mut self, mode: CrashMode) {
         self.platter.crash(mode);
-        self.tasks.clear();
+        drop(std::mem::take(&mut *self.tasks.slots()));
         self.disk = self.platter.mount();
     }
 }
 
-/// Runs tasks in the order in which they were spawned, those that were woken.
-#[derive(Default)]
-pub(crate) struct Executor {
-    tasks: Mutex<Vec<(Arc<Flag>, Option<BoxFuture<'static, ()>>)>>,
-}
+struct Woken(AtomicBool);
 
-struct Flag(AtomicBool);
-
-impl ArcWake for Flag {
-    fn wake_by_ref(flag: &Arc<Self>) {
-        flag.0.store(true, Ordering::SeqCst);
+impl Woken {
+    fn take(&self) -> bool {
+        self.0.swap(false, Ordering::SeqCst)
     }
 }
+
+impl ArcWake for Woken {
+    fn wake_by_ref(woken: &Arc<Self>) {
+        woken.0.store(true, Ordering::SeqCst);
+    }
+}
+
+struct Slot {
+    woken: Arc<Woken>,
+    /// `None` while it is polled, and when it is done.
+    future: Option<BoxFuture<'static, ()>>,
+}
+
+#[derive(Default)]
+struct Executor(Mutex<Vec<Slot>>);
 
 impl Executor {
-    /// Polls every woken task once; whether there was one.
-    fn poll_woken(&self) -> bool {
-        let mut any = false;
-        let mut index = 0;
-        loop {
-            let (flag, future) = {
-                let mut tasks = self.tasks.lock().unwrap();
-                let Some((flag, future)) = tasks.get_mut(index) else { return any };
-                (flag.clone(), future.take())
-            };
-            let woken = flag.0.load(Ordering::SeqCst);
-            if let Some(mut future) = future {
-                let mut pending = true;
-                if woken {
-                    any = true;
-                    flag.0.store(false, Ordering::SeqCst);
-                    let context = &mut Context::from_waker(&waker(flag)).waker().clone();
-                    pending = future.as_mut().poll(&mut Context::from_waker(context)).is_pending();
-                }
-                if pending {
-                    self.tasks.lock().unwrap()[index].1 = Some(future);
-                }
-            }
-            index += 1;
-        }
+    fn slots(&self) -> MutexGuard<'_, Vec<Slot>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn clear(&self) {
-        let tasks = std::mem::take(&mut *self.tasks.lock().unwrap());
-        drop(tasks);
+    /// Takes the future of the first woken task from `from` on.
+    fn take_woken(&self, from: usize) -> Option<(usize, Arc<Woken>, BoxFuture<'static, ()>)> {
+        let mut slots = self.slots();
+        let ready = |slot: &Slot| slot.future.is_some() && slot.woken.0.load(Ordering::SeqCst);
+        let index = (from..slots.len()).find(|index| ready(&slots[*index]))?;
+        let future = slots[index].future.take()?;
+        Some((index, slots[index].woken.clone(), future))
+    }
+
+    /// Polls every woken task once, in the order of their spawning; whether there was one.
+    fn poll_woken(&self) -> bool {
+        let mut next = 0;
+        while let Some((index, woken, mut future)) = self.take_woken(next) {
+            next = index + 1;
+            woken.take();
+            if future.as_mut().poll(&mut Context::from_waker(&waker(woken))).is_pending() {
+                self.slots()[index].future = Some(future);
+            }
+        }
+        next > 0
     }
 }
 
 impl Tasks for Executor {
     fn spawn(&self, _name: &'static str, future: BoxFuture<'static, ()>) {
-        self.tasks.lock().unwrap().push((Arc::new(Flag(AtomicBool::new(true))), Some(future)));
+        self.slots().push(Slot { woken: Arc::new(Woken(AtomicBool::new(true))), future: Some(future) });
     }
 
     fn spawn_dedicated(&self, name: &'static str, future: BoxFuture<'static, ()>) {

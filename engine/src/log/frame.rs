@@ -226,16 +226,16 @@ mod tests {
         let golden = [
             b"NoKVtest".as_slice(),
             &[1, 0, 0, 0, 7, 0, 0, 0, 0, 0, 0, 0],
-            &crc32c::crc32c(b"NoKVtest\x01\0\0\0\x07\0\0\0\0\0\0\0").to_le_bytes(),
+            &[0x0f, 0xfd, 0x29, 0x6e],
             &[0xf7, 0x4e, 0x6f, 0x4b],
-            &[0xe9, 0x53, 0x1a, 0x5e],
+            &[0xba, 0x23, 0xf5, 0xdf],
             &[2, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0, b'a', b'b'],
             &[0xf7, 0x4e, 0x6f, 0x4b],
-            &[0x70, 0x48, 0xd6, 0xc4],
+            &[0x56, 0xcb, 0x25, 0x4a],
             &[0, 0, 0, 0, 0xff, 47, 0, 0, 0, 0, 0, 0, 0],
         ]
         .concat();
-        assert_eq!(data, golden, "{data:02x?}");
+        assert_eq!(data, golden);
     }
 
     #[test]

@@ -87,7 +87,9 @@ impl Log {
             Some((id, Found::Frames(end))) => {
                 let mut segment = Segment::resume(&*log.disk, &log.path(id), id, end)?;
                 log.torn_bytes = end.torn_bytes;
-                segment.settle()?;
+                if !end.sealed {
+                    segment.settle()?;
+                }
                 log.active = Some(segment);
                 log.disk.sync_dir(&log.dir).at(&log.dir, "sync")?;
                 if end.sealed {
