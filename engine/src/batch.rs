@@ -7,8 +7,11 @@ use bytes::Bytes;
 pub(crate) const KEY_BYTES_MAX: usize = 64 << 10;
 /// Largest value.
 pub(crate) const VALUE_BYTES_MAX: usize = 256 << 20;
-/// Largest sum of keys and values in one batch.
+/// Bytes that a change takes in the log besides key and value, at most.
+const CHANGE_BYTES: usize = 16;
+/// Largest batch in the log.
 pub(crate) const BATCH_BYTES_MAX: usize = 512 << 20;
+const _: () = assert!(BATCH_BYTES_MAX <= crate::log::frame::PAYLOAD_BYTES_MAX);
 
 /// A column family: the byte in front of every key of it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
@@ -87,8 +90,9 @@ impl WriteBatch {
                 return too_large("a value", value_bytes, VALUE_BYTES_MAX);
             }
         }
-        if self.bytes > BATCH_BYTES_MAX {
-            return too_large("a batch", self.bytes, BATCH_BYTES_MAX);
+        let bytes = self.bytes.saturating_add(self.changes.len() * CHANGE_BYTES);
+        if bytes > BATCH_BYTES_MAX {
+            return too_large("a batch", bytes, BATCH_BYTES_MAX);
         }
         Ok(())
     }

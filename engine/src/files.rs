@@ -75,7 +75,9 @@ mod tests {
         assert_eq!(Kind::of("MANIFEST-000012"), Some(Kind::Manifest(12)));
         assert_eq!(Kind::of("00003.sst"), Some(Kind::Table(3)));
         assert_eq!(Kind::of("123456.wal"), Some(Kind::Wal(123_456)));
-        for other in ["3.sst", "000003.sst", "00000.sst", "MANIFEST-12", "LOCK", "raft", "00003.sst.tmp", "+0003.sst"] {
+        for other in
+            ["3.sst", "000003.sst", "00000.sst", "MANIFEST-12", "LOCK", "raft", "00003.sst.tmp", "+0003.sst"]
+        {
             assert_eq!(Kind::of(other), None, "{other}");
         }
     }

@@ -170,7 +170,8 @@ mod tests {
     fn spans_follow_bounds() {
         let at = |user: &'static [u8]| Bytes::from_static(user);
         let span = Span::of(Cf(1), &(Bound::Excluded(at(b"a")), Bound::Included(at(b"c"))));
-        let inside = |user: &'static [u8]| span.low <= key(user, 5) && key(user, 5) < span.high.clone().unwrap();
+        let inside =
+            |user: &'static [u8]| span.low <= key(user, 5) && key(user, 5) < span.high.clone().unwrap();
         assert!(!inside(b"a") && inside(b"a\0") && inside(b"c") && !inside(b"c\0"));
         assert!(Span::of(Cf(1), &(at(b"b")..at(b"a"))).is_empty());
         assert!(Span::of(Cf(255), &(..)).high.is_none());

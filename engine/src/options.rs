@@ -89,7 +89,10 @@ impl Options {
     pub fn validate(&self) -> Result<()> {
         let sane = [
             (self.memtable_bytes >= 1 << 10, "memtable_bytes must be at least 1024"),
-            ((4 << 10..=2 << 30).contains(&self.wal_segment_bytes), "wal_segment_bytes must be 4 KiB to 2 GiB"),
+            (
+                (4 << 10..=2 << 30).contains(&self.wal_segment_bytes),
+                "wal_segment_bytes must be 4 KiB to 2 GiB",
+            ),
             ((128..=16 << 20).contains(&self.block_bytes), "block_bytes must be 128 bytes to 16 MiB"),
             (self.table_bytes >= 4 << 10, "table_bytes must be at least 4096"),
             (self.level0_tables_compact >= 1, "level0_tables_compact must be at least 1"),

@@ -59,7 +59,8 @@ impl World {
         let woken = Arc::new(Woken(AtomicBool::new(true)));
         loop {
             if woken.take()
-                && let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker(woken.clone())))
+                && let Poll::Ready(output) =
+                    future.as_mut().poll(&mut Context::from_waker(&waker(woken.clone())))
             {
                 return output;
             }

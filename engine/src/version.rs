@@ -71,7 +71,10 @@ impl Version {
     }
 
     pub(crate) fn tables(&self) -> impl Iterator<Item = (usize, &Arc<Table>)> {
-        self.levels.iter().enumerate().flat_map(|(level, tables)| tables.iter().map(move |table| (level, table)))
+        self.levels
+            .iter()
+            .enumerate()
+            .flat_map(|(level, tables)| tables.iter().map(move |table| (level, table)))
     }
 
     /// The tables whose range holds this user key, upper levels first.
@@ -93,7 +96,8 @@ impl Version {
         }
         for level in &self.levels[1..] {
             let start = level.partition_point(|table| table.meta.largest < span.low);
-            let tables: std::collections::VecDeque<_> = level[start..].iter().take_while(inside).cloned().collect();
+            let tables: std::collections::VecDeque<_> =
+                level[start..].iter().take_while(inside).cloned().collect();
             if !tables.is_empty() {
                 out.push(Box::new(LevelSource::new(tables, span.clone(), direction, true)));
             }
@@ -119,6 +123,7 @@ impl Version {
 
 /// The one table of disjoint, sorted `tables` whose range holds the key.
 fn find<'a>(tables: &'a [Arc<Table>], cf: u8, user: &[u8]) -> Option<&'a Arc<Table>> {
-    let at = tables.partition_point(|table| (table.meta.largest.cf, &table.meta.largest.user[..]) < (cf, user));
+    let at =
+        tables.partition_point(|table| (table.meta.largest.cf, &table.meta.largest.user[..]) < (cf, user));
     tables.get(at).filter(|table| table.meta.covers(cf, user))
 }

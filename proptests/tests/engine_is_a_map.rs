@@ -18,20 +18,40 @@ type Map = BTreeMap<(u8, Bytes), Bytes>;
 #[derive(Debug, Clone)]
 enum Op {
     /// Puts and deletes in one batch: family, key, length of the value (`None` deletes).
-    Write { changes: Vec<(u8, u8, Option<u16>)>, sync: bool },
-    Get { cf: u8, key: u8 },
-    Scan { cf: u8, low: Bound<u8>, high: Bound<u8> },
+    Write {
+        changes: Vec<(u8, u8, Option<u16>)>,
+        sync: bool,
+    },
+    Get {
+        cf: u8,
+        key: u8,
+    },
+    Scan {
+        cf: u8,
+        low: Bound<u8>,
+        high: Bound<u8>,
+    },
     TakeSnapshot,
     Flush,
     Settle,
     Reopen,
-    Crash { mode: u8 },
-    CrashSoon { ops: u16 },
+    Crash {
+        mode: u8,
+    },
+    CrashSoon {
+        ops: u16,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {
     let change = (0..3_u8, any::<u8>(), proptest::option::weighted(0.7, 0..700_u16));
-    let bound = || prop_oneof![any::<u8>().prop_map(Bound::Included), any::<u8>().prop_map(Bound::Excluded), Just(Bound::Unbounded)];
+    let bound = || {
+        prop_oneof![
+            any::<u8>().prop_map(Bound::Included),
+            any::<u8>().prop_map(Bound::Excluded),
+            Just(Bound::Unbounded)
+        ]
+    };
     prop_oneof![
         20 => (vec(change, 1..6), any::<bool>()).prop_map(|(changes, sync)| Op::Write { changes, sync }),
         4 => (0..3_u8, any::<u8>()).prop_map(|(cf, key)| Op::Get { cf, key }),

@@ -11,16 +11,24 @@ use std::sync::Arc;
 
 #[derive(Debug, Clone)]
 enum Op {
-    Append { bytes: u16 },
+    Append {
+        bytes: u16,
+    },
     Write,
     Sync,
     Settle,
     Roll,
     /// Removes all segments but so many.
-    Purge { keep: u8 },
+    Purge {
+        keep: u8,
+    },
     Reopen,
-    Crash { mode: u8 },
-    CrashSoon { ops: u8 },
+    Crash {
+        mode: u8,
+    },
+    CrashSoon {
+        ops: u8,
+    },
 }
 
 fn op() -> impl Strategy<Value = Op> {

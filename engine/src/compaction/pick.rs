@@ -27,8 +27,9 @@ impl Job {
 
     /// Whether the inputs can go down as they are: nothing there to merge with, nor among themselves.
     pub(crate) fn is_move(&self) -> bool {
-        let disjoint =
-            |(index, a): (usize, &Arc<Table>)| self.inputs[index + 1..].iter().all(|b| !a.meta.overlaps(&b.meta));
+        let disjoint = |(index, a): (usize, &Arc<Table>)| {
+            self.inputs[index + 1..].iter().all(|b| !a.meta.overlaps(&b.meta))
+        };
         let to_bottom = self.target() == LEVELS - 1;
         let may_stay = |table: &Arc<Table>| !to_bottom || table.meta.tombstones == 0;
         !self.rewrite

@@ -84,7 +84,8 @@ pub(crate) async fn run(
     for entry in Newest::new(sources, Direction::Forward, SEQUENCE_MAX) {
         let entry = entry?;
         piece += entry.key.user.len() + entry.value.as_ref().map_or(0, bytes::Bytes::len) + 16;
-        let dead = entry.value.is_none() && !version.covered_below(job.target(), entry.key.cf, &entry.key.user);
+        let dead =
+            entry.value.is_none() && !version.covered_below(job.target(), entry.key.cf, &entry.key.user);
         if !dead {
             output.add(&entry)?;
         }

@@ -121,6 +121,8 @@ impl Inner {
         self.install(edit, |view| {
             view.immutables.pop();
         })?;
+        // The time that the disk took passes here, before anybody hears of success.
+        env.tasks.yield_now().await;
         self.flushed.store(memtable.sequence_max(), Ordering::Release);
         add(&self.counters.flushes, 1);
         env.probe("engine.flush");
@@ -151,7 +153,8 @@ impl Inner {
         let mut manifest = lock(&self.manifest);
         let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
         let current = self.view().version.clone();
-        let moved: Vec<_> = current.tables().filter(|(_, table)| edit.removed.contains(&table.meta.number)).collect();
+        let moved: Vec<_> =
+            current.tables().filter(|(_, table)| edit.removed.contains(&table.meta.number)).collect();
         let added = edit.added.iter().map(|added| {
             // A table that only changes its level stays open.
             match moved.iter().find(|(_, table)| table.meta.number == added.1.number) {

@@ -200,7 +200,8 @@ impl Db {
     }
 
     /// Stops background work, makes logged writes durable and releases the lock. Applied data that was not flushed
-    /// is not made durable. Further writes fail with [`Error::Closed`]; reads still work. Idempotent.
+    /// is not made durable. Further writes fail with [`Error::Closed`]; reads still work. Idempotent. A database that
+    /// failed earlier says so again; the lock is released in any case.
     pub async fn close(&self) -> Result<()> {
         self.inner.close().await
     }
@@ -274,9 +275,13 @@ impl Inner {
         self.begin_stop();
         self.until(|| (self.loops.load(Ordering::Acquire) == 0).then_some(())).await;
         let result = match (&mut *lock(&self.wal), &*lock(&self.failure)) {
+            (_, Some(failure)) => Err(failure.for_later_callers()),
             (Some(wal), None) if self.env.is_some() => wal.sync().and_then(|()| wal.settle()),
             _ => Ok(()),
         };
+        if let Some(env) = &self.env {
+            env.tasks.yield_now().await;
+        }
         *lock(&self.directory_lock) = None;
         self.noted(result)
     }

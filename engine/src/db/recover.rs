@@ -1,9 +1,13 @@
 //! Opening, step by step.
 //!
-//! 1. Take the lock. 2. Find `CURRENT`; a directory without one is new, or a creation that was interrupted, or
-//! refused. 3. Add up the manifest. 4. Open its tables. 5. Replay the log from where the manifest says it matters.
-//! 6. Write a fresh manifest. 7. Only now remove what nothing refers to: older manifests, log segments below the
-//! start, tables that this manifest could have named and does not.
+//! 1. Take the lock.
+//! 2. Find `CURRENT`. A directory without one is new, or a creation that was interrupted, or refused.
+//! 3. Add up the manifest.
+//! 4. Open its tables.
+//! 5. Replay the log from where the manifest says it matters.
+//! 6. Write a fresh manifest.
+//! 7. Only now remove what nothing refers to: older manifests, log segments below the start, tables that the
+//!    manifest could have named and does not.
 //!
 //! A read-only open does steps 2 to 5 and changes nothing.
 
@@ -160,12 +164,8 @@ struct Recovery {
 }
 
 /// Either way to open a log.
-type OpenLog = fn(
-    Arc<dyn Disk>,
-    &Path,
-    LogOptions,
-    &mut dyn FnMut(Position, u8, &[u8]) -> Result<()>,
-) -> Result<Log>;
+type OpenLog =
+    fn(Arc<dyn Disk>, &Path, LogOptions, &mut dyn FnMut(Position, u8, &[u8]) -> Result<()>) -> Result<Log>;
 
 impl Recovery {
     /// Adds up the manifest and opens its tables.
@@ -178,7 +178,8 @@ impl Recovery {
             graveyard: Arc::default(),
             filter_rejections: Arc::default(),
         };
-        let open = |(level, meta): &(usize, _)| Ok((*level, Arc::new(Table::open(&context, Clone::clone(meta))?)));
+        let open =
+            |(level, meta): &(usize, _)| Ok((*level, Arc::new(Table::open(&context, Clone::clone(meta))?)));
         let tables = catalog.tables.values().map(open).collect::<Result<Vec<_>>>()?;
         let version =
             Version::of(tables).map_err(|what| Error::corrupt(&files::manifest(dir, number), 0, what))?;
@@ -194,7 +195,11 @@ impl Recovery {
         let (disk, dir) = (self.context.disk.clone(), self.context.dir.clone());
         let start = files::wal(&dir, log_start);
         if !disk.exists(&start).at(&start, "look for")? {
-            return Err(Error::corrupt(&start, 0, "the log segment is missing although the manifest needs it"));
+            return Err(Error::corrupt(
+                &start,
+                0,
+                "the log segment is missing although the manifest needs it",
+            ));
         }
         let mut segment = log_start;
         open(disk, &dir, log_options(&self.options), &mut |position, kind, payload| {

@@ -153,7 +153,10 @@ fn compaction_reclaims_space_and_drops_tombstones() {
     world.run(db.flush()).unwrap();
     world.settle();
     let stats = db.stats();
-    assert!(stats.compaction_moves > 0 && stats.levels[0].tables < 2 && stats.levels[1].tables > 0, "{stats:?}");
+    assert!(
+        stats.compaction_moves > 0 && stats.levels[0].tables < 2 && stats.levels[1].tables > 0,
+        "{stats:?}"
+    );
     assert_eq!(content(&db).unwrap(), model);
     for n in 0..1000 {
         world.run(db.write(delete(key(n)), NO_SYNC)).unwrap();
@@ -162,10 +165,15 @@ fn compaction_reclaims_space_and_drops_tombstones() {
     world.settle();
     let stats = db.stats();
     assert!(stats.compactions > 0 && stats.manifest_number > 10, "{stats:?}");
-    assert_eq!((stats.entries, stats.levels.iter().map(|level| level.tables).sum::<u64>()), (0, 0), "{stats:?}");
+    assert_eq!(
+        (stats.entries, stats.levels.iter().map(|level| level.tables).sum::<u64>()),
+        (0, 0),
+        "{stats:?}"
+    );
     db.request_flush();
     world.run(db.close()).unwrap();
-    let tables = world.platter.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "sst")).count();
+    let tables =
+        world.platter.files().iter().filter(|(path, _)| path.extension().is_some_and(|e| e == "sst")).count();
     assert_eq!(tables, 0);
 }
 
@@ -259,7 +267,8 @@ fn without_current_nothing_is_touched() {
     assert!(matches!(world.open(&options()), Err(Error::MissingCurrent { .. })));
     let read_only = Db::open_read_only(world.disk.clone(), World::dir(), options());
     assert!(matches!(read_only, Err(Error::MissingCurrent { .. })));
-    let lock_file = |files: &[(PathBuf, u64)]| files.iter().filter(|f| f.0 != files::lock(World::dir())).count();
+    let lock_file =
+        |files: &[(PathBuf, u64)]| files.iter().filter(|f| f.0 != files::lock(World::dir())).count();
     assert_eq!(lock_file(&before), lock_file(&world.platter.files()));
     nokv_env::disk::write_atomically(&*world.disk, &current, &name).unwrap();
     assert_eq!(content(&world.open(&options()).unwrap()).unwrap(), model);
@@ -291,7 +300,10 @@ fn an_io_error_poisons_and_acknowledged_data_survives() {
     for at in 1..60 {
         let mut world = World::new(at);
         let db = world.open(&options()).unwrap();
-        world.platter.set_faults(DiskFaults { sync_error_at: Some(world.platter.counters().syncs + at), ..Default::default() });
+        world.platter.set_faults(DiskFaults {
+            sync_error_at: Some(world.platter.counters().syncs + at),
+            ..Default::default()
+        });
         let mut acknowledged = 0;
         for n in 0..200 {
             match world.run(db.write(put(key(n), vec![b'x'; 200]), SYNC)) {
@@ -307,11 +319,15 @@ fn an_io_error_poisons_and_acknowledged_data_survives() {
             assert!(matches!(world.run(db.flush()), Err(Error::Poisoned(_))));
             assert!(content(&db).unwrap().len() >= acknowledged, "reads go on");
         }
-        world.run(db.close()).unwrap();
+        assert_eq!(world.run(db.close()).is_ok(), acknowledged == 200);
         drop(db);
         world.crash(CrashMode::PowerLossWorst);
         let found = content(&world.open(&options()).unwrap()).unwrap();
-        assert!(found.len() >= acknowledged && found.len() <= acknowledged + 1, "{} {acknowledged}", found.len());
+        assert!(
+            found.len() >= acknowledged && found.len() <= acknowledged + 1,
+            "{} {acknowledged}",
+            found.len()
+        );
     }
 }
 
@@ -389,7 +405,8 @@ impl History {
 
 #[test]
 fn every_operation_of_the_disk_is_a_place_to_crash() {
-    let small = Options { memtable_bytes: 2 << 10, wal_segment_bytes: 4 << 10, manifest_bytes: 600, ..options() };
+    let small =
+        Options { memtable_bytes: 2 << 10, wal_segment_bytes: 4 << 10, manifest_bytes: 600, ..options() };
     for (logged, seed) in [(true, 0), (false, 1), (true, 2), (true, 4), (false, 5)] {
         let mut crash_at = 1;
         loop {
@@ -498,4 +515,18 @@ fn pressure_rises_when_nobody_flushes() {
     // The write waits for the flushes, which go on while it waits.
     world.run(db.write(put("k", "v"), SYNC)).unwrap();
     assert!(db.pressure() < Pressure::Stop);
+}
+
+#[test]
+fn everything_may_move_between_threads() {
+    fn sent<T: Send>(value: T) -> T {
+        value
+    }
+    let world = World::new(1);
+    let env = world.env();
+    let db = world.run(sent(Db::open(&env, World::dir(), options()))).unwrap();
+    world.run(sent(db.write(put("k", "v"), SYNC))).unwrap();
+    assert_eq!(sent(sent(db.snapshot()).iter(Cf(0), ..)).count(), 1);
+    world.run(sent(db.flush())).unwrap();
+    world.run(sent(sent(db.clone()).close())).unwrap();
 }

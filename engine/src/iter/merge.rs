@@ -96,20 +96,20 @@ impl Newest {
             self.state = State::Running(Merge::start(std::mem::take(sources), self.direction)?);
         }
         let State::Running(merge) = &mut self.state else { return Ok(None) };
-        while let Some(entry) = merge.next()? {
-            let mut best = (entry.key.sequence <= self.sequence).then_some(entry.clone());
-            while merge.peek().is_some_and(|next| next.key.same_user_key(&entry.key)) {
+        while let Some(mut best) = merge.next()? {
+            let mut visible = best.key.sequence <= self.sequence;
+            while merge.peek().is_some_and(|next| next.key.same_user_key(&best.key)) {
                 let Some(other) = merge.next()? else { break };
-                let newer = best.as_ref().is_none_or(|best| other.key.sequence > best.key.sequence);
                 if other.key.sequence <= self.sequence {
-                    self.shadowed += u64::from(best.is_some());
-                    if newer {
-                        best = Some(other);
+                    self.shadowed += u64::from(visible);
+                    if !visible || other.key.sequence > best.key.sequence {
+                        best = other;
                     }
+                    visible = true;
                 }
             }
-            if best.is_some() {
-                return Ok(best);
+            if visible {
+                return Ok(Some(best));
             }
         }
         Ok(None)
@@ -154,8 +154,10 @@ mod tests {
                 source(vec![entry("b", 4, None), entry("c", 3, Some("c"))], direction),
             ];
             let mut newest = Newest::new(sources, direction, 5);
-            let mut found: Vec<_> =
-                newest.by_ref().map(|entry| entry.map(|entry| (entry.key.sequence, entry.value)).unwrap()).collect();
+            let mut found: Vec<_> = newest
+                .by_ref()
+                .map(|entry| entry.map(|entry| (entry.key.sequence, entry.value)).unwrap())
+                .collect();
             if direction == Direction::Reverse {
                 found.reverse();
             }
@@ -166,7 +168,10 @@ mod tests {
 
     #[test]
     fn an_error_ends_it() {
-        let sources = vec![source(vec![entry("a", 1, None), Err(Error::Closed), entry("b", 1, None)], Direction::Forward)];
+        let sources = vec![source(
+            vec![entry("a", 1, None), Err(Error::Closed), entry("b", 1, None)],
+            Direction::Forward,
+        )];
         let mut newest = Newest::new(sources, Direction::Forward, 9);
         assert!(matches!(newest.next(), Some(Err(Error::Closed))));
         assert!(newest.next().is_none());

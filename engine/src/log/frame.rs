@@ -114,7 +114,11 @@ pub(crate) fn decode(id: u64, offset: u64, data: &[u8]) -> Option<Frame<'_>> {
     if read_u32(rest, 4) != checksum(id, offset, body) {
         return None;
     }
-    Some(Frame { kind: rest[12], durable: read_u64(rest, 13), payload: &rest[FRAME_BYTES..FRAME_BYTES + len] })
+    Some(Frame {
+        kind: rest[12],
+        durable: read_u64(rest, 13),
+        payload: &rest[FRAME_BYTES..FRAME_BYTES + len],
+    })
 }
 
 /// How a scan over a segment ended.
@@ -152,7 +156,8 @@ pub(crate) fn scan(
         return Err(Error::corrupt(file, offset, "bytes after the seal of the segment"));
     }
     if let Some((witness, claim)) = later_claim(id, offset, data) {
-        let what = format!("the record fails its checksum, but was durable below {claim} (claimed at {witness})");
+        let what =
+            format!("the record fails its checksum, but was durable below {claim} (claimed at {witness})");
         return Err(Error::corrupt(file, offset, what));
     }
     Ok(End { offset, sealed, torn_bytes })
@@ -165,7 +170,9 @@ pub(crate) fn holds_a_frame(id: u64, data: &[u8]) -> bool {
 
 /// A frame after `offset` that claims `offset` was durable, and its claim.
 fn later_claim(id: u64, offset: u64, data: &[u8]) -> Option<(u64, u64)> {
-    frames_from(id, offset, data).find(|(_, frame)| frame.durable > offset).map(|(at, frame)| (at, frame.durable))
+    frames_from(id, offset, data)
+        .find(|(_, frame)| frame.durable > offset)
+        .map(|(at, frame)| (at, frame.durable))
 }
 
 /// All sound frames from `from` on, found by their marker.
@@ -244,7 +251,10 @@ mod tests {
         data[starts[1] + FRAME_BYTES] ^= 1;
         let (found, end) = records(&data).unwrap();
         assert_eq!(found, [b"first".to_vec()]);
-        assert_eq!(end, End { offset: starts[1] as u64, sealed: false, torn_bytes: (data.len() - starts[1]) as u64 });
+        assert_eq!(
+            end,
+            End { offset: starts[1] as u64, sealed: false, torn_bytes: (data.len() - starts[1]) as u64 }
+        );
     }
 
     #[test]

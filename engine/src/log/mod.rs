@@ -253,7 +253,11 @@ impl Log {
 fn expect_sealed(path: &Path, found: Found) -> Result<u64> {
     match found {
         Found::Frames(end) if end.sealed => Ok(end.offset),
-        Found::Frames(end) => Err(Error::corrupt(path, end.offset, "the log goes on in the next segment, but here is no sound record and no seal")),
+        Found::Frames(end) => Err(Error::corrupt(
+            path,
+            end.offset,
+            "the log goes on in the next segment, but here is no sound record and no seal",
+        )),
         Found::Unborn => Err(Error::corrupt(path, 0, "the header is not sound")),
     }
 }

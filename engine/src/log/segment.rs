@@ -60,7 +60,13 @@ pub(crate) struct Segment {
 impl Segment {
     /// Creates (or, after an interrupted creation, recreates) the file. Its name is durable only after the caller
     /// synced the directory.
-    pub(crate) fn create(disk: &dyn Disk, path: &Path, magic: Magic, id: u64, mode: OpenMode) -> Result<Self> {
+    pub(crate) fn create(
+        disk: &dyn Disk,
+        path: &Path,
+        magic: Magic,
+        id: u64,
+        mode: OpenMode,
+    ) -> Result<Self> {
         let file = disk.open(path, mode).at(path, "create")?;
         file.truncate(0).at(path, "truncate")?;
         file.write_at(&frame::encode_header(magic, id), 0).at(path, "write")?;

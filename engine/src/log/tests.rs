@@ -83,12 +83,17 @@ fn records_survive_a_reopen_and_purged_segments_are_gone() {
 fn a_crash_leaves_a_prefix_with_all_that_was_synced() {
     for seed in 0..300 {
         let platter = platter(seed);
-        let mode = [CrashMode::PowerLoss, CrashMode::PowerLossWorst, CrashMode::ProcessKill][seed as usize % 3];
+        let mode =
+            [CrashMode::PowerLoss, CrashMode::PowerLossWorst, CrashMode::ProcessKill][seed as usize % 3];
         let (mut synced, mut attempted) = (0, 0);
         for _ in 0..4 {
             let disk = platter.mount();
             let (mut log, found) = open(&disk).unwrap();
-            assert!(found.len() >= synced && found.len() <= attempted, "{} {synced} {attempted}", found.len());
+            assert!(
+                found.len() >= synced && found.len() <= attempted,
+                "{} {synced} {attempted}",
+                found.len()
+            );
             assert_eq!(found, records(found.len()));
             synced = found.len();
             let crash_at_op = Some(platter.ops() + 1 + seed % 41);

@@ -91,7 +91,7 @@ impl Block {
         let restarts = u32::from_le_bytes(*count) as usize;
         let entries_end = restarts.checked_mul(4).and_then(|bytes| rest.len().checked_sub(bytes));
         match entries_end {
-            Some(entries_end) if restarts > 0 => Ok(Self { entries_end, restarts, data }),
+            Some(entries_end) if restarts > 0 => Ok(Self { data, entries_end, restarts }),
             _ => Err("the block has a wrong number of restart points"),
         }
     }
@@ -104,7 +104,11 @@ impl Block {
     fn restart(&self, index: usize) -> Result<usize, Malformed> {
         let offset = Reader::at(&self.data, self.entries_end + 4 * index).u32();
         let offset = offset.ok_or("a restart point is missing")? as usize;
-        if offset < self.entries_end || self.entries_end == 0 { Ok(offset) } else { Err("a restart point is out of place") }
+        if offset < self.entries_end || self.entries_end == 0 {
+            Ok(offset)
+        } else {
+            Err("a restart point is out of place")
+        }
     }
 
     /// The whole key of a restart point's entry.
@@ -337,7 +341,8 @@ mod tests {
                 bad[at] ^= flip;
                 let Ok(block) = Block::parse(bad.into()) else { continue };
                 let mut cursor = BlockCursor::new(block);
-                let _ = cursor.seek(&encoded(31)).and_then(|()| cursor.retreat()).and_then(|()| cursor.last());
+                let _ =
+                    cursor.seek(&encoded(31)).and_then(|()| cursor.retreat()).and_then(|()| cursor.last());
             }
         }
     }

@@ -57,7 +57,11 @@ pub(crate) fn seal_section(body: Vec<u8>, compression: Compression) -> Vec<u8> {
     let (mut section, codec) = match compression {
         Compression::Lz4 => {
             let compressed = lz4_flex::block::compress_prepend_size(&body);
-            if compressed.len() <= body.len() - body.len() / 8 { (compressed, CODEC_LZ4) } else { (body, CODEC_RAW) }
+            if compressed.len() <= body.len() - body.len() / 8 {
+                (compressed, CODEC_LZ4)
+            } else {
+                (body, CODEC_RAW)
+            }
         }
         Compression::None => (body, CODEC_RAW),
     };
