@@ -3,6 +3,8 @@
 //! A crash may take writes that were not made durable, but only the newest ones: what is found afterwards is the map
 //! as it was at some moment between the last durable write and the crash.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use bytes::Bytes;
 use nokv_engine::{Cf, Db, Options, Result, Snapshot, WriteBatch, WriteOptions};
 use nokv_env::mem_disk::{CrashMode, DiskFaults};
@@ -194,7 +196,7 @@ impl Pair {
 
 /// Keys of different lengths, many of them prefixes of others.
 fn name(n: u8) -> Bytes {
-    let text = format!("{:08b}", n);
+    let text = format!("{n:08b}");
     Bytes::from(text.trim_end_matches('0').to_owned())
 }
 

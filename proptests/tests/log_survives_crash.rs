@@ -1,5 +1,7 @@
 //! The log is a `Vec`: after any crash it holds a prefix of what was appended, with everything that was synced.
 
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
+
 use nokv_engine::log::{Log, LogOptions, Position};
 use nokv_engine::{Error, Result};
 use nokv_env::Disk;
