@@ -1,0 +1,164 @@
+//! Where everything that the driver reacts to waits for it: two bounded queues and one bell.
+//!
+//! Raft messages have a queue of their own, so that a flood of proposals cannot push out the heartbeats that keep the
+//! leader in office.
+
+use crate::config::{Config, GroupConfig, GroupId};
+use crate::error::{AdminError, ProposeError, ReadError, StepError};
+use crate::machine::{ConfChange, Machine};
+use crate::wire::Incoming;
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use tokio::sync::{Notify, mpsc, oneshot};
+
+/// Answer of a proposal.
+pub(crate) type ProposeReply<M> = oneshot::Sender<Result<<M as Machine>::Reply, ProposeError>>;
+/// Answer of a read.
+pub(crate) type ReadReply = oneshot::Sender<Result<u64, ReadError>>;
+/// Answer of an administrative request.
+pub(crate) type AdminReply = oneshot::Sender<Result<(), AdminError>>;
+
+/// Something a handle asks for.
+pub(crate) enum Request<M: Machine> {
+    Propose { group: GroupId, proposal: M::Proposal, reply: ProposeReply<M> },
+    ConfChange { group: GroupId, change: ConfChange, reply: ProposeReply<M> },
+    Read { group: GroupId, at_least: u64, reply: ReadReply },
+    TransferLeader { group: GroupId, peer: u64, reply: AdminReply },
+    Campaign { group: GroupId, reply: AdminReply },
+    UpdatePeers { group: GroupId, peers: BTreeMap<u64, u64>, reply: AdminReply },
+    AddGroup { config: GroupConfig, reply: AdminReply },
+    RemoveGroup { group: GroupId, reply: AdminReply },
+}
+
+/// Something the transport brings.
+pub(crate) enum Delivery {
+    /// Messages from a node.
+    Messages { from_node: u64, messages: Vec<Incoming>, bytes: u64 },
+    /// Messages to a node were lost.
+    Unreachable { node: u64 },
+    /// A snapshot was lost on its way.
+    SnapshotLost { group: GroupId, peer: u64 },
+}
+
+/// The driver's end.
+pub(crate) struct Inbox<M: Machine> {
+    pub(crate) deliveries: mpsc::Receiver<Delivery>,
+    pub(crate) requests: mpsc::Receiver<Request<M>>,
+    pub(crate) bell: Arc<Notify>,
+    waiting_bytes: Arc<AtomicU64>,
+}
+
+/// Puts deliveries in. Does not depend on the machine, so the transport does not either.
+#[derive(Clone)]
+pub(crate) struct Mailbox {
+    deliveries: mpsc::Sender<Delivery>,
+    bell: Arc<Notify>,
+    waiting_bytes: Arc<AtomicU64>,
+    bytes_max: u64,
+}
+
+/// Puts requests in.
+pub(crate) struct Desk<M: Machine> {
+    requests: mpsc::Sender<Request<M>>,
+    bell: Arc<Notify>,
+}
+
+impl<M: Machine> Clone for Desk<M> {
+    fn clone(&self) -> Self {
+        Self { requests: self.requests.clone(), bell: self.bell.clone() }
+    }
+}
+
+/// The queues of a new driver.
+pub(crate) fn open<M: Machine>(config: &Config) -> (Inbox<M>, Mailbox, Desk<M>) {
+    let (delivery_sender, deliveries) = mpsc::channel(config.messages_max);
+    let (request_sender, requests) = mpsc::channel(config.requests_max);
+    let bell = Arc::new(Notify::new());
+    let waiting_bytes = Arc::new(AtomicU64::new(0));
+    let mailbox = Mailbox {
+        deliveries: delivery_sender,
+        bell: bell.clone(),
+        waiting_bytes: waiting_bytes.clone(),
+        bytes_max: config.messages_bytes_max,
+    };
+    let desk = Desk { requests: request_sender, bell: bell.clone() };
+    (Inbox { deliveries, requests, bell, waiting_bytes }, mailbox, desk)
+}
+
+impl<M: Machine> Inbox<M> {
+    /// The next delivery, if any waits.
+    pub(crate) fn delivery(&mut self) -> Option<Delivery> {
+        let delivery = self.deliveries.try_recv().ok()?;
+        if let Delivery::Messages { bytes, .. } = &delivery {
+            self.waiting_bytes.fetch_sub(*bytes, Ordering::Relaxed);
+        }
+        Some(delivery)
+    }
+
+    /// The next request, if any waits.
+    pub(crate) fn request(&mut self) -> Option<Request<M>> {
+        self.requests.try_recv().ok()
+    }
+
+    /// Nobody can put anything in any more.
+    pub(crate) fn close(&mut self) {
+        self.deliveries.close();
+        self.requests.close();
+    }
+}
+
+impl Mailbox {
+    /// Puts in messages if there is room; `Ok(false)` when not.
+    pub(crate) fn offer(&self, from_node: u64, messages: Vec<Incoming>, bytes: u64) -> Result<bool, StepError> {
+        if self.waiting_bytes.load(Ordering::Relaxed) > self.bytes_max {
+            return Ok(false);
+        }
+        match self.deliveries.try_reserve() {
+            Ok(permit) => {
+                self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+                permit.send(Delivery::Messages { from_node, messages, bytes });
+                self.bell.notify_one();
+                Ok(true)
+            }
+            Err(mpsc::error::TrySendError::Full(())) => Ok(false),
+            Err(mpsc::error::TrySendError::Closed(())) => Err(StepError::Stopped),
+        }
+    }
+
+    /// Puts in messages, waiting for room: snapshots are too dear to drop.
+    pub(crate) async fn deliver(&self, from_node: u64, messages: Vec<Incoming>, bytes: u64) -> Result<(), StepError> {
+        let permit = self.deliveries.reserve().await.map_err(|_| StepError::Stopped)?;
+        self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
+        permit.send(Delivery::Messages { from_node, messages, bytes });
+        self.bell.notify_one();
+        Ok(())
+    }
+
+    /// Puts in a report of the transport. Lost when there is no room: raft finds out by itself, later.
+    pub(crate) fn report(&self, delivery: Delivery) {
+        if self.deliveries.try_send(delivery).is_ok() {
+            self.bell.notify_one();
+        }
+    }
+}
+
+/// Why a request did not get in.
+pub(crate) enum Refused {
+    Full,
+    Closed,
+}
+
+impl<M: Machine> Desk<M> {
+    /// Puts in a request if there is room.
+    pub(crate) fn ask(&self, request: Request<M>) -> Result<(), Refused> {
+        match self.requests.try_send(request) {
+            Ok(()) => {
+                self.bell.notify_one();
+                Ok(())
+            }
+            Err(mpsc::error::TrySendError::Full(_)) => Err(Refused::Full),
+            Err(mpsc::error::TrySendError::Closed(_)) => Err(Refused::Closed),
+        }
+    }
+}

@@ -1,0 +1,153 @@
+//! The state machine above the log, as the driver sees it.
+
+use crate::config::{GroupConfig, GroupId, Joint};
+use crate::error::Fatal;
+use bytes::Bytes;
+use nokv_env::BoxFuture;
+use nokv_proto::meta::v1::RegionDescriptor;
+use std::collections::BTreeMap;
+
+/// A committed entry.
+#[derive(Debug, Clone, Copy)]
+pub struct Applied<'a> {
+    /// Its place in the log.
+    pub index: u64,
+    /// The term it was proposed in.
+    pub term: u64,
+    /// What was proposed. Never empty.
+    pub data: &'a Bytes,
+}
+
+/// A committed change of membership, and the membership from here on.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConfChangeInfo {
+    /// Voting peers.
+    pub voters: Vec<u64>,
+    /// Learning peers.
+    pub learners: Vec<u64>,
+    /// A transition that this change began; empty otherwise.
+    pub joint: Joint,
+    /// What changed; empty when this only ends a transition.
+    pub changes: Vec<PeerChange>,
+    /// What the proposer attached. Empty when this only ends a transition.
+    pub context: Bytes,
+}
+
+/// One step of a change of membership.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PeerChange {
+    /// The peer is to vote.
+    AddVoter(u64),
+    /// The peer is to receive the log without a vote.
+    AddLearner(u64),
+    /// The peer is to leave.
+    Remove(u64),
+}
+
+/// A change of membership to propose. One change is made at once; several go through a transition in which both
+/// majorities are needed, which ends by itself.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct ConfChange {
+    /// The steps, made together.
+    pub changes: Vec<PeerChange>,
+    /// Travels to [`Machine::apply_conf_change`] on every replica.
+    pub context: Bytes,
+}
+
+/// A machine's state at exactly (index, term).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MachineSnapshot {
+    /// Last entry whose effect is in `data`.
+    pub index: u64,
+    /// Its term.
+    pub term: u64,
+    /// Voting peers at `index`.
+    pub voters: Vec<u64>,
+    /// Learning peers at `index`.
+    pub learners: Vec<u64>,
+    /// A membership transition under way at `index`.
+    pub joint: Joint,
+    /// The state, in the machine's own format.
+    pub data: Bytes,
+}
+
+/// This peer's part in its group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Role {
+    /// The peer that leads, if known.
+    pub leader: Option<u64>,
+    /// The term.
+    pub term: u64,
+    /// This peer leads.
+    pub is_leader: bool,
+}
+
+/// What the log means. One machine serves all groups of a driver; its methods run in the driver's loop, so they must
+/// not block for long.
+pub trait Machine: Send + 'static {
+    /// What callers hand in.
+    type Proposal: Send + 'static;
+    /// What they get after it was applied.
+    type Reply: Send + 'static;
+
+    /// Called on the leader, right before the entry gets (term, index). `Ok`: the bytes to propose, not empty. `Err`:
+    /// the answer, without proposing. After `Ok` the driver may still refuse an entry that is too large; the next
+    /// proposal then gets the same index.
+    fn propose(
+        &mut self,
+        group: GroupId,
+        term: u64,
+        index: u64,
+        proposal: Self::Proposal,
+    ) -> Result<Bytes, Self::Reply>;
+
+    /// Applies a committed entry: a pure function of the log. Must record (index, term) atomically with the effect.
+    fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Self::Reply, Fatal>;
+
+    /// An entry without effect was committed: records the applied position only.
+    fn apply_empty(&mut self, group: GroupId, index: u64, term: u64) -> Result<(), Fatal>;
+
+    /// The membership changed. Must record it (joint part included) atomically with (index, term).
+    fn apply_conf_change(
+        &mut self,
+        group: GroupId,
+        index: u64,
+        term: u64,
+        change: ConfChangeInfo,
+    ) -> Result<Self::Reply, Fatal>;
+
+    /// An image of the state at exactly the applied (index, term).
+    fn snapshot(&mut self, group: GroupId) -> Result<MachineSnapshot, Fatal>;
+
+    /// Replaces the state by a snapshot, durably, before the future resolves.
+    fn install(&mut self, group: GroupId, snapshot: MachineSnapshot) -> BoxFuture<'_, Result<(), Fatal>>;
+
+    /// The leader or the term changed. Called before any proposal of the new term.
+    fn role_changed(&mut self, group: GroupId, role: Role);
+
+    /// Highest index whose effect is durable in the machine. The log may be purged up to it.
+    fn durable_index(&mut self, group: GroupId) -> u64;
+
+    /// Called now and then when the raft log holds too much: make the group durable up to its applied index soon,
+    /// without blocking.
+    fn request_durable(&mut self, group: GroupId);
+
+    /// Messages for a group that is not hosted here arrived, with what its leader says about it. `Some`: host it, as an
+    /// empty peer `to_peer` (no voters, index 0) that will get a snapshot.
+    fn create_group(&mut self, region: &RegionDescriptor, to_peer: u64) -> Option<GroupConfig> {
+        let _ = (region, to_peer);
+        None
+    }
+
+    /// What to tell a node that may not host its peer of the group yet; the other side of [`Machine::create_group`].
+    fn describe(&self, group: GroupId) -> Option<RegionDescriptor> {
+        let _ = group;
+        None
+    }
+
+    /// On which node each peer lives, asked after a membership change or snapshot. `None`: nothing new.
+    fn peer_nodes(&self, group: GroupId) -> Option<BTreeMap<u64, u64>> {
+        let _ = group;
+        None
+    }
+}

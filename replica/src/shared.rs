@@ -1,0 +1,132 @@
+//! What the driver shows to others without being asked: each group's status, counters, its end.
+
+use crate::config::GroupId;
+use crate::machine::Role;
+use nokv_env::task::Stop;
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+/// A group as it was after the driver's last round.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct GroupStatus {
+    /// This node's peer.
+    pub peer: u64,
+    /// The peer that leads, if known.
+    pub leader: Option<u64>,
+    /// The term.
+    pub term: u64,
+    /// This peer leads.
+    pub is_leader: bool,
+    /// Highest index known to be committed.
+    pub commit: u64,
+    /// Highest index applied.
+    pub applied: u64,
+    /// First index still in the log.
+    pub first_index: u64,
+    /// Last index in the log.
+    pub last_index: u64,
+    /// Voting peers.
+    pub voters: Vec<u64>,
+    /// Learning peers.
+    pub learners: Vec<u64>,
+    /// A membership transition is under way.
+    pub in_transition: bool,
+    /// On a leader: how far each other peer is known to have the log.
+    pub matched: BTreeMap<u64, u64>,
+    /// Proposals that wait for their outcome.
+    pub proposals: usize,
+}
+
+impl GroupStatus {
+    /// The part that [`crate::Machine::role_changed`] reports.
+    pub fn role(&self) -> Role {
+        Role { leader: self.leader, term: self.term, is_leader: self.is_leader }
+    }
+}
+
+/// Counters of a driver since its start.
+#[derive(Debug, Default)]
+pub struct Counters {
+    /// Syncs of the raft log.
+    pub syncs: AtomicU64,
+    /// Entries appended to the raft log.
+    pub entries: AtomicU64,
+    /// Entries applied.
+    pub applied: AtomicU64,
+    /// Raft messages given to the transport.
+    pub messages_sent: AtomicU64,
+    /// Raft messages dropped because a node's queue was full or it could not be reached.
+    pub messages_dropped: AtomicU64,
+    /// Raft messages taken in.
+    pub messages_received: AtomicU64,
+    /// Raft messages dropped because the driver was behind.
+    pub messages_refused: AtomicU64,
+    /// Snapshots sent.
+    pub snapshots_sent: AtomicU64,
+    /// Snapshots installed.
+    pub snapshots_installed: AtomicU64,
+    /// Read rounds; each serves all reads gathered for it.
+    pub read_rounds: AtomicU64,
+    /// Streams to other nodes opened.
+    pub streams: AtomicU64,
+}
+
+impl Counters {
+    pub(crate) fn add(counter: &AtomicU64, count: u64) {
+        counter.fetch_add(count, Ordering::Relaxed);
+    }
+}
+
+/// Shared by the driver, its handles and its transport.
+#[derive(Default)]
+pub(crate) struct Shared {
+    statuses: Mutex<BTreeMap<GroupId, GroupStatus>>,
+    failure: Mutex<Option<String>>,
+    /// Raised with `failure`.
+    failed: Stop,
+    /// Asks the driver and its transport to end.
+    pub(crate) stop: Stop,
+    /// Raised when the driver has ended, one way or another.
+    pub(crate) ended: Stop,
+    pub(crate) counters: Counters,
+}
+
+impl Shared {
+    pub(crate) fn status(&self, group: GroupId) -> Option<GroupStatus> {
+        lock(&self.statuses).get(&group).cloned()
+    }
+
+    pub(crate) fn statuses(&self) -> BTreeMap<GroupId, GroupStatus> {
+        lock(&self.statuses).clone()
+    }
+
+    pub(crate) fn set_status(&self, group: GroupId, status: GroupStatus) {
+        lock(&self.statuses).insert(group, status);
+    }
+
+    pub(crate) fn remove_status(&self, group: GroupId) {
+        lock(&self.statuses).remove(&group);
+    }
+
+    /// Records why the driver cannot go on. The first reason stays.
+    pub(crate) fn fail(&self, reason: String) {
+        lock(&self.failure).get_or_insert(reason);
+        self.failed.stop();
+    }
+
+    pub(crate) fn failure(&self) -> Option<String> {
+        lock(&self.failure).clone()
+    }
+
+    /// Completes with the reason when the driver failed.
+    pub(crate) async fn failed(&self) -> String {
+        self.failed.stopped().await;
+        self.failure().unwrap_or_default()
+    }
+}
+
+/// A short critical section; a panic elsewhere does not spread.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
