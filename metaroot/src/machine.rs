@@ -126,7 +126,7 @@ impl Machine {
 
     fn checkpoint(&mut self) -> Result<(), Fatal> {
         let image = self.shared.lock().image.clone();
-        self.workdir.write_checkpoint(&image).map_err(|error| Fatal(error.to_string()))?;
+        self.workdir.write_checkpoint(&image).map_err(Fatal::new)?;
         self.durable = image.applied.index;
         self.env.probe("metaroot.checkpoint");
         Ok(())
@@ -137,7 +137,7 @@ impl Machine {
             .map_err(|error| Fatal(format!("the snapshot of the meta-root is damaged: {error}")))?;
         let mut image = Image::from_message(message, self.tail_events);
         image.applied = RootCursor { term: snapshot.term, index: snapshot.index };
-        self.workdir.write_checkpoint(&image).map_err(|error| Fatal(error.to_string()))?;
+        self.workdir.write_checkpoint(&image).map_err(Fatal::new)?;
         self.durable = image.applied.index;
         let mut core = self.shared.lock();
         core.image = image;
@@ -199,8 +199,8 @@ impl nokv_replica::Machine for Machine {
             index: image.applied.index,
             term: image.applied.term,
             voters: self.voters.clone(),
-            learners: Vec::new(),
             data: image.to_message().encode_to_vec().into(),
+            ..Default::default()
         })
     }
 

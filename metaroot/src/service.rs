@@ -203,6 +203,8 @@ impl Service {
             // It lost its place in the log to another leader, so it has no effect and may be sent there.
             ProposeError::Dropped => not_leader(self.leader()),
             ProposeError::Busy => Status::resource_exhausted("metadata root: too many requests under way"),
+            ProposeError::TooLarge { .. } => Status::invalid_argument(format!("metadata root: {error}")),
+            ProposeError::Refused(why) => Status::failed_precondition(why),
             ProposeError::NotHosted | ProposeError::Unknown => {
                 Status::unavailable("metadata root is stopping; the outcome is unknown")
             }
