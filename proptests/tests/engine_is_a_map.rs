@@ -6,7 +6,7 @@
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
 use bytes::Bytes;
-use nokv_engine::{Cf, Db, Options, Result, Snapshot, WriteBatch, WriteOptions};
+use nokv_engine::{Cf, Compression, Db, Options, Result, Snapshot, WriteBatch, WriteOptions};
 use nokv_env::mem_disk::{CrashMode, DiskFaults};
 use nokv_proptests::node::Node;
 use proptest::collection::vec;
@@ -82,7 +82,15 @@ struct Pair {
 
 impl Pair {
     fn new(seed: u64, logged: bool) -> Self {
-        let options = Options { memtable_bytes: 4 << 10, ..Options::tiny() };
+        // Small enough that a short life reaches three levels.
+        let options = Options {
+            memtable_bytes: 4 << 10,
+            table_bytes: 4 << 10,
+            level_bytes_base: 4 << 10,
+            level_multiplier: 2,
+            compression: Compression::None,
+            ..Options::tiny()
+        };
         let node = Node::new(seed);
         let states = vec![Map::new()];
         Self { node, options, logged, db: None, states, snapshot: None, counter: 0 }

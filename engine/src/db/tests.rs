@@ -331,6 +331,30 @@ fn an_io_error_poisons_and_acknowledged_data_survives() {
     }
 }
 
+#[test]
+fn a_logged_write_does_not_come_back_over_a_later_applied_one() {
+    for crash_at in 0.. {
+        let mut world = World::new(crash_at);
+        let db = world.open(&options()).unwrap();
+        world.run(db.write(put("k", "logged"), SYNC)).unwrap();
+        db.apply(put("k", "applied")).unwrap();
+        let crash_at_op = Some(world.platter.ops() + 1 + crash_at);
+        world.platter.set_faults(DiskFaults { crash_at_op, ..DiskFaults::default() });
+        let flushed = world.run(db.flush()).is_ok();
+        world.settle();
+        let crashed = world.platter.crashed();
+        world.platter.set_faults(DiskFaults::default());
+        drop(db);
+        world.crash(CrashMode::ProcessKill);
+        let db = world.open(&options()).unwrap();
+        let expected = if flushed || db.flushed_sequence() == 2 { "applied" } else { "logged" };
+        assert_eq!(db.get(Cf(0), b"k").unwrap(), Some(expected.into()), "crash at {crash_at}");
+        if !crashed {
+            break;
+        }
+    }
+}
+
 /// A short life: writes, flushes, compactions, a close and a second open. `note` hears what was attempted (and the
 /// state then) and what is durable.
 fn life(world: &World, options: &Options, logged: bool, note: &mut History) -> Result<()> {
