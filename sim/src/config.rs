@@ -100,6 +100,16 @@ pub struct WorldConfig {
     pub level0_tables: usize,
     /// Raft log entries kept for slow followers.
     pub log_keep_entries: u64,
+    /// Largest raft message of entries, in bytes.
+    pub message_bytes: u64,
+    /// Raft messages under way to one follower.
+    pub inflight: usize,
+    /// Entries between two checkpoints of a meta-root.
+    pub checkpoint_entries: u64,
+    /// Events that a meta-root keeps for readers that are behind.
+    pub tail_events: usize,
+    /// Memory for table blocks, in bytes.
+    pub block_cache_bytes: u64,
     /// Raft tick of stores and roots, in milliseconds.
     pub tick_ms: u64,
     /// Lease of coordinators, in milliseconds.
@@ -145,6 +155,11 @@ impl WorldConfig {
             log_segment_bytes: draw.pick(&[8 << 10, 32 << 10, 128 << 10, 1 << 20]),
             level0_tables: draw.pick(&[2, 4]),
             log_keep_entries: draw.pick(&[0, 10, 100, 1000]),
+            message_bytes: draw.pick(&[512, 16 << 10, 1 << 20]),
+            inflight: draw.pick(&[2, 16, 256]),
+            checkpoint_entries: draw.pick(&[4, 32, 1024]),
+            tail_events: draw.pick(&[2, 16, 4096]),
+            block_cache_bytes: draw.pick(&[64 << 10, 1 << 20, 16 << 20]),
             tick_ms: draw.pick(&[50, 100, 100, 100]),
             lease_ttl_ms: draw.pick(&[2_000, 5_000, 10_000]),
             clock_rate_ppm: draw.pick(&[0, 200, 10_000]),

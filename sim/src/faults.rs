@@ -126,7 +126,9 @@ impl Faults {
                 let Some(node) = node(name) else { return };
                 self.struck_now(&fault);
                 world.around.exec.pause(node);
+                world.around.network.freeze(node);
                 self.last(*for_ms).await;
+                world.around.network.thaw(node);
                 world.around.exec.resume(node);
             }
             Fault::SlowCpu { node: name, step_us, for_ms } => {

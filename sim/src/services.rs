@@ -1,7 +1,8 @@
 //! The product's services as the world starts and stops them: the same front doors that the binary uses.
 
-use self::nokv_metaroot::MetaRoot;
+use nokv_metaroot::MetaRoot;
 use self::nokv_raftstore::Store;
+use crate::check::replicas::Replica;
 use crate::config::WorldConfig;
 use crate::workload::keys;
 use bytes::Bytes;
@@ -128,6 +129,14 @@ impl Service {
         }
     }
 
+    /// The replicas of raft groups that it holds.
+    pub fn replicas(&self, node: &str) -> Vec<Replica> {
+        match self {
+            Service::Root(root) => vec![root_replica(&root.status(), node)],
+            Service::Store(_) | Service::Coordinator(_) | Service::Client => Vec::new(),
+        }
+    }
+
     /// Completes with the reason when the service gives up on its own.
     pub async fn failed(&self) -> String {
         match self {
@@ -138,16 +147,39 @@ impl Service {
     }
 }
 
+/// A meta-root as a replica of "region 0"; its facts in place of rows.
+fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
+    let facts = [
+        ("cluster epoch", status.cluster_epoch),
+        ("membership epoch", status.membership_epoch),
+        ("id fence", status.id_fence),
+        ("timestamp fence", status.tso_fence),
+        ("last committed", status.last_committed.index),
+        ("descriptors", status.descriptor_count as u64),
+        ("peer changes", status.pending_peer_changes as u64),
+        ("range changes", status.pending_range_changes as u64),
+        ("lease generation", status.lease_generation),
+    ];
+    let rows = facts.map(|(name, value)| (0, name.as_bytes().to_vec(), value.to_be_bytes().to_vec()));
+    Replica { region: 0, node: node.to_owned(), applied: status.applied_index, rows: rows.to_vec() }
+}
+
 async fn start_root(number: u64, env: Env, config: &WorldConfig) -> Result<MetaRoot, String> {
     let role = Role::Root(number);
     let mut settings = nokv_metaroot::Config::new(
         number,
         workdir(),
-        role.addr(),
-        role.transport_addr(),
+        &role.addr(),
+        &role.transport_addr(),
         roots(config, Role::transport_addr),
     );
     settings.tick = Duration::from_millis(config.tick_ms);
+    settings.message_bytes_max = config.message_bytes;
+    settings.inflight_max = config.inflight;
+    settings.log_segment_bytes = config.log_segment_bytes;
+    settings.log_keep_entries = config.log_keep_entries;
+    settings.checkpoint_entries = config.checkpoint_entries;
+    settings.tail_events = config.tail_events;
     MetaRoot::start(env, settings).await.map_err(|error| error.to_string())
 }
 
@@ -171,28 +203,6 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
     settings.engine.wal_segment_bytes = config.log_segment_bytes;
     settings.engine.level0_tables_compact = config.level0_tables;
     Store::start(env, settings).await.map_err(|error| error.to_string())
-}
-#[allow(missing_docs, dead_code)]
-mod nokv_metaroot {
-    use super::*;
-    pub struct MetaRoot;
-    pub struct Config {
-        pub tick: Duration,
-    }
-    impl Config {
-        pub fn new(_: u64, _: PathBuf, _: String, _: String, _: BTreeMap<u64, String>) -> Self {
-            Self { tick: Duration::ZERO }
-        }
-    }
-    impl MetaRoot {
-        pub async fn start(_: Env, _: Config) -> Result<MetaRoot, String> {
-            Ok(MetaRoot)
-        }
-        pub async fn stop(self) {}
-        pub async fn failed(&self) -> String {
-            std::future::pending().await
-        }
-    }
 }
 #[allow(missing_docs, dead_code)]
 mod nokv_raftstore {

@@ -6,6 +6,7 @@
 //! any other reason has failed the run.
 
 use crate::check::Violation;
+use crate::check::replicas::Replica;
 use crate::config::WorldConfig;
 use crate::exec::{Executor, Node, SUPERVISOR, lock};
 use crate::net::{Down, Network};
@@ -18,7 +19,7 @@ use nokv_env::mem_disk::{CrashMode, DiskFaults};
 use nokv_env::task::Stop;
 use nokv_env::{Env, MemDisk, RngSource};
 use std::sync::atomic::{AtomicI64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, Weak};
 
 const MILLI: u64 = 1_000_000;
 /// How long whoever restarts processes waits before the restart.
@@ -43,6 +44,14 @@ struct NodeState {
     stop: Stop,
     /// A disk fault was injected in this life: giving up is right.
     may_fail: bool,
+    /// The service, while it runs. The life task owns it.
+    service: Weak<Service>,
+}
+
+impl NodeState {
+    fn new(standing: Standing, stop: Stop) -> Self {
+        Self { standing, stop, may_fail: false, service: Weak::new() }
+    }
 }
 
 struct Cell {
@@ -58,7 +67,7 @@ pub struct World {
     /// What nodes see of it.
     pub around: Surroundings,
     cells: Vec<Cell>,
-    me: std::sync::Weak<World>,
+    me: Weak<World>,
 }
 
 impl World {
@@ -77,7 +86,7 @@ impl World {
             .map(|(index, (role, name))| Cell {
                 parts: parts(seed, node(index), name, &config),
                 role: *role,
-                state: Mutex::new(NodeState { standing: Standing::Off, stop: Stop::new(), may_fail: false }),
+                state: Mutex::new(NodeState::new(Standing::Off, Stop::new())),
             })
             .collect();
         Arc::new_cyclic(|me| World {
@@ -168,7 +177,7 @@ impl World {
             if state.standing != Standing::Off {
                 return;
             }
-            *state = NodeState { standing: Standing::Starting, stop: stop.clone(), may_fail: false };
+            *state = NodeState::new(Standing::Starting, stop.clone());
         }
         self.life_event(node, 1);
         self.note(format!("{} starts", cell.parts.name));
@@ -182,10 +191,14 @@ impl World {
     async fn live(&self, node: Node, env: Env, stop: Stop) {
         let role = self.role(node);
         let service = match Service::start(role, env, &self.config).await {
-            Ok(service) => service,
+            Ok(service) => Arc::new(service),
             Err(reason) => return self.gave_up(node, format!("does not start: {reason}")),
         };
-        self.stand(node, Standing::Up);
+        {
+            let mut state = lock(&self.cell(node).state);
+            state.standing = Standing::Up;
+            state.service = Arc::downgrade(&service);
+        }
         let reason = {
             let failed = std::pin::pin!(service.failed());
             match futures_util::future::select(failed, std::pin::pin!(stop.stopped())).await {
@@ -196,7 +209,10 @@ impl World {
         match reason {
             Some(reason) => self.gave_up(node, reason),
             None => {
-                service.stop().await;
+                // Nobody else holds it across an await.
+                if let Some(service) = Arc::into_inner(service) {
+                    service.stop().await;
+                }
                 self.life_event(node, 2);
                 self.stand(node, Standing::Off);
             }
@@ -294,9 +310,16 @@ impl World {
         }
     }
 
-    /// The replicas on all stores, as they are now.
-    pub fn replicas(&self) -> Vec<crate::check::replicas::Replica> {
-        Vec::new()
+    /// The replicas of all raft groups, as they are now.
+    pub fn replicas(&self) -> Vec<Replica> {
+        self.cells
+            .iter()
+            .filter_map(|cell| {
+                let service = lock(&cell.state).service.upgrade()?;
+                Some(service.replicas(&cell.parts.name))
+            })
+            .flatten()
+            .collect()
     }
 
     /// Frees everything; the world is over.

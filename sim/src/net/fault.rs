@@ -114,6 +114,38 @@ impl Network {
         self.break_where(|conn| conn.silent && conn.touches(node), 0);
     }
 
+    /// The node answers no keepalive: connections break unless it is thawed in time.
+    pub fn freeze(&self, node: Node) {
+        let now = self.exec.now_ns();
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        for id in 0..state.conns.len() {
+            if state.conns[id].touches(node) && state.conns[id].broken_at == NEVER {
+                let peer = other_end(&state.conns[id], node);
+                let keepalive = state.link(peer, node).between(KEEPALIVE_NS.0, KEEPALIVE_NS.1);
+                state.conns[id].by_keepalive = true;
+                self.break_at(state, id, now + keepalive);
+            }
+        }
+    }
+
+    /// Undoes [`Network::freeze`] for connections that still live.
+    pub fn thaw(&self, node: Node) {
+        let now = self.exec.now_ns();
+        let mut guard = lock(&self.state);
+        let state = &mut *guard;
+        for id in 0..state.conns.len() {
+            let conn = &state.conns[id];
+            if conn.touches(node) && conn.by_keepalive && conn.broken_at > now {
+                let (from, to) = conn.ends(Direction::Up);
+                if !state.is_cut(from, to) && !state.is_cut(to, from) {
+                    state.conns[id].by_keepalive = false;
+                    state.conns[id].broken_at = NEVER;
+                }
+            }
+        }
+    }
+
     /// Takes every link fault away.
     pub fn heal(&self) {
         let nodes = lock(&self.state).nodes as u16;

@@ -1,0 +1,28 @@
+//! A few whole worlds: they pass, and equal seeds give equal traces, whatever ran before in the process.
+
+use nokv_sim::{RunOptions, check_determinism, report, run};
+use std::time::Duration;
+
+fn options(seed: u64) -> RunOptions {
+    RunOptions { duration: Some(Duration::from_secs(6)), ..RunOptions::seed(seed) }
+}
+
+#[test]
+fn some_seeds_pass() {
+    for seed in 100..104 {
+        let verdict = run(options(seed));
+        println!("{}", report::line(&verdict));
+        assert!(verdict.passed(), "{}\n{}", report::timeline(&verdict, 60), report::failure(&verdict));
+        assert!(verdict.answered > 0, "seed {seed}: no operation was answered");
+    }
+}
+
+#[test]
+fn a_seed_replays_event_by_event_also_after_other_seeds() {
+    let (first, difference) = check_determinism(&options(7));
+    assert_eq!(difference, None);
+    let other = run(options(8));
+    let again = run(options(7));
+    assert_eq!((first.trace, first.events), (again.trace, again.events));
+    assert_ne!(first.trace, other.trace);
+}
