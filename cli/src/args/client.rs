@@ -1,0 +1,202 @@
+//! Flags of the commands that talk to a live cluster.
+
+use super::Scope;
+use super::values::{Addresses, IdAddress, addresses, id_address, positive_duration};
+use clap::{Args, ValueEnum};
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How to reach the cluster.
+#[derive(Debug, Clone, Args)]
+pub struct Cluster {
+    /// Coordinators, comma separated [default: from --config, else 127.0.0.1:2379]
+    #[arg(long, env = "NOKV_COORDINATOR_ADDR", value_name = "HOST:PORT,...", value_parser = addresses, help_heading = "Cluster")]
+    pub coordinator_addr: Option<Addresses>,
+    /// Cluster description (raft_config.json) that names the coordinators
+    #[arg(long, env = "NOKV_CONFIG", value_name = "FILE", help_heading = "Cluster")]
+    pub config: Option<PathBuf>,
+    /// Which addresses of the file to use
+    #[arg(long, env = "NOKV_SCOPE", value_enum, default_value = "host", help_heading = "Cluster")]
+    pub scope: Scope,
+    /// How long one operation may take, retries included
+    #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive_duration, help_heading = "Cluster")]
+    pub timeout: Duration,
+}
+
+/// `nokv get`.
+#[derive(Debug, Clone, Args)]
+pub struct Get {
+    /// The key
+    pub key: OsString,
+    /// Keys and values are written as hexadecimal digits
+    #[arg(long)]
+    pub hex: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv put`.
+#[derive(Debug, Clone, Args)]
+pub struct Put {
+    /// The key
+    pub key: OsString,
+    /// The value
+    #[arg(required_unless_present = "value_file")]
+    pub value: Option<OsString>,
+    /// Read the value from a file, or from standard input when it is `-`
+    #[arg(long, value_name = "FILE", conflicts_with = "value")]
+    pub value_file: Option<PathBuf>,
+    /// Key and value are written as hexadecimal digits
+    #[arg(long)]
+    pub hex: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv del`.
+#[derive(Debug, Clone, Args)]
+pub struct Del {
+    /// The key
+    pub key: OsString,
+    /// The key is written as hexadecimal digits
+    #[arg(long)]
+    pub hex: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv scan`.
+#[derive(Debug, Clone, Args)]
+pub struct Scan {
+    /// Only keys that begin with this
+    #[arg(long, value_name = "KEY", conflicts_with_all = ["start", "end"])]
+    pub prefix: Option<OsString>,
+    /// First key
+    #[arg(long, value_name = "KEY")]
+    pub start: Option<OsString>,
+    /// First key that is not printed any more
+    #[arg(long, value_name = "KEY")]
+    pub end: Option<OsString>,
+    /// Most rows; 0 = all
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    pub limit: u64,
+    /// Leave the values out
+    #[arg(long)]
+    pub keys_only: bool,
+    /// Keys and values are written as hexadecimal digits
+    #[arg(long)]
+    pub hex: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// Formats that `nokv import` reads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum ImportFormat {
+    /// key TAB value, one record a line, taken as they are
+    Tsv,
+    /// key,value with RFC 4180 quotes; no header
+    Csv,
+    /// {"key": "...", "value": "..."}, one object a line; key_base64 and value_base64 for binary
+    Jsonl,
+}
+
+/// `nokv import`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Progress is kept in the state file: after an interruption run the same command again. Writing a record\n\
+    twice is harmless, and of equal keys the last one in the file wins.")]
+pub struct Import {
+    /// File to load, or `-` for standard input (which cannot be resumed)
+    pub file: PathBuf,
+    /// Format of the file
+    #[arg(long, value_enum)]
+    pub format: ImportFormat,
+    /// Records in one transaction
+    #[arg(long, value_name = "N", default_value_t = 500, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch: u32,
+    /// Transactions under way at once
+    #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=256))]
+    pub jobs: u32,
+    /// Where progress is kept [default: FILE.nokv-import]
+    #[arg(long, value_name = "FILE")]
+    pub state: Option<PathBuf>,
+    /// Give up when nothing could be written for this long
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
+    pub retry_for: Duration,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv bench`.
+#[derive(Debug, Clone, Args)]
+pub struct Bench {
+    /// Requests under way at once
+    #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
+    pub clients: u32,
+    /// Length of each phase
+    #[arg(long, value_name = "S", default_value_t = 10, value_parser = clap::value_parser!(u64).range(1..=86_400))]
+    pub seconds: u64,
+    /// Size of values
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub value_size: usize,
+    /// Number of different keys
+    #[arg(long, value_name = "K", default_value_t = 10_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Phases to run, in this order
+    #[arg(long, value_enum, value_delimiter = ',', default_value = "put,get")]
+    pub phases: Vec<Phase>,
+    /// All keys begin with this; they stay in the database
+    #[arg(long, value_name = "KEY", default_value = "bench/")]
+    pub prefix: String,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// What `nokv bench` measures.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Phase {
+    /// Single-key writes
+    Put,
+    /// Single-key linearizable reads
+    Get,
+}
+
+impl Phase {
+    /// The name in reports.
+    pub fn name(self) -> &'static str {
+        match self {
+            Phase::Put => "put",
+            Phase::Get => "get",
+        }
+    }
+}
+
+/// `nokv status`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Exit code: 0 healthy, 11 degraded (it serves, but something is down), 12 unavailable.")]
+pub struct Status {
+    /// A meta-root's gRPC address [default: from --config]
+    #[arg(long, env = "NOKV_ROOT_PEER", value_delimiter = ',', value_name = "NODE=HOST:PORT", value_parser = id_address, help_heading = "Cluster")]
+    pub root_peer: Vec<IdAddress>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv regions`.
+#[derive(Debug, Clone, Args)]
+pub struct Regions {
+    /// Read the catalog of this store directory, changing nothing
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    pub workdir: Option<PathBuf>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}

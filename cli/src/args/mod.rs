@@ -1,0 +1,151 @@
+//! The command line, as clap sees it: one struct a command.
+//!
+//! Sub-commands and flags are never guessed from a prefix; a near miss is suggested, not run (`usage` words the
+//! error). Flags win over `NOKV_*` variables, these over the file of `--config`, the file over defaults; so flags
+//! that a file may also give are `Option`s here, and their defaults live where the three are merged.
+
+pub mod client;
+pub mod servers;
+pub mod tools;
+pub mod values;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// A distributed, transactional key-value database that is developed inside its own simulator.
+#[derive(Debug, Parser)]
+#[command(
+    name = "nokv",
+    version,
+    disable_help_subcommand = true,
+    arg_required_else_help = true,
+    max_term_width = 110,
+    after_help = "Start with: nokv demo\nEvery failure has a code: nokv help errors"
+)]
+pub struct Cli {
+    /// Options of every command.
+    #[command(flatten)]
+    pub global: Global,
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// How results and failures are printed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Format {
+    /// Text for people.
+    Plain,
+    /// One JSON document.
+    Json,
+    /// One JSON object a line.
+    Jsonl,
+}
+
+/// Options of every command.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// JSON results and errors; the same as -o json
+    #[arg(long, global = true, help_heading = "Output")]
+    pub json: bool,
+    /// How results and errors are printed [default: plain]
+    #[arg(short = 'o', long = "output", global = true, value_enum, value_name = "FORMAT", help_heading = "Output")]
+    pub output: Option<Format>,
+}
+
+impl Global {
+    /// The format in force.
+    pub fn format(&self) -> Format {
+        match self.output {
+            Some(format) => format,
+            None if self.json => Format::Json,
+            None => Format::Plain,
+        }
+    }
+}
+
+/// Addresses inside or outside of containers, for files that list both.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Scope {
+    /// The plain members of the configuration file
+    #[default]
+    Host,
+    /// The docker_* members, where given
+    Docker,
+}
+
+impl Scope {
+    /// The name on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Scope::Host => "host",
+            Scope::Docker => "docker",
+        }
+    }
+}
+
+/// Every command.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Start a whole cluster on this machine: 3 meta-roots, 3 coordinators, 3 stores
+    Demo(tools::Demo),
+    /// Print the value of a key
+    Get(client::Get),
+    /// Write a key
+    Put(client::Put),
+    /// Delete a key
+    #[command(visible_alias = "delete")]
+    Del(client::Del),
+    /// Print the keys and values of a range
+    Scan(client::Scan),
+    /// Load a file of keys and values; may be interrupted and run again
+    Import(client::Import),
+    /// Measure a live cluster
+    Bench(client::Bench),
+    /// Say whether the cluster is healthy, and what is not
+    Status(client::Status),
+    /// List regions: of a store directory, or of a live cluster
+    Regions(client::Regions),
+    /// Run a store
+    Serve(servers::Serve),
+    /// Run a coordinator
+    Coordinator(servers::Coordinator),
+    /// Run one of the three meta-roots
+    MetaRoot(servers::MetaRoot),
+    /// Check a configuration file, list what it says, seed store directories
+    #[command(subcommand)]
+    Config(tools::Config),
+    /// Run the whole cluster inside the simulator
+    #[command(subcommand)]
+    Sim(tools::Sim),
+    /// Print the version
+    Version,
+    /// Print help on a command, or `errors` for all error codes
+    Help(tools::Help),
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn prefixes_are_not_guessed() {
+        assert!(Cli::try_parse_from(["nokv", "stat"]).is_err());
+        assert!(Cli::try_parse_from(["nokv", "get", "--coordinator", "a:1", "k"]).is_err());
+        assert!(Cli::try_parse_from(["nokv", "get", "--coordinator-addr", "a:1", "k"]).is_ok());
+    }
+
+    #[test]
+    fn three_peers_parse_and_durations_need_units() {
+        let root = ["nokv", "meta-root", "--workdir", "/d", "--node-id", "1", "--transport-addr", "h:1"];
+        let peers = ["--peer", "1=h:1", "--peer", "2=h:2", "--peer", "3=h:3"];
+        assert!(Cli::try_parse_from(root.iter().chain(&peers)).is_ok());
+        let ticks = ["--tick-interval", "100"];
+        assert!(Cli::try_parse_from(root.iter().chain(&peers).chain(&ticks)).is_err());
+    }
+}

@@ -1,0 +1,144 @@
+//! Flags of the three long-running roles.
+
+use super::Scope;
+use super::values::{Addresses, IdAddress, address, addresses, duration, id, id_address, positive_duration};
+use clap::{ArgAction, Args};
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where missing flags are looked up.
+#[derive(Debug, Clone, Args)]
+pub struct FromFile {
+    /// Cluster description (raft_config.json); flags win over it
+    #[arg(long, env = "NOKV_CONFIG", value_name = "FILE", help_heading = "Configuration file")]
+    pub config: Option<PathBuf>,
+    /// Which addresses of the file to use
+    #[arg(long, env = "NOKV_SCOPE", value_enum, default_value = "host", help_heading = "Configuration file")]
+    pub scope: Scope,
+}
+
+/// `nokv serve`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  nokv serve --config ./raft_config.example.json --store-id 1\n\n\
+    Hosted regions come from the store directory, never from the file; see `nokv config seed`.")]
+pub struct Serve {
+    /// Id of this store; fixed for a directory once it is used
+    #[arg(long, env = "NOKV_STORE_ID", value_name = "N", value_parser = id)]
+    pub store_id: u64,
+    /// Store directory [default: from --config]
+    #[arg(long, env = "NOKV_WORKDIR", value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
+    /// gRPC listen address [default: from --config, else 127.0.0.1:20160]
+    #[arg(long, env = "NOKV_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub addr: Option<String>,
+    /// Address that others use to reach this store [default: from --config, else the listen address]
+    #[arg(long, env = "NOKV_ADVERTISE_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub advertise_addr: Option<String>,
+    /// Coordinators, comma separated [default: from --config]
+    #[arg(long, env = "NOKV_COORDINATOR_ADDR", value_name = "HOST:PORT,...", value_parser = addresses)]
+    pub coordinator_addr: Option<Addresses>,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub file: FromFile,
+    /// Address of another store, overriding what coordinators say; repeatable
+    #[arg(long, env = "NOKV_STORE_ADDR", value_delimiter = ',', value_name = "ID=HOST:PORT", value_parser = id_address)]
+    pub store_addr: Vec<IdAddress>,
+    /// Ticks without a leader before an election
+    #[arg(long, env = "NOKV_ELECTION_TICK", value_name = "TICKS", default_value_t = 10)]
+    pub election_tick: usize,
+    /// Ticks between a leader's heartbeats
+    #[arg(long, env = "NOKV_HEARTBEAT_TICK", value_name = "TICKS", default_value_t = 2)]
+    pub heartbeat_tick: usize,
+    /// Most bytes of entries in one raft message
+    #[arg(long, env = "NOKV_RAFT_MAX_MSG_BYTES", value_name = "BYTES", default_value_t = 1 << 20)]
+    pub raft_max_msg_bytes: u64,
+    /// Most raft messages in flight to one peer
+    #[arg(long, env = "NOKV_RAFT_MAX_INFLIGHT", value_name = "N", default_value_t = 256)]
+    pub raft_max_inflight: usize,
+    /// Length of a tick; 0 means 100ms
+    #[arg(long, env = "NOKV_RAFT_TICK_INTERVAL", value_name = "DURATION", default_value = "0", value_parser = duration, hide_default_value = true)]
+    pub raft_tick_interval: Duration,
+    /// Log what raft does
+    #[arg(long, env = "NOKV_RAFT_DEBUG_LOG", value_name = "BOOL", action = ArgAction::Set, num_args = 0..=1,
+          require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true,
+          hide_possible_values = true)]
+    pub raft_debug_log: bool,
+    /// Patience with one request to a coordinator
+    #[arg(long, env = "NOKV_COORDINATOR_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
+    pub coordinator_timeout: Duration,
+    /// Serve http://HOST:PORT/debug/vars; off when not given
+    #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub metrics_addr: Option<String>,
+}
+
+/// `nokv coordinator`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  nokv coordinator --coordinator-id c1 --root-peer 1=127.0.0.1:2380 \\\n    \
+    --root-peer 2=127.0.0.1:2381 --root-peer 3=127.0.0.1:2382")]
+pub struct Coordinator {
+    /// Stable id as lease holder; no two running coordinators may share it
+    #[arg(long, env = "NOKV_COORDINATOR_ID", value_name = "ID", value_parser = name)]
+    pub coordinator_id: String,
+    /// A meta-root's gRPC address; exactly 3 [default: from --config]
+    #[arg(long, env = "NOKV_ROOT_PEER", value_delimiter = ',', value_name = "NODE=HOST:PORT", value_parser = id_address)]
+    pub root_peer: Vec<IdAddress>,
+    /// gRPC listen address [default: from --config, else 127.0.0.1:2379]
+    #[arg(long, env = "NOKV_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub addr: Option<String>,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub file: FromFile,
+    /// Life of the lease without renewal
+    #[arg(long, env = "NOKV_LEASE_TTL", value_name = "DURATION", default_value = "10s", value_parser = positive_duration)]
+    pub lease_ttl: Duration,
+    /// How long before its end the lease is renewed at the latest
+    #[arg(long, env = "NOKV_LEASE_RENEW_BEFORE", value_name = "DURATION", default_value = "3s", value_parser = positive_duration)]
+    pub lease_renew_before: Duration,
+    /// Longest time between two looks at the meta-root's events
+    #[arg(long, env = "NOKV_ROOT_REFRESH", value_name = "DURATION", default_value = "200ms", value_parser = positive_duration)]
+    pub root_refresh: Duration,
+    /// First id, when the meta-root has handed out none
+    #[arg(long, env = "NOKV_ID_START", value_name = "N", default_value_t = 1)]
+    pub id_start: u64,
+    /// First timestamp, when the meta-root has handed out none
+    #[arg(long, env = "NOKV_TS_START", value_name = "N", default_value_t = 1)]
+    pub ts_start: u64,
+    /// Serve http://HOST:PORT/debug/vars; off when not given
+    #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub metrics_addr: Option<String>,
+}
+
+/// `nokv meta-root`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  nokv meta-root --workdir ./meta-root-1 --node-id 1 --transport-addr 127.0.0.1:3380 \\\n    \
+    --peer 1=127.0.0.1:3380 --peer 2=127.0.0.1:3381 --peer 3=127.0.0.1:3382")]
+pub struct MetaRoot {
+    /// Id of this node, one of the three peers
+    #[arg(long, env = "NOKV_NODE_ID", value_name = "N", value_parser = id)]
+    pub node_id: u64,
+    /// Directory of this node [default: from --config]
+    #[arg(long, env = "NOKV_WORKDIR", value_name = "DIR")]
+    pub workdir: Option<PathBuf>,
+    /// Address for raft traffic, the one that --peer lists for this node [default: from --config]
+    #[arg(long, env = "NOKV_TRANSPORT_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub transport_addr: Option<String>,
+    /// A meta-root's transport address, this node included; exactly 3 [default: from --config]
+    #[arg(long, env = "NOKV_PEER", value_delimiter = ',', value_name = "NODE=HOST:PORT", value_parser = id_address)]
+    pub peer: Vec<IdAddress>,
+    /// gRPC listen address [default: from --config, else 127.0.0.1:2380]
+    #[arg(long, env = "NOKV_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub addr: Option<String>,
+    /// Where the configuration comes from.
+    #[command(flatten)]
+    pub file: FromFile,
+    /// Length of a raft tick
+    #[arg(long, env = "NOKV_TICK_INTERVAL", value_name = "DURATION", default_value = "100ms", value_parser = positive_duration)]
+    pub tick_interval: Duration,
+    /// Serve http://HOST:PORT/debug/vars; off when not given
+    #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
+    pub metrics_addr: Option<String>,
+}
+
+fn name(text: &str) -> Result<String, String> {
+    if text.trim().is_empty() { Err("is empty".into()) } else { Ok(text.to_owned()) }
+}

@@ -1,0 +1,42 @@
+//! `nokv help`: a command's help, or the table of errors.
+
+use crate::args::{Cli, tools};
+use crate::errors::{Code, Failure, Result, table};
+use crate::output::Out;
+use crate::usage::nearest;
+use clap::CommandFactory;
+
+/// Prints help on a topic.
+pub fn run(args: &tools::Help) -> Result<u8> {
+    let text = match args.topic.first().map(String::as_str) {
+        Some("errors") => table(),
+        _ => command_help(&args.topic)?,
+    };
+    let mut out = Out::new();
+    out.write(text.as_bytes())?;
+    out.flush()?;
+    Ok(0)
+}
+
+fn command_help(path: &[String]) -> Result<String> {
+    let mut root = Cli::command();
+    root.build();
+    let mut command = &mut root;
+    for name in path {
+        let names: Vec<String> = command.get_subcommands().map(|sub| sub.get_name().to_owned()).collect();
+        command = match command.find_subcommand_mut(name) {
+            Some(found) => found,
+            None => return Err(unknown(name, names)),
+        };
+    }
+    Ok(command.render_long_help().to_string())
+}
+
+fn unknown(name: &str, mut known: Vec<String>) -> Failure {
+    known.push("errors".into());
+    let mut message = format!("no help on '{name}'");
+    if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
+        message.push_str(&format!("; did you mean '{near}'?"));
+    }
+    Failure::new(Code::UnknownCommand, message).next("nokv help")
+}

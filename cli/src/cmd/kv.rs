@@ -1,0 +1,267 @@
+//! `nokv get`, `put`, `del`, `scan`.
+#![allow(clippy::disallowed_methods, reason = "reads the value from the file that the user names")]
+
+use crate::args::client::{Del, Get, Put, Scan};
+use crate::args::values::{hex, show_hex};
+use crate::args::{Format, Global};
+use crate::cmd::reach::{Reach, reach};
+use crate::errors::{Code, Failure, Result};
+use crate::output::{Out, put_bytes, quote};
+use bytes::Bytes;
+use nokv_client::Page;
+use nokv_env::Env;
+use nokv_proto::id::Timestamp;
+use nokv_proto::key::KeyRange;
+use nokv_proto::limits::{KEY_BYTES_MAX, SCAN_LIMIT_MAX, VALUE_BYTES_MAX};
+use serde_json::{Map, Value, json};
+use std::ffi::OsStr;
+use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+/// Prints a value.
+pub async fn get(env: &Env, args: &Get, global: &Global) -> Result<u8> {
+    let key = key(&args.key, args.hex)?;
+    let reach = reach(env, &args.cluster)?;
+    let found = reach.client.get(key.clone()).await.map_err(|error| reach.failure(&error))?;
+    let Some(value) = found else {
+        let mut facts = Map::new();
+        put_bytes(&mut facts, "key", &key);
+        let failure = Failure::new(Code::KeyNotFound, format!("no value at {}", quote(&key)));
+        return Err(facts.into_iter().fold(failure, |failure, (name, fact)| failure.detail(&name, fact)));
+    };
+    let mut out = Out::new();
+    match global.format() {
+        Format::Plain => {
+            out.write(&shown(&value, args.hex))?;
+            out.write(b"\n")?;
+        }
+        _ => out.line(&row(&key, Some(&value), args.hex).to_string())?,
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+/// Writes a value.
+pub async fn put(env: &Env, args: &Put, global: &Global) -> Result<u8> {
+    let key = key(&args.key, args.hex)?;
+    let value = value(args)?;
+    let reach = reach(env, &args.cluster)?;
+    let ts = reach.client.put(key, value).await.map_err(|error| reach.failure(&error))?;
+    committed(ts, global)
+}
+
+/// Deletes a key.
+pub async fn del(env: &Env, args: &Del, global: &Global) -> Result<u8> {
+    let key = key(&args.key, args.hex)?;
+    let reach = reach(env, &args.cluster)?;
+    let ts = reach.client.delete(key).await.map_err(|error| reach.failure(&error))?;
+    committed(ts, global)
+}
+
+fn committed(ts: Timestamp, global: &Global) -> Result<u8> {
+    let mut out = Out::new();
+    match global.format() {
+        Format::Plain => out.line(&format!("ok commit_ts={}", ts.0))?,
+        _ => out.line(&json!({"commit_ts": ts.0}).to_string())?,
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+/// Prints a range, page by page, from one snapshot.
+pub async fn scan(env: &Env, args: &Scan, global: &Global) -> Result<u8> {
+    let range = range(args)?;
+    let reach = reach(env, &args.cluster)?;
+    let mut left = if args.limit == 0 { u64::MAX } else { args.limit };
+    let scanner = reach.client.scanner(range).await.map_err(|error| reach.failure(&error))?;
+    let page_size = left.saturating_add(1).min(u64::from(SCAN_LIMIT_MAX)).min(2000) as u32;
+    let mut scanner = scanner.page_size(page_size);
+    if args.keys_only {
+        scanner = scanner.keys_only();
+    }
+    let mut printer = Printer::new(args, global.format());
+    printer.begin(scanner.version())?;
+    let mut more = false;
+    loop {
+        let page = next(&reach, &mut scanner).await?;
+        let Some(page) = page else { break };
+        let take = left.min(page.pairs.len() as u64);
+        for (key, value) in &page.pairs[..take as usize] {
+            printer.row(key, value)?;
+        }
+        left -= take;
+        more = take < page.pairs.len() as u64;
+        if more {
+            break;
+        }
+    }
+    printer.end(more)?;
+    if more && args.limit != 0 && global.format() == Format::Plain {
+        eprintln!("note: more rows follow; --limit 0 prints all");
+    }
+    Ok(0)
+}
+
+async fn next(reach: &Reach, scanner: &mut nokv_client::Scanner) -> Result<Option<Page>> {
+    scanner.next_page().await.map_err(|error| reach.failure(&error))
+}
+
+/// Prints rows in a format.
+struct Printer {
+    out: Out,
+    format: Format,
+    hex: bool,
+    keys_only: bool,
+    rows: u64,
+}
+
+impl Printer {
+    fn new(args: &Scan, format: Format) -> Self {
+        Self { out: Out::new(), format, hex: args.hex, keys_only: args.keys_only, rows: 0 }
+    }
+
+    fn begin(&mut self, version: Timestamp) -> Result {
+        match self.format {
+            Format::Json => self.out.write(format!("{{\"version\": {}, \"rows\": [", version.0).as_bytes()),
+            _ => Ok(()),
+        }
+    }
+
+    fn row(&mut self, key: &[u8], value: &[u8]) -> Result {
+        let value = (!self.keys_only).then_some(value);
+        match self.format {
+            Format::Plain => {
+                self.out.write(&shown(key, self.hex))?;
+                if let Some(value) = value {
+                    self.out.write(b"\t")?;
+                    self.out.write(&shown(value, self.hex))?;
+                }
+                self.out.write(b"\n")?;
+            }
+            Format::Json => {
+                self.out.write(if self.rows == 0 { b"\n  " } else { b",\n  " })?;
+                self.out.write(row(key, value, self.hex).to_string().as_bytes())?;
+            }
+            Format::Jsonl => self.out.line(&row(key, value, self.hex).to_string())?,
+        }
+        self.rows += 1;
+        Ok(())
+    }
+
+    fn end(mut self, more: bool) -> Result {
+        if self.format == Format::Json {
+            let newline = if self.rows == 0 { "" } else { "\n" };
+            self.out.line(&format!("{newline}], \"more\": {more}}}"))?;
+        }
+        self.out.flush()
+    }
+}
+
+fn row(key: &[u8], value: Option<&[u8]>, as_hex: bool) -> Value {
+    let mut object = Map::new();
+    let mut put = |name: &str, bytes: &[u8]| match as_hex {
+        true => drop(object.insert(name.to_owned(), json!(show_hex(bytes)))),
+        false => put_bytes(&mut object, name, bytes),
+    };
+    put("key", key);
+    if let Some(value) = value {
+        put("value", value);
+    }
+    Value::Object(object)
+}
+
+fn shown(bytes: &[u8], as_hex: bool) -> Vec<u8> {
+    if as_hex { show_hex(bytes).into_bytes() } else { bytes.to_vec() }
+}
+
+/// A key as given on the command line.
+pub fn key(text: &OsStr, is_hex: bool) -> Result<Bytes> {
+    let key = bytes_of("the key", text.as_bytes(), is_hex)?;
+    if key.is_empty() {
+        return Err(Failure::new(Code::KeyEmpty, "the key is empty").next("keys have 1 to 4096 bytes"));
+    }
+    check_size("the key", key.len(), KEY_BYTES_MAX)?;
+    Ok(key)
+}
+
+fn check_size(what: &str, bytes: usize, bytes_max: usize) -> Result {
+    if bytes <= bytes_max {
+        return Ok(());
+    }
+    Err(Failure::new(Code::TooLarge, format!("{what} has {bytes} bytes, at most {bytes_max} are possible"))
+        .detail("bytes", bytes)
+        .detail("bytes_max", bytes_max)
+        .next("split it; the limits are fixed"))
+}
+
+fn value(args: &Put) -> Result<Bytes> {
+    let raw = match (&args.value, &args.value_file) {
+        (Some(value), _) => value.as_bytes().to_vec(),
+        (None, Some(path)) => read_value(path)?,
+        (None, None) => return Err(Failure::usage("a value is missing")),
+    };
+    let value = bytes_of("the value", &raw, args.hex)?;
+    check_size("the value", value.len(), VALUE_BYTES_MAX)?;
+    Ok(value)
+}
+
+/// Reads no more of a file than could be a value, written as it is or as hexadecimal digits.
+fn read_value(path: &Path) -> Result<Vec<u8>> {
+    let limit = 2 * VALUE_BYTES_MAX as u64 + 2;
+    let mut value = Vec::new();
+    let read = if path == Path::new("-") {
+        std::io::stdin().lock().take(limit).read_to_end(&mut value)
+    } else {
+        std::fs::File::open(path).and_then(|file| file.take(limit).read_to_end(&mut value))
+    };
+    read.map_err(|error| Failure::io(format!("read the value from {}", path.display()), &error))?;
+    Ok(value)
+}
+
+fn bytes_of(what: &str, text: &[u8], is_hex: bool) -> Result<Bytes> {
+    match is_hex {
+        true => Ok(hex(text).map_err(|error| Failure::usage(format!("{what}: {error}")))?.into()),
+        false => Ok(Bytes::copy_from_slice(text)),
+    }
+}
+
+fn range(args: &Scan) -> Result<KeyRange> {
+    let bound = |text: &Option<std::ffi::OsString>, name: &str| match text {
+        Some(text) => bytes_of(name, text.as_bytes(), args.hex),
+        None => Ok(Bytes::new()),
+    };
+    if args.prefix.is_some() {
+        return Ok(KeyRange::prefix(&bound(&args.prefix, "--prefix")?));
+    }
+    let range = KeyRange { start: bound(&args.start, "--start")?, end: bound(&args.end, "--end")? };
+    if !range.end.is_empty() && range.end < range.start {
+        return Err(Failure::usage(format!(
+            "--end {} lies before --start {}",
+            quote(&range.end),
+            quote(&range.start)
+        )));
+    }
+    Ok(range)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_checked_before_anybody_is_asked() {
+        let code = |text: &str, hex| key(OsStr::new(text), hex).map_err(|failure| failure.code());
+        assert_eq!(code("", false), Err(Code::KeyEmpty));
+        assert_eq!(code(&"k".repeat(4097), false), Err(Code::TooLarge));
+        assert_eq!(code("zz", true), Err(Code::Usage));
+        assert_eq!(code("00ff", true), Ok(Bytes::from_static(&[0, 255])));
+        assert_eq!(key(OsStr::from_bytes(&[0xff]), false).unwrap(), Bytes::from_static(&[0xff]));
+    }
+
+    #[test]
+    fn rows_are_json_objects() {
+        assert_eq!(row(b"a", Some(b"b"), false).to_string(), r#"{"key":"a","value":"b"}"#);
+        assert_eq!(row(b"a", None, true).to_string(), r#"{"key":"61"}"#);
+    }
+}

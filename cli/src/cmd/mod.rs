@@ -1,0 +1,82 @@
+//! One file a verb.
+
+mod bench;
+mod config;
+mod coordinator;
+mod demo;
+mod help;
+mod import;
+mod kv;
+mod meta_root;
+mod reach;
+mod regions;
+mod serve;
+mod server;
+mod sim;
+mod status;
+
+use crate::args::{Cli, Command, Global};
+use crate::errors::{Failure, Result};
+use crate::signals::Signals;
+use crate::{check_format, logging, output};
+use nokv_env::Env;
+use nokv_realenv::RealEnv;
+
+/// Carries out a parsed command line; the value is the exit code.
+pub fn run(cli: Cli) -> Result<u8> {
+    check_format(&cli.global)?;
+    let global = &cli.global;
+    match cli.command {
+        Command::Demo(args) => demo::run(&args),
+        Command::Get(args) => client(async |env| kv::get(&env, &args, global).await),
+        Command::Put(args) => client(async |env| kv::put(&env, &args, global).await),
+        Command::Del(args) => client(async |env| kv::del(&env, &args, global).await),
+        Command::Scan(args) => client(async |env| kv::scan(&env, &args, global).await),
+        Command::Import(args) => import::run(&args, global),
+        Command::Bench(args) => client(async |env| bench::run(&env, &args, global).await),
+        Command::Status(args) => client(async |env| status::run(&env, &args, global).await),
+        Command::Regions(args) => client(async |env| regions::run(&env, &args, global).await),
+        Command::Serve(args) => serve::run(&args),
+        Command::Coordinator(args) => coordinator::run(&args),
+        Command::MetaRoot(args) => meta_root::run(&args),
+        Command::Config(command) => config::run(&command, global),
+        Command::Sim(command) => sim::run(&command, global),
+        Command::Version => version(global),
+        Command::Help(args) => help::run(&args),
+    }
+}
+
+/// A runtime for one process.
+fn runtime() -> Result<tokio::runtime::Runtime> {
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.enable_all().build().map_err(|error| Failure::io("start the runtime", &error))
+}
+
+/// Makes the real environment; inside a runtime.
+fn real_env() -> Result<Env> {
+    RealEnv::new().map_err(|error| Failure::io("set up the environment", &error))
+}
+
+/// Runs a client command: until it is done, or a signal comes.
+fn client<W: AsyncFnOnce(Env) -> Result<u8>>(work: W) -> Result<u8> {
+    logging::start("warn")?;
+    let runtime = runtime()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let work = work(real_env()?);
+        signals.race(work).await.unwrap_or_else(|reason| Err(reason.failure()))
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+fn version(global: &Global) -> Result<u8> {
+    let mut out = output::Out::new();
+    let version = env!("CARGO_PKG_VERSION");
+    match global.format() {
+        crate::args::Format::Plain => out.line(&format!("nokv {version}"))?,
+        _ => out.line(&serde_json::json!({"name": "nokv", "version": version}).to_string())?,
+    }
+    out.flush()?;
+    Ok(0)
+}

@@ -1,0 +1,89 @@
+//! Finding the cluster, and saying in our words what its clients report.
+
+use crate::args::client::Cluster;
+use crate::args::values::show_duration;
+use crate::config;
+use crate::errors::{Code, Failure, Result};
+use nokv_client::{Client, ClientConfig, ClientError};
+use nokv_env::Env;
+
+/// Where a coordinator is when nobody says otherwise.
+pub const COORDINATOR: &str = "127.0.0.1:2379";
+
+/// A way to the cluster.
+pub struct Reach {
+    /// The client.
+    pub client: Client,
+    /// The coordinators it asks.
+    pub coordinators: Vec<String>,
+}
+
+/// The file of `--config`, if one is given.
+pub fn file(args: &Cluster) -> Result<Option<config::Cluster>> {
+    args.config.as_deref().map(config::load).transpose()
+}
+
+/// Coordinator addresses: flag or variable, else the file, else the default.
+pub fn coordinators(args: &Cluster, file: Option<&config::Cluster>) -> Result<Vec<String>> {
+    if let Some(addresses) = &args.coordinator_addr {
+        return Ok(addresses.0.clone());
+    }
+    let Some(file) = file else { return Ok(vec![COORDINATOR.to_owned()]) };
+    match file.coordinators(args.scope) {
+        [] => Err(Failure::usage("the configuration names no coordinator and --coordinator-addr is not given")
+            .next("add coordinator.addr to the file, or give --coordinator-addr")),
+        some => Ok(some.to_vec()),
+    }
+}
+
+/// Makes a client as the flags say.
+pub fn reach(env: &Env, args: &Cluster) -> Result<Reach> {
+    let coordinators = coordinators(args, file(args)?.as_ref())?;
+    let mut config = ClientConfig::new(coordinators.clone());
+    config.deadline = args.timeout;
+    Ok(Reach { client: Client::new(env.clone(), config), coordinators })
+}
+
+impl Reach {
+    /// Words a client's error.
+    pub fn failure(&self, error: &ClientError) -> Failure {
+        failure(error, &self.coordinators)
+    }
+}
+
+/// Words a client's error.
+pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
+    let asked = coordinators.join(", ");
+    match error {
+        ClientError::Timeout { what, after, cause } => {
+            let after = show_duration(*after);
+            let failure = Failure::new(Code::Unavailable, format!("{what}: no answer within {after}"))
+                .detail("coordinators", coordinators.to_vec());
+            let failure = if cause.is_empty() { failure } else { failure.why(cause) };
+            failure.next(format!("is the cluster running? nokv status --coordinator-addr {}", coordinators.join(",")))
+        }
+        ClientError::OutcomeUnknown { start_ts, commit_ts, cause, .. } => {
+            Failure::new(Code::OutcomeUnknown, "the write was sent and no answer came; it may have happened")
+                .why(cause)
+                .next("read the key to find out; writing the same value again is safe")
+                .detail("start_ts", start_ts.0)
+                .detail("commit_ts", commit_ts.0)
+        }
+        ClientError::Conflict { .. } => Failure::new(Code::Conflict, error).next("run the command again"),
+        ClientError::AlreadyExists { .. } => Failure::new(Code::Refused, error),
+        ClientError::TooLarge { what, bytes, bytes_max } => Failure::new(Code::TooLarge, error)
+            .detail("what", *what)
+            .detail("bytes", *bytes)
+            .detail("bytes_max", *bytes_max)
+            .next("split it; the limits are fixed"),
+        ClientError::InvalidArgument(_) => Failure::usage(error),
+        ClientError::Refused { addr, reason } if reason.contains("not implemented") => {
+            Failure::new(Code::WrongService, format!("{addr} is not a coordinator"))
+                .why(reason)
+                .next("coordinators usually listen on :2379, stores on :20160, meta-roots on :2380")
+        }
+        ClientError::Refused { .. } => Failure::new(Code::Denied, error),
+        ClientError::Protocol(_) => Failure::new(Code::Internal, error)
+            .next(format!("are {asked} of the same version as this client? if so, please report this")),
+    }
+}
