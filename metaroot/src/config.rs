@@ -52,15 +52,15 @@ impl Config {
     pub fn new(
         node_id: u64,
         workdir: impl Into<PathBuf>,
-        listen_addr: &str,
-        transport_addr: &str,
+        listen_addr: impl Into<String>,
+        transport_addr: impl Into<String>,
         peers: BTreeMap<u64, String>,
     ) -> Self {
         Self {
             node_id,
             workdir: workdir.into(),
-            listen_addr: listen_addr.to_owned(),
-            transport_addr: transport_addr.to_owned(),
+            listen_addr: listen_addr.into(),
+            transport_addr: transport_addr.into(),
             peers,
             accept_new_addresses: false,
             tick: Duration::from_millis(100),

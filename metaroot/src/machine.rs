@@ -117,7 +117,7 @@ impl Machine {
             self.env.probe("metaroot.lease.granted");
             self.env.fact(Fact::Lease { node: self.node_id, holder, generation });
         }
-        let due = applied - self.durable >= self.checkpoint_entries;
+        let due = applied.saturating_sub(self.durable) >= self.checkpoint_entries;
         if due || self.env.chance("metaroot.checkpoint.early", 0.01) {
             self.checkpoint()?;
         }

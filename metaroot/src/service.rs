@@ -6,6 +6,7 @@
 //!
 //! Commands on a follower fail with `metadata root not leader (leader_id=N)`; the caller goes there itself.
 
+use crate::image::Image;
 use crate::machine::{GROUP, Machine, Shared};
 use crate::state::{Refusal, Reply};
 use nokv_env::task::Stop;
@@ -140,10 +141,10 @@ impl MetadataRoot for Service {
         request: Request<meta::MetadataRootObserveCommittedRequest>,
     ) -> Answer<meta::MetadataRootObserveCommittedResponse> {
         let offset = request.into_inner().requested_offset;
-        let checkpoint = Some(self.shared.lock().image.state.checkpoint());
+        let core = self.shared.lock();
         Ok(Response::new(meta::MetadataRootObserveCommittedResponse {
-            checkpoint,
-            tail: Some(self.tail(offset)),
+            checkpoint: Some(core.image.state.checkpoint()),
+            tail: Some(tail(&core.image, offset)),
         }))
     }
 
@@ -240,26 +241,11 @@ impl Service {
         let core = self.shared.lock();
         let cursor = core.image.state.last_committed();
         let changed = after.is_none_or(|after| after.revision != cursor.index);
-        let checkpoint = changed.then(|| core.image.state.checkpoint());
-        drop(core);
         meta::MetadataRootWaitTailResponse {
             after,
             token: Some(RootTailToken { cursor: Some(cursor), revision: cursor.index }),
-            checkpoint,
-            tail: Some(self.tail(after.map_or(0, |after| after.revision as i64))),
-        }
-    }
-
-    /// Retained events above `offset`; offsets are raft indexes. A start above the request tells the reader
-    /// that older events are gone, so that it must take the checkpoint.
-    fn tail(&self, offset: i64) -> RootCommittedTail {
-        let core = self.shared.lock();
-        let from = u64::try_from(offset).unwrap_or(0).max(core.image.tail.floor().index);
-        RootCommittedTail {
-            requested_offset: offset,
-            start_offset: from as i64,
-            end_offset: core.image.state.last_committed().index as i64,
-            records: core.image.tail.after(from),
+            checkpoint: changed.then(|| core.image.state.checkpoint()),
+            tail: Some(tail(&core.image, after.map_or(0, |after| after.revision as i64))),
         }
     }
 
@@ -269,6 +255,18 @@ impl Service {
 
     fn leader(&self) -> u64 {
         self.handle.status(GROUP).and_then(|status| status.leader).unwrap_or(0)
+    }
+}
+
+/// Retained events above `offset`; offsets are raft indexes. A start above the request tells the reader that
+/// older events are gone, so that it must take the checkpoint.
+fn tail(image: &Image, offset: i64) -> RootCommittedTail {
+    let from = u64::try_from(offset).unwrap_or(0).max(image.tail.floor().index);
+    RootCommittedTail {
+        requested_offset: offset,
+        start_offset: from as i64,
+        end_offset: image.state.last_committed().index as i64,
+        records: image.tail.after(from),
     }
 }
 
