@@ -43,6 +43,8 @@ pub struct Config {
     pub checkpoint_entries: u64,
     /// Newest events kept for readers that are a little behind.
     pub tail_events: usize,
+    /// One line written into the lock file, shown to whoever finds the directory taken: process id, command.
+    pub lock_owner: String,
     /// How long a request waits for the raft group before it is answered with an error.
     pub request_timeout: Duration,
 }
@@ -72,6 +74,7 @@ impl Config {
             log_keep_entries: 4096,
             checkpoint_entries: 1024,
             tail_events: 4096,
+            lock_owner: format!("nokv meta-root {node_id}"),
             request_timeout: Duration::from_secs(5),
         }
     }

@@ -85,7 +85,7 @@ impl MetaRoot {
     pub async fn start(env: Env, config: Config) -> Result<MetaRoot, Error> {
         config.validate()?;
         let workdir = Workdir::new(env.disk.clone(), &config.workdir);
-        let lock = workdir.lock(config.node_id)?;
+        let lock = workdir.lock(&config.lock_owner)?;
         let image = workdir.open(&config)?;
         let applied = image.applied;
         let shared = Arc::new(Shared::new(image, env.clock.now()));

@@ -43,10 +43,10 @@ impl Workdir {
     }
 
     /// Creates the directory and takes its lock.
-    pub(crate) fn lock(&self, node_id: u64) -> Result<Box<dyn LockGuard>, Error> {
+    pub(crate) fn lock(&self, owner: &str) -> Result<Box<dyn LockGuard>, Error> {
         self.disk.create_dir_all(&self.dir).map_err(|source| Error::io("create", &self.dir, source))?;
         let path = self.dir.join(LOCK);
-        self.disk.lock(&path, &format!("meta-root node {node_id}")).map_err(|source| match source.kind() {
+        self.disk.lock(&path, owner).map_err(|source| match source.kind() {
             io::ErrorKind::WouldBlock => Error::Locked { path, owner: source.to_string() },
             _ => Error::io("lock", &path, source),
         })
@@ -182,7 +182,7 @@ mod tests {
 
     fn ran_before(disk: &Arc<MemDisk>) -> Workdir {
         let workdir = Workdir::new(disk.mount(), Path::new(DIR));
-        drop(workdir.lock(1).expect("lock"));
+        drop(workdir.lock("pid 7").expect("lock"));
         let mut image = workdir.open(&config()).expect("fresh");
         let log = disk.mount().open(&workdir.raft_dir().join("00001.log"), OpenMode::Create).expect("log");
         log.sync_data().expect("sync");
@@ -209,11 +209,11 @@ mod tests {
                 let faults = nokv_env::mem_disk::DiskFaults { crash_at_op: Some(op), ..disk.faults() };
                 disk.set_faults(faults);
                 let first = Workdir::new(disk.mount(), Path::new(DIR));
-                let _ = first.lock(1).and_then(|_| first.open(&config()));
+                let _ = first.lock("pid 7").and_then(|_| first.open(&config()));
                 disk.crash(CrashMode::PowerLoss);
                 disk.set_faults(nokv_env::mem_disk::DiskFaults::default());
                 let again = Workdir::new(disk.mount(), Path::new(DIR));
-                drop(again.lock(1).expect("lock"));
+                drop(again.lock("pid 7").expect("lock"));
                 again.open(&config()).unwrap_or_else(|error| panic!("seed {seed} op {op}: {error}"));
             }
         }
@@ -257,8 +257,8 @@ mod tests {
     fn two_processes_cannot_have_one_directory() {
         let disk = MemDisk::new(1);
         let workdir = Workdir::new(disk.mount(), Path::new(DIR));
-        let _held = workdir.lock(1).expect("lock");
-        let error = workdir.lock(1).err().expect("must fail").to_string();
-        assert!(error.contains("meta-root node 1"), "{error}");
+        let _held = workdir.lock("pid 7").expect("lock");
+        let error = workdir.lock("pid 7").err().expect("must fail").to_string();
+        assert!(error.contains("another process (pid 7)"), "{error}");
     }
 }

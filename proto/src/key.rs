@@ -40,7 +40,10 @@ impl KeyRange {
     /// Whether the two ranges share a key.
     pub fn overlaps(&self, other: &KeyRange) -> bool {
         let below = |start: &[u8], end: &[u8]| end.is_empty() || start < end;
-        below(&self.start, &other.end) && below(&other.start, &self.end) && !self.is_empty() && !other.is_empty()
+        below(&self.start, &other.end)
+            && below(&other.start, &self.end)
+            && !self.is_empty()
+            && !other.is_empty()
     }
 
     /// Whether no key lies in the range.

@@ -113,7 +113,9 @@ mod tests {
             region.problem().is_some()
         };
         assert!(bad(|r| r.region_id = 0) && bad(|r| r.end_key = "a".into()) && bad(|r| r.epoch = None));
-        assert!(bad(|r| r.peers.clear()) && bad(|r| r.peers[1].store_id = 1) && bad(|r| r.peers[1].peer_id = 101));
+        assert!(
+            bad(|r| r.peers.clear()) && bad(|r| r.peers[1].store_id = 1) && bad(|r| r.peers[1].peer_id = 101)
+        );
     }
 
     #[test]
