@@ -69,6 +69,15 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether this is a simulated node's death rather than a failure to report.
+    pub fn is_crashed(&self) -> bool {
+        match self {
+            Error::Io { source, .. } => nokv_env::disk::is_crashed(source),
+            Error::Replica(error) => error.is_crashed(),
+            _ => false,
+        }
+    }
+
     pub(crate) fn io(action: &'static str, path: &Path, source: io::Error) -> Self {
         Error::Io { action, path: path.to_owned(), source }
     }
