@@ -1,3 +1,47 @@
-//! The store.
+//! A store: many key ranges, each replicated by a raft group, with transactions on top.
+//!
+//! Start at [`Store::start`]. How data walks through the rooms:
+//!
+//! ```text
+//! write   service → admission → machine::propose → raft → apply → mvcc → one engine batch → answer
+//! read    service → admission → read (read index) → engine snapshot → mvcc → answer
+//! ```
+//!
+//! - [`mvcc`]: the transaction rules as pure functions from (snapshot, request) to (answer, writes).
+//! - `machine`: all regions as one state machine under the raft driver; `apply` what an entry does, `command` how
+//!   it is written, `image` a whole region in one piece, [`catalog`] what is remembered of regions.
+//! - `service`, `admin`: the two gRPC doors; `admission` what is checked there; `one_pc` when one round trip is enough.
+//! - `heartbeat`, `resolve`, `control`: towards the coordinators.
+//! - [`mode`], [`seed`]: whose directory it is, and its first regions.
+//!
+//! What holds: an acknowledged write is on a majority of disks; apply is a function of the log alone, so replicas are
+//! equal; epoch and key range are checked at the door, and again at apply; a read sees everything acknowledged
+//! before it began.
 
-mod mvcc;
+mod admin;
+mod admission;
+mod apply;
+mod bells;
+pub mod catalog;
+mod command;
+mod config;
+mod control;
+mod error;
+mod heartbeat;
+mod image;
+mod machine;
+pub mod mode;
+pub mod mvcc;
+mod one_pc;
+mod read;
+mod region;
+mod resolve;
+pub mod seed;
+mod service;
+mod status;
+mod store;
+
+pub use config::Config;
+pub use error::{Error, Result};
+pub use status::{EngineStatus, RaftStatus, RegionStatus, StoreStatus};
+pub use store::Store;

@@ -35,7 +35,7 @@ mod record;
 mod resolve;
 mod scan;
 #[cfg(test)]
-mod testing;
+pub(crate) mod testing;
 
 pub use commit::commit;
 pub use prewrite::prewrite;

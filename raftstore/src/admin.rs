@@ -1,0 +1,123 @@
+//! The operator's front door: `nokv.admin.v1.RaftAdmin`.
+
+use crate::store::Shared;
+use nokv_proto::admin::v1::raft_admin_server::RaftAdmin;
+use nokv_proto::admin::v1::*;
+use std::sync::Arc;
+use tonic::{Request, Response, Status, Streaming};
+
+/// Answers the RPCs.
+#[derive(Clone)]
+pub(crate) struct AdminService(pub(crate) Arc<Shared>);
+
+type RpcResult<T> = Result<Response<T>, Status>;
+
+fn required(id: u64, what: &str) -> Result<u64, Status> {
+    if id == 0 { Err(Status::invalid_argument(format!("{what} is 0"))) } else { Ok(id) }
+}
+
+fn not_yet<T>(what: &str) -> RpcResult<T> {
+    Err(Status::unimplemented(format!("this version of the store does not offer {what}")))
+}
+
+/// A response stream that no method produces yet.
+type NoStream = futures_util::stream::Empty<Result<ExportRegionSnapshotStreamResponse, Status>>;
+
+#[tonic::async_trait]
+impl RaftAdmin for AdminService {
+    type ExportRegionSnapshotStreamStream = NoStream;
+
+    async fn add_peer(&self, _: Request<AddPeerRequest>) -> RpcResult<AddPeerResponse> {
+        not_yet("changes of membership")
+    }
+
+    async fn remove_peer(&self, _: Request<RemovePeerRequest>) -> RpcResult<RemovePeerResponse> {
+        not_yet("changes of membership")
+    }
+
+    async fn transfer_leader(
+        &self,
+        request: Request<TransferLeaderRequest>,
+    ) -> RpcResult<TransferLeaderResponse> {
+        let request = request.into_inner();
+        let region_id = required(request.region_id, "region id")?;
+        let peer_id = required(request.peer_id, "peer id")?;
+        let region = self.0.transfer_leader(region_id, peer_id).await.map_err(Status::failed_precondition)?;
+        Ok(Response::new(TransferLeaderResponse { region: Some(region) }))
+    }
+
+    async fn export_region_snapshot(
+        &self,
+        _: Request<ExportRegionSnapshotRequest>,
+    ) -> RpcResult<ExportRegionSnapshotResponse> {
+        not_yet("region snapshots over this service")
+    }
+
+    async fn export_region_snapshot_stream(
+        &self,
+        _: Request<ExportRegionSnapshotStreamRequest>,
+    ) -> RpcResult<NoStream> {
+        not_yet("region snapshots over this service")
+    }
+
+    async fn import_region_snapshot(
+        &self,
+        _: Request<ImportRegionSnapshotRequest>,
+    ) -> RpcResult<ImportRegionSnapshotResponse> {
+        not_yet("region snapshots over this service")
+    }
+
+    async fn import_region_snapshot_stream(
+        &self,
+        _: Request<Streaming<ImportRegionSnapshotStreamRequest>>,
+    ) -> RpcResult<ImportRegionSnapshotStreamResponse> {
+        not_yet("region snapshots over this service")
+    }
+
+    async fn region_runtime_status(
+        &self,
+        request: Request<RegionRuntimeStatusRequest>,
+    ) -> RpcResult<RegionRuntimeStatusResponse> {
+        let region_id = required(request.into_inner().region_id, "region id")?;
+        let Some(region) = self.0.door.regions.get(region_id) else {
+            return Ok(Response::new(RegionRuntimeStatusResponse::default()));
+        };
+        let state = region.state();
+        Ok(Response::new(RegionRuntimeStatusResponse {
+            known: true,
+            hosted: state.is_hosted(),
+            local_peer_id: state.peer.unwrap_or(0),
+            leader_peer_id: state.role.leader.unwrap_or(0),
+            leader: state.role.is_leader,
+            region: Some((*state.descriptor).clone()),
+            applied_index: state.applied.index,
+            applied_term: state.applied.term,
+        }))
+    }
+
+    async fn execution_status(
+        &self,
+        _: Request<ExecutionStatusRequest>,
+    ) -> RpcResult<ExecutionStatusResponse> {
+        let regions = self.0.door.regions.all();
+        let hosted = regions.iter().filter(|region| region.state().is_hosted());
+        // A hosted region without a raft group would be one that the driver gave up.
+        let (with_group, without): (Vec<_>, Vec<_>) =
+            hosted.partition(|region| self.0.raft.status(region.group()).is_some());
+        let state =
+            if without.is_empty() { ExecutionRestartState::Ready } else { ExecutionRestartState::Degraded };
+        let restart = ExecutionRestartStatus {
+            state: state.into(),
+            region_count: regions.len() as u64,
+            raft_group_count: with_group.len() as u64,
+            missing_raft_pointer: without.iter().map(|region| region.id).collect(),
+            pending_root_event_count: self.0.publications.pending() as u64,
+            ..Default::default()
+        };
+        Ok(Response::new(ExecutionStatusResponse {
+            last_admission: Some(self.0.door.last()),
+            restart: Some(restart),
+            topology: Vec::new(),
+        }))
+    }
+}

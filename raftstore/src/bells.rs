@@ -1,0 +1,33 @@
+//! Wakes the background loops when the raft driver has news for them.
+
+use tokio::sync::Notify;
+
+/// One bell a loop.
+pub(crate) struct Bells {
+    /// The heartbeat loops, one a coordinator.
+    beats: Vec<Notify>,
+    /// The loop that fetches timestamps for new leaders.
+    pub(crate) timestamps: Notify,
+    /// The loop that tells the meta-root of our regions.
+    pub(crate) publish: Notify,
+}
+
+impl Bells {
+    pub(crate) fn new(coordinators: usize) -> Self {
+        let beats = (0..coordinators).map(|_| Notify::new()).collect();
+        Self { beats, timestamps: Notify::new(), publish: Notify::new() }
+    }
+
+    pub(crate) fn beat(&self, coordinator: usize) -> &Notify {
+        &self.beats[coordinator]
+    }
+
+    /// Leadership of a region has moved.
+    pub(crate) fn role_changed(&self, is_leader: bool) {
+        self.beats.iter().for_each(Notify::notify_one);
+        if is_leader {
+            self.timestamps.notify_one();
+            self.publish.notify_one();
+        }
+    }
+}

@@ -1,0 +1,206 @@
+//! What a store remembers of its regions: the engine's meta family.
+//!
+//! ```text
+//! 'r' region id u64 BE   →  01 | nokv.meta.v1.RegionDescriptor
+//! 'a' region id u64 BE   →  01 | index u64 BE | term u64 BE              applied: written with every entry's effect
+//! 'm' region id u64 BE   →  01 | four lists, each: uvarint count, uvarint peer ids | auto_leave u8
+//!                           voters, learners, voters outgoing, learners next
+//! ```
+//!
+//! Without an `m` record every peer of the descriptor votes. [`read`] works on a database opened for reading only.
+
+use crate::{Error, Result};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use nokv_engine::{Cf, Db, WriteBatch};
+use nokv_proto::meta::v1::RegionDescriptor;
+use prost::Message;
+use prost::encoding::{decode_varint, encode_varint};
+use serde::Serialize;
+use std::collections::BTreeMap;
+
+/// The family that the catalog lives in.
+pub const CF_META: Cf = Cf(3);
+
+const VERSION: u8 = 1;
+const REGION: u8 = b'r';
+const APPLIED: u8 = b'a';
+const MEMBERS: u8 = b'm';
+
+/// A place in a raft log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
+pub struct Position {
+    /// Index of the entry.
+    pub index: u64,
+    /// Term of the entry.
+    pub term: u64,
+}
+
+/// Who votes in a region's raft group.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Members {
+    /// Peers that vote.
+    pub voters: Vec<u64>,
+    /// Peers that only listen.
+    pub learners: Vec<u64>,
+    /// During a change of several peers: who votes in the configuration being left.
+    pub voters_outgoing: Vec<u64>,
+    /// During such a change: who will listen afterwards.
+    pub learners_next: Vec<u64>,
+    /// Whether such a change ends by itself.
+    pub auto_leave: bool,
+}
+
+impl Members {
+    /// Every peer of `region` votes.
+    pub fn all_vote(region: &RegionDescriptor) -> Self {
+        Self { voters: region.peers.iter().map(|peer| peer.peer_id).collect(), ..Self::default() }
+    }
+
+    pub(crate) fn encode(&self) -> Bytes {
+        let mut out = BytesMut::new();
+        out.put_u8(VERSION);
+        for list in [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next] {
+            encode_varint(list.len() as u64, &mut out);
+            list.iter().for_each(|id| encode_varint(*id, &mut out));
+        }
+        out.put_u8(u8::from(self.auto_leave));
+        out.freeze()
+    }
+
+    pub(crate) fn decode(mut data: Bytes) -> Option<Self> {
+        if !data.has_remaining() || data.get_u8() != VERSION {
+            return None;
+        }
+        let mut list = || {
+            let count = decode_varint(&mut data).ok()?;
+            (0..count).map(|_| decode_varint(&mut data).ok()).collect::<Option<Vec<u64>>>()
+        };
+        let (voters, learners, voters_outgoing, learners_next) = (list()?, list()?, list()?, list()?);
+        let auto_leave = match data[..] {
+            [0] => false,
+            [1] => true,
+            _ => return None,
+        };
+        Some(Self { voters, learners, voters_outgoing, learners_next, auto_leave })
+    }
+}
+
+/// One region as a store knows it.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Entry {
+    /// The region.
+    pub region: RegionDescriptor,
+    /// How far its log is applied.
+    pub applied: Position,
+    /// Who votes.
+    pub members: Members,
+}
+
+fn key(kind: u8, region_id: u64) -> Bytes {
+    let mut key = [kind; 9];
+    key[1..].copy_from_slice(&region_id.to_be_bytes());
+    Bytes::copy_from_slice(&key)
+}
+
+/// Records a descriptor.
+pub(crate) fn put_region(batch: &mut WriteBatch, region: &RegionDescriptor) {
+    let mut value = BytesMut::with_capacity(1 + region.encoded_len());
+    value.put_u8(VERSION);
+    region.encode_raw(&mut value);
+    batch.put(CF_META, key(REGION, region.region_id), value.freeze());
+}
+
+/// Records how far a region is applied.
+pub(crate) fn put_applied(batch: &mut WriteBatch, region_id: u64, applied: Position) {
+    batch.put(CF_META, key(APPLIED, region_id), Bytes::copy_from_slice(&encode_applied(applied)));
+}
+
+/// Records who votes in a region.
+pub(crate) fn put_members(batch: &mut WriteBatch, region_id: u64, members: &Members) {
+    batch.put(CF_META, key(MEMBERS, region_id), members.encode());
+}
+
+fn encode_applied(applied: Position) -> [u8; 17] {
+    let mut value = [VERSION; 17];
+    value[1..9].copy_from_slice(&applied.index.to_be_bytes());
+    value[9..].copy_from_slice(&applied.term.to_be_bytes());
+    value
+}
+
+fn decode_applied(mut value: Bytes) -> Option<Position> {
+    if value.len() != 17 || value.get_u8() != VERSION {
+        return None;
+    }
+    Some(Position { index: value.get_u64(), term: value.get_u64() })
+}
+
+fn decode_region(value: &Bytes) -> Option<RegionDescriptor> {
+    if value.first() != Some(&VERSION) {
+        return None;
+    }
+    RegionDescriptor::decode(value.slice(1..)).ok()
+}
+
+/// The regions of a store, ordered by id.
+pub fn read(db: &Db) -> Result<Vec<RegionDescriptor>> {
+    Ok(read_entries(db)?.into_iter().map(|entry| entry.region).collect())
+}
+
+/// The whole catalog, ordered by region id.
+pub fn read_entries(db: &Db) -> Result<Vec<Entry>> {
+    let mut entries = BTreeMap::new();
+    let mut applied = BTreeMap::new();
+    let mut members = BTreeMap::new();
+    for item in db.snapshot().iter(CF_META, ..) {
+        let (key, value) = item?;
+        let bad = |what| Error::BadCatalog { key: key.to_vec(), what };
+        let Some((&kind, id)) = key.split_first() else { return Err(bad("empty key")) };
+        let id = u64::from_be_bytes(id.try_into().map_err(|_| bad("key of a wrong length"))?);
+        match kind {
+            REGION => {
+                let region = decode_region(&value).ok_or_else(|| bad("not a region descriptor"))?;
+                if region.region_id != id {
+                    return Err(bad("descriptor of another region"));
+                }
+                if region.problem().is_some() {
+                    return Err(bad("descriptor that makes no sense"));
+                }
+                entries.insert(id, region);
+            }
+            APPLIED => _ = applied.insert(id, decode_applied(value).ok_or_else(|| bad("not a position"))?),
+            MEMBERS => _ = members.insert(id, Members::decode(value).ok_or_else(|| bad("not a membership"))?),
+            _ => return Err(bad("key of an unknown kind")),
+        }
+    }
+    let entry = |(id, region)| {
+        let members = members.remove(&id).unwrap_or_else(|| Members::all_vote(&region));
+        Entry { applied: applied.get(&id).copied().unwrap_or_default(), members, region }
+    };
+    Ok(entries.into_iter().map(entry).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_are_golden() {
+        assert_eq!(&key(REGION, 0x0102)[..], [b'r', 0, 0, 0, 0, 0, 0, 1, 2]);
+        let applied = Position { index: 0x0304, term: 5 };
+        let golden = [1, 0, 0, 0, 0, 0, 0, 3, 4, 0, 0, 0, 0, 0, 0, 0, 5];
+        assert_eq!(encode_applied(applied), golden);
+        assert_eq!(decode_applied(Bytes::copy_from_slice(&golden)), Some(applied));
+        let members =
+            Members { voters: vec![1, 300], learners: vec![2], auto_leave: true, ..Members::default() };
+        assert_eq!(&members.encode()[..], [1, 2, 1, 0xac, 2, 1, 2, 0, 0, 1]);
+        assert_eq!(Members::decode(members.encode()), Some(members));
+    }
+
+    #[test]
+    fn damage_is_refused() {
+        assert_eq!(decode_applied(Bytes::from_static(&[1, 2, 3])), None);
+        for bad in [&[][..], &[2], &[1, 1], &[1, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 2]] {
+            assert_eq!(Members::decode(Bytes::copy_from_slice(bad)), None, "{bad:?}");
+        }
+    }
+}

@@ -1,0 +1,109 @@
+//! What a region's raft log holds.
+//!
+//! ```text
+//! CE | nokv.raft.v1.RaftCmdRequest      header: region id and epoch at proposal; exactly one request
+//! ```
+//!
+//! An empty entry is a new leader's and means nothing. `AD` is kept for administrative commands.
+
+use bytes::{BufMut, Bytes, BytesMut};
+use nokv_proto::meta::v1::RegionEpoch;
+use nokv_proto::raft::v1::request::Cmd;
+use nokv_proto::raft::v1::{CmdHeader, CmdType, RaftCmdRequest, Request};
+use prost::Message;
+
+const DATA: u8 = 0xce;
+
+/// One command as the log has it.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Command {
+    pub(crate) region_id: u64,
+    /// The epoch that the command was admitted under.
+    pub(crate) epoch: RegionEpoch,
+    pub(crate) cmd: Cmd,
+}
+
+impl Command {
+    /// The bytes of the entry.
+    pub(crate) fn encode(self) -> Bytes {
+        let cmd_type = match &self.cmd {
+            Cmd::Get(_) => CmdType::Get,
+            Cmd::Scan(_) => CmdType::Scan,
+            Cmd::Prewrite(_) => CmdType::Prewrite,
+            Cmd::Commit(_) => CmdType::Commit,
+            Cmd::BatchRollback(_) => CmdType::BatchRollback,
+            Cmd::ResolveLock(_) => CmdType::ResolveLock,
+            Cmd::CheckTxnStatus(_) => CmdType::CheckTxnStatus,
+        };
+        let header =
+            CmdHeader { region_id: self.region_id, region_epoch: Some(self.epoch), ..CmdHeader::default() };
+        let request = RaftCmdRequest {
+            header: Some(header),
+            requests: vec![Request { cmd_type: cmd_type.into(), cmd: Some(self.cmd) }],
+        };
+        let mut out = BytesMut::with_capacity(1 + request.encoded_len());
+        out.put_u8(DATA);
+        request.encode_raw(&mut out);
+        out.freeze()
+    }
+
+    /// Reads an entry; the values in it share its memory. The error says what is wrong with it.
+    pub(crate) fn decode(data: &Bytes) -> Result<Self, &'static str> {
+        if data.first() != Some(&DATA) {
+            return Err("entry of an unknown kind");
+        }
+        let request = RaftCmdRequest::decode(data.slice(1..)).map_err(|_| "entry that cannot be read")?;
+        let header = request.header.ok_or("command without header")?;
+        let epoch = header.region_epoch.ok_or("command without epoch")?;
+        let mut requests = request.requests.into_iter();
+        match (requests.next().and_then(|request| request.cmd), requests.next()) {
+            (Some(cmd), None) => Ok(Self { region_id: header.region_id, epoch, cmd }),
+            _ => Err("command that does not hold exactly one request"),
+        }
+    }
+}
+
+/// Every key that a write touches.
+pub(crate) fn keys(cmd: &Cmd) -> Vec<&Bytes> {
+    match cmd {
+        Cmd::Get(get) => vec![&get.key],
+        Cmd::Scan(scan) => vec![&scan.start_key],
+        Cmd::Prewrite(prewrite) => prewrite.mutations.iter().map(|mutation| &mutation.key).collect(),
+        Cmd::Commit(commit) => commit.keys.iter().collect(),
+        Cmd::BatchRollback(rollback) => rollback.keys.iter().collect(),
+        Cmd::ResolveLock(resolve) => resolve.keys.iter().filter(|key| !key.is_empty()).collect(),
+        Cmd::CheckTxnStatus(check) => vec![&check.primary_key],
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nokv_proto::kv::v1::CommitRequest;
+
+    fn command() -> Command {
+        let request = CommitRequest { keys: vec!["k".into()], start_version: 5, commit_version: 6 };
+        Command {
+            region_id: 7,
+            epoch: RegionEpoch { version: 1, conf_version: 2 },
+            cmd: Cmd::Commit(request),
+        }
+    }
+
+    #[test]
+    fn entries_are_golden() {
+        let expected = [
+            0xce, 0x0a, 8, 0x08, 7, 0x12, 4, 0x08, 1, 0x10, 2, 0x12, 11, 0x08, 4, 0x2a, 7, 0x0a, 1, b'k',
+            0x10, 5, 0x18, 6,
+        ];
+        assert_eq!(&command().encode()[..], expected);
+        assert_eq!(Command::decode(&command().encode()), Ok(command()));
+    }
+
+    #[test]
+    fn unknown_entries_are_refused() {
+        for bad in [&b""[..], b"\xad", b"\xce", b"\xce\xff", b"x"] {
+            assert!(Command::decode(&Bytes::copy_from_slice(bad)).is_err());
+        }
+    }
+}

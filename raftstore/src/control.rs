@@ -1,0 +1,65 @@
+//! Talking to the coordinators: several addresses, any of which may be dead or a stand-by.
+
+use nokv_env::net::MESSAGE_BYTES_MAX;
+use nokv_env::{Channel, ClockExt, Env};
+use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use std::time::Duration;
+use tonic::{Response, Status};
+
+/// A client of one coordinator.
+pub(crate) type Client = CoordinatorClient<Channel>;
+
+/// All configured coordinators.
+pub(crate) struct Coordinators {
+    env: Env,
+    timeout: Duration,
+    clients: Vec<(String, Client)>,
+}
+
+impl Coordinators {
+    pub(crate) fn new(env: &Env, addrs: &[String], timeout: Duration) -> Self {
+        let client = |addr: &String| {
+            let client = Client::new(env.net.connect(addr))
+                .max_decoding_message_size(MESSAGE_BYTES_MAX)
+                .max_encoding_message_size(MESSAGE_BYTES_MAX);
+            (addr.clone(), client)
+        };
+        Self { env: env.clone(), timeout, clients: addrs.iter().map(client).collect() }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.clients.len()
+    }
+
+    pub(crate) fn addr(&self, at: usize) -> &str {
+        &self.clients[at].0
+    }
+
+    /// Calls one coordinator, within the timeout.
+    pub(crate) async fn call<T, F>(&self, at: usize, call: impl FnOnce(Client) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+        T: Send,
+    {
+        let (addr, client) = &self.clients[at];
+        match self.env.clock.timeout(self.timeout, call(client.clone())).await {
+            Ok(reply) => reply.map(Response::into_inner),
+            Err(_) => {
+                Err(Status::deadline_exceeded(format!("no answer of {addr} within {:?}", self.timeout)))
+            }
+        }
+    }
+
+    /// Calls all coordinators at once and takes the first good answer, so that a dead one delays nobody.
+    pub(crate) async fn first<T, F>(&self, call: impl Fn(Client) -> F) -> Result<T, Status>
+    where
+        F: Future<Output = Result<Response<T>, Status>> + Send,
+        T: Send,
+    {
+        if self.clients.is_empty() {
+            return Err(Status::unavailable("no coordinators are configured"));
+        }
+        let calls = (0..self.clients.len()).map(|at| Box::pin(self.call(at, &call)));
+        futures_util::future::select_ok(calls).await.map(|(reply, _)| reply)
+    }
+}

@@ -1,0 +1,279 @@
+//! Telling the control plane about this store, and doing what it asks.
+//!
+//! One loop a coordinator sends heartbeats, so that a dead coordinator holds up nobody else. One loop publishes
+//! what the meta-root must know: that the store exists and where, and the regions that it leads (the first leader of
+//! a seeded region is the first to tell). Publishing is repeated until accepted; the meta-root takes what it
+//! knows already as done. One loop fetches a timestamp for every new leadership, which opens it for commits in one
+//! round trip.
+
+use crate::region::lock;
+use crate::store::Shared;
+use futures_util::future::select;
+use nokv_env::ClockExt;
+use nokv_proto::coordinator::v1::{
+    PublishRootEventRequest, RegionReport, SchedulerOperation, SchedulerOperationType, StoreHeartbeatRequest,
+    TsoRequest,
+};
+use nokv_proto::meta::v1::root_event::Payload;
+use nokv_proto::meta::v1::{
+    RegionDescriptor, RootEvent, RootEventKind, RootRegionDescriptor, RootStoreMembership,
+};
+use rand_core::Rng;
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::Duration;
+
+const PAUSE_FIRST: Duration = Duration::from_millis(200);
+const PUBLISH_PAUSE_MAX: Duration = Duration::from_secs(5);
+const TSO_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// Heartbeats that follow a change of leadership keep this distance: one for many changes.
+const BEAT_DISTANCE: Duration = Duration::from_millis(50);
+
+/// What the meta-root has yet to hear.
+#[derive(Default)]
+pub(crate) struct Publications {
+    joined: AtomicBool,
+    regions: Mutex<BTreeSet<u64>>,
+    waiting: AtomicU64,
+}
+
+impl Publications {
+    /// Events not accepted yet.
+    pub(crate) fn pending(&self) -> usize {
+        usize::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
+    }
+}
+
+/// A pause that doubles from one failure to the next.
+struct Backoff {
+    next: Duration,
+    max: Duration,
+}
+
+impl Backoff {
+    fn new(max: Duration) -> Self {
+        Self { next: PAUSE_FIRST, max }
+    }
+
+    /// The next pause, a fifth more or less by `dice`.
+    fn pause(&mut self, dice: u64) -> Duration {
+        let base = self.next;
+        self.next = (base * 2).min(self.max);
+        base.mul_f64(0.8 + 0.4 * (dice % 1024) as f64 / 1024.0)
+    }
+}
+
+/// Sends heartbeats to the coordinator number `at`, for ever.
+pub(crate) async fn beat(shared: &Shared, at: usize) {
+    let mut accepted = false;
+    loop {
+        let heartbeat = heartbeat(shared);
+        let reply = shared
+            .coordinators
+            .call(at, |mut client| async move { client.store_heartbeat(heartbeat).await })
+            .await;
+        match reply {
+            Ok(reply) => {
+                if !accepted {
+                    tracing::info!(coordinator = shared.coordinators.addr(at), "heartbeats are accepted");
+                }
+                accepted = true;
+                for operation in &reply.operations {
+                    execute(shared, operation).await;
+                }
+            }
+            Err(error) => {
+                if accepted {
+                    tracing::warn!(coordinator = shared.coordinators.addr(at), %error, "heartbeats fail");
+                }
+                accepted = false;
+            }
+        }
+        shared.env.clock.sleep(BEAT_DISTANCE).await;
+        let pause = shared.env.clock.sleep(shared.config.heartbeat_interval.saturating_sub(BEAT_DISTANCE));
+        select(pin!(shared.bells.beat(at).notified()), pause).await;
+    }
+}
+
+fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
+    let mut regions = Vec::new();
+    for region in shared.door.regions.all() {
+        let state = region.state();
+        if !state.is_hosted() {
+            continue;
+        }
+        regions.push(RegionReport {
+            descriptor: Some((*state.descriptor).clone()),
+            leader: state.role.is_leader,
+            term: state.role.term,
+            applied_index: state.applied.index,
+            peer_id: state.peer.unwrap_or(0),
+        });
+    }
+    let disk = &shared.env.disk;
+    StoreHeartbeatRequest {
+        store_id: shared.config.store_id,
+        region_num: regions.len() as u64,
+        leader_num: regions.iter().filter(|region| region.leader).count() as u64,
+        capacity: disk.total_space(&shared.config.workdir).unwrap_or(0),
+        available: disk.free_space(&shared.config.workdir).unwrap_or(0),
+        dropped_operations: 0,
+        address: shared.advertised.clone(),
+        regions,
+    }
+}
+
+async fn execute(shared: &Shared, operation: &SchedulerOperation) {
+    if operation.r#type() != SchedulerOperationType::LeaderTransfer {
+        return;
+    }
+    let (region, target) = (operation.region_id, operation.target_peer_id);
+    let is_source = shared.door.regions.get(region).is_some_and(|region| {
+        operation.source_peer_id == 0 || region.state().peer == Some(operation.source_peer_id)
+    });
+    if !is_source {
+        return;
+    }
+    shared.env.probe("store.operation.transfer_leader");
+    if let Err(error) = shared.transfer_leader(region, target).await {
+        tracing::info!(region, target, error, "a leader transfer was not started");
+    }
+}
+
+/// Fetches a timestamp whenever a region begins to lead, for ever.
+pub(crate) async fn fetch_timestamps(shared: &Shared) {
+    let mut rng = shared.env.rng.stream("store-timestamps");
+    let mut backoff = Backoff::new(TSO_PAUSE_MAX);
+    loop {
+        let leading: Vec<_> =
+            shared.door.regions.all().into_iter().filter(|r| r.state().role.is_leader).collect();
+        // Wanted before the timestamp is drawn: it must be later than the election.
+        let wanted: Vec<_> = leading
+            .into_iter()
+            .filter_map(|region| region.one_pc().wants().map(|term| (region.clone(), term)))
+            .collect();
+        if wanted.is_empty() {
+            backoff = Backoff::new(TSO_PAUSE_MAX);
+            shared.bells.timestamps.notified().await;
+            continue;
+        }
+        let reply = shared
+            .coordinators
+            .first(|mut client| async move { client.tso(TsoRequest { count: 1 }).await })
+            .await;
+        match reply {
+            Ok(reply) if reply.timestamp != 0 => {
+                for (region, term) in wanted {
+                    region.one_pc().enable(term, reply.timestamp);
+                    shared.env.probe("store.one_pc.enabled");
+                }
+            }
+            Ok(_) => shared.env.clock.sleep(backoff.pause(rng.next_u64())).await,
+            Err(error) => {
+                tracing::debug!(%error, "no timestamp for new leaders yet");
+                shared.env.clock.sleep(backoff.pause(rng.next_u64())).await;
+            }
+        }
+    }
+}
+
+/// Publishes the store, and regions as it comes to lead them, for ever.
+pub(crate) async fn publish(shared: &Shared) {
+    let mut rng = shared.env.rng.stream("store-publish");
+    let mut backoff = Backoff::new(PUBLISH_PAUSE_MAX);
+    loop {
+        let events = unpublished(shared);
+        shared.publications.waiting.store(events.len() as u64, Ordering::Relaxed);
+        if events.is_empty() {
+            backoff = Backoff::new(PUBLISH_PAUSE_MAX);
+            shared.bells.publish.notified().await;
+            continue;
+        }
+        let mut failed = false;
+        for event in events {
+            failed |= !publish_one(shared, event).await;
+        }
+        if failed {
+            let pause = shared.env.clock.sleep(backoff.pause(rng.next_u64()));
+            select(pin!(shared.bells.publish.notified()), pause).await;
+        }
+    }
+}
+
+enum Event {
+    Joined,
+    Region(RegionDescriptor),
+}
+
+fn unpublished(shared: &Shared) -> Vec<Event> {
+    let mut events = Vec::new();
+    if !shared.publications.joined.load(Ordering::Relaxed) {
+        events.push(Event::Joined);
+    }
+    let done = lock(&shared.publications.regions).clone();
+    for region in shared.door.regions.all() {
+        let state = region.state();
+        if state.role.is_leader && state.is_hosted() && !done.contains(&region.id) {
+            events.push(Event::Region((*state.descriptor).clone()));
+        }
+    }
+    events
+}
+
+/// Whether the event was accepted.
+async fn publish_one(shared: &Shared, event: Event) -> bool {
+    let request =
+        PublishRootEventRequest { event: Some(root_event(shared, &event)), expected_cluster_epoch: 0 };
+    let mut last = None;
+    for at in 0..shared.coordinators.len() {
+        let request = request.clone();
+        let call =
+            |mut client: crate::control::Client| async move { client.publish_root_event(request).await };
+        match shared.coordinators.call(at, call).await {
+            Ok(reply) if reply.accepted => {
+                match event {
+                    Event::Joined => shared.publications.joined.store(true, Ordering::Relaxed),
+                    Event::Region(region) => {
+                        shared.env.probe("store.region.published");
+                        lock(&shared.publications.regions).insert(region.region_id);
+                    }
+                }
+                return true;
+            }
+            Ok(_) => {}
+            Err(error) => last = Some(error),
+        }
+    }
+    tracing::debug!(error = ?last, "the meta-root has not accepted an event yet");
+    false
+}
+
+fn root_event(shared: &Shared, event: &Event) -> RootEvent {
+    let (kind, payload) = match event {
+        Event::Joined => {
+            let address = shared.advertised.clone();
+            let membership = RootStoreMembership { store_id: shared.config.store_id, address };
+            (RootEventKind::StoreJoined, Payload::StoreMembership(membership))
+        }
+        Event::Region(region) => {
+            let descriptor = RootRegionDescriptor { descriptor: Some(region.clone()) };
+            (RootEventKind::RegionBootstrap, Payload::RegionDescriptor(descriptor))
+        }
+    };
+    RootEvent { kind: kind.into(), payload: Some(payload) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn pauses_double_up_to_a_limit_and_jitter() {
+        let mut backoff = Backoff::new(Duration::from_secs(1));
+        let pauses: Vec<_> = (0..5).map(|_| backoff.pause(512).as_millis()).collect();
+        assert_eq!(pauses, [200, 400, 800, 1000, 1000]);
+        assert_eq!(Backoff::new(Duration::from_secs(1)).pause(0).as_millis(), 160);
+    }
+}

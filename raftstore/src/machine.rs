@@ -1,0 +1,411 @@
+//! All regions of this store as one state machine under the raft driver.
+//!
+//! Every entry becomes one engine batch: its effect, and the (index, term) up to which the region is applied. The
+//! engine does not log these batches, the raft log has them already; after a crash a region goes on from the
+//! position that its durable tables hold. How far that is, [`Machine::durable_index`] tells: the raft log keeps the
+//! rest.
+
+use crate::apply::{self, Outcome};
+use crate::bells::Bells;
+use crate::catalog::{self, Entry, Members, Position};
+use crate::command::{self, Command};
+use crate::image;
+use crate::mvcc::Writes;
+use crate::region::{Region, Regions, epoch_matches, refuse};
+use bytes::{Buf, Bytes};
+use nokv_engine::{Cf, Db, WriteBatch};
+use nokv_env::{BoxFuture, Env};
+use nokv_proto::error::v1::RegionError;
+use nokv_proto::key::decode_key;
+use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
+use nokv_proto::raft::v1::request::Cmd;
+use nokv_replica::{Applied, ConfChangeInfo, Fatal, GroupId, Joint, Machine, MachineSnapshot, Role};
+use prost::encoding::decode_varint;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+/// Applied positions are remembered this far apart; durability is known that precisely.
+const MARK_EVERY: u64 = 64;
+
+/// What the services hand in.
+#[derive(Debug)]
+pub(crate) struct Proposal {
+    /// The epoch that the request was admitted under.
+    pub(crate) epoch: RegionEpoch,
+    pub(crate) cmd: Cmd,
+}
+
+/// What they get back.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    /// The command was applied, or refused by the region as it was then.
+    Outcome(Outcome),
+    /// A change of membership was applied.
+    Configured,
+}
+
+/// What only the driver's loop knows of a region.
+struct Hosted {
+    region: Arc<Region>,
+    members: Members,
+    marks: Marks,
+}
+
+/// The state machine of all regions.
+pub(crate) struct StoreMachine {
+    env: Env,
+    db: Db,
+    store_id: u64,
+    regions: Regions,
+    hosted: BTreeMap<u64, Hosted>,
+    bells: Arc<Bells>,
+}
+
+impl StoreMachine {
+    /// The regions of `entries` that run here.
+    pub(crate) fn new(
+        env: &Env,
+        db: &Db,
+        store_id: u64,
+        regions: &Regions,
+        entries: &[Entry],
+        bells: &Arc<Bells>,
+    ) -> Self {
+        let mut hosted = BTreeMap::new();
+        for entry in entries {
+            let Some(region) = regions.get(entry.region.region_id) else { continue };
+            if region.state().is_hosted() {
+                let marks = Marks::new(entry.applied.index);
+                hosted.insert(region.id, Hosted { region, members: entry.members.clone(), marks });
+            }
+        }
+        Self {
+            env: env.clone(),
+            db: db.clone(),
+            store_id,
+            regions: regions.clone(),
+            hosted,
+            bells: bells.clone(),
+        }
+    }
+
+    fn hosted(&mut self, group: GroupId) -> Result<&mut Hosted, Fatal> {
+        self.hosted.get_mut(&group.0).ok_or_else(|| fatal(group, "not hosted here"))
+    }
+
+    /// Applies `batch` together with the position it brings the region to.
+    fn commit(&mut self, group: GroupId, at: Position, mut batch: WriteBatch) -> Result<(), Fatal> {
+        catalog::put_applied(&mut batch, group.0, at);
+        let sequence = self.db.apply(batch).map_err(|error| fatal(group, error))?;
+        let hosted = self.hosted(group)?;
+        hosted.region.set_applied(at);
+        hosted.marks.applied(sequence, at.index);
+        Ok(())
+    }
+
+    /// Everything of the region that the image replaces, and what it brings.
+    fn replacement(&self, region: &Region, image: &image::Image) -> Result<WriteBatch, nokv_engine::Error> {
+        let mut batch = WriteBatch::new();
+        let brought: BTreeSet<(Cf, &Bytes)> = image.records.iter().map(|(cf, key, _)| (*cf, key)).collect();
+        let (old, new) = (region.descriptor(), &image.region);
+        let snapshot = self.db.snapshot();
+        let mut ranges = vec![new.range()];
+        if old.range() != new.range() {
+            ranges.push(old.range());
+        }
+        for (cf, range) in image::FAMILIES.iter().flat_map(|cf| ranges.iter().map(move |range| (*cf, range)))
+        {
+            for entry in snapshot.iter(cf, crate::mvcc::stored_bounds(range)) {
+                let (key, _) = entry?;
+                if !brought.contains(&(cf, &key)) && !self.belongs_to_another(region.id, &key) {
+                    batch.delete(cf, key);
+                }
+            }
+        }
+        for (cf, key, value) in &image.records {
+            batch.put(*cf, key.clone(), value.clone());
+        }
+        Ok(batch)
+    }
+
+    /// Whether a stored key lies in another region that runs here.
+    fn belongs_to_another(&self, region_id: u64, stored: &[u8]) -> bool {
+        let Some((user_key, _)) = decode_key(stored) else { return false };
+        let mut others = self.hosted.iter().filter(|(id, _)| **id != region_id);
+        others.any(|(_, other)| other.region.descriptor().contains(&user_key))
+    }
+
+    async fn replace(&mut self, group: GroupId, snapshot: MachineSnapshot) -> Result<(), Fatal> {
+        let image = image::parse(&snapshot.data).map_err(|what| fatal(group, what))?;
+        let at = Position { index: snapshot.index, term: snapshot.term };
+        if image.region.region_id != group.0 || image.applied != at {
+            return Err(fatal(group, "the image is not of this region and position"));
+        }
+        let members = members(snapshot.voters, snapshot.learners, snapshot.joint);
+        let region = self.regions.get_or_insert(&image.region, self.store_id);
+        let mut batch = self.replacement(&region, &image).map_err(|error| fatal(group, error))?;
+        catalog::put_region(&mut batch, &image.region);
+        catalog::put_members(&mut batch, group.0, &members);
+        catalog::put_applied(&mut batch, group.0, at);
+        // One batch is in one table or in none: a crash leaves the old region or the new one, never a mixture.
+        region.set_descriptor(image.region, self.store_id);
+        self.db.apply(batch).map_err(|error| fatal(group, error))?;
+        self.db.flush().await.map_err(|error| fatal(group, error))?;
+        region.set_applied(at);
+        self.hosted.insert(group.0, Hosted { region, members, marks: Marks::new(at.index) });
+        self.env.probe("store.snapshot.installed");
+        Ok(())
+    }
+
+    /// Strips the wish for a commit in one round trip unless it may be granted.
+    fn decide_one_pc(&self, region: &Region, term: u64, index: u64, cmd: &mut Cmd) {
+        let Cmd::Prewrite(prewrite) = cmd else { return };
+        if prewrite.one_pc_commit_version == 0 {
+            return;
+        }
+        let unlucky = self.env.chance("store.one_pc.refuse", 0.05);
+        if !unlucky && region.one_pc().take(term, index, prewrite.one_pc_commit_version) {
+            self.env.probe("store.one_pc.taken");
+        } else {
+            self.env.probe("store.one_pc.refused");
+            prewrite.one_pc_commit_version = 0;
+        }
+    }
+}
+
+fn fatal(group: GroupId, what: impl std::fmt::Display) -> Fatal {
+    Fatal::new(format!("region {}: {what}", group.0))
+}
+
+fn members(voters: Vec<u64>, learners: Vec<u64>, joint: Joint) -> Members {
+    let Joint { voters_outgoing, learners_next, auto_leave } = joint;
+    Members { voters, learners, voters_outgoing, learners_next, auto_leave }
+}
+
+fn joint(members: &Members) -> Joint {
+    Joint {
+        voters_outgoing: members.voters_outgoing.clone(),
+        learners_next: members.learners_next.clone(),
+        auto_leave: members.auto_leave,
+    }
+}
+
+fn refused<T>(error: Box<RegionError>) -> Result<T, Reply> {
+    Err(Reply::Outcome(Err(error)))
+}
+
+impl Machine for StoreMachine {
+    type Proposal = Proposal;
+    type Reply = Reply;
+
+    fn propose(&mut self, group: GroupId, term: u64, index: u64, proposal: Proposal) -> Result<Bytes, Reply> {
+        let Some(hosted) = self.hosted.get(&group.0) else { return refused(refuse::not_found(group.0)) };
+        let descriptor = hosted.region.descriptor();
+        if !epoch_matches(&descriptor, Some(&proposal.epoch)) {
+            return refused(refuse::epoch(&descriptor));
+        }
+        let mut cmd = proposal.cmd;
+        self.decide_one_pc(&hosted.region, term, index, &mut cmd);
+        Ok(Command { region_id: group.0, epoch: proposal.epoch, cmd }.encode())
+    }
+
+    fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Reply, Fatal> {
+        let at = Position { index: entry.index, term: entry.term };
+        let command = Command::decode(entry.data)
+            .map_err(|what| fatal(group, format!("log entry {}: {what}", entry.index)))?;
+        let descriptor = self.hosted(group)?.region.descriptor();
+        let mut writes = Writes::new();
+        let outcome = apply::evaluate(&self.db.snapshot(), &descriptor, &command, &mut writes)
+            .map_err(|error| fatal(group, format!("log entry {}: {error}", entry.index)))?;
+        for probe in &writes.probes {
+            self.env.probe(probe);
+        }
+        if outcome.is_err() {
+            self.env.probe("store.apply.refused");
+        }
+        let mut batch = WriteBatch::new();
+        writes.into_batch(&mut batch);
+        self.commit(group, at, batch)?;
+        Ok(Reply::Outcome(outcome))
+    }
+
+    fn apply_empty(&mut self, group: GroupId, index: u64, term: u64) -> Result<(), Fatal> {
+        self.commit(group, Position { index, term }, WriteBatch::new())
+    }
+
+    fn apply_conf_change(
+        &mut self,
+        group: GroupId,
+        index: u64,
+        term: u64,
+        change: ConfChangeInfo,
+    ) -> Result<Reply, Fatal> {
+        let store_id = self.store_id;
+        let hosted = self.hosted(group)?;
+        let old = hosted.region.descriptor();
+        let members = members(change.voters, change.learners, change.joint);
+        let new = reconfigured(&old, &members, &change.context).map_err(|what| fatal(group, what))?;
+        let mut batch = WriteBatch::new();
+        catalog::put_region(&mut batch, &new);
+        catalog::put_members(&mut batch, group.0, &members);
+        hosted.members = members;
+        hosted.region.set_descriptor(new, store_id);
+        self.commit(group, Position { index, term }, batch)?;
+        Ok(Reply::Configured)
+    }
+
+    fn snapshot(&mut self, group: GroupId) -> Result<MachineSnapshot, Fatal> {
+        let db = self.db.clone();
+        let hosted = self.hosted(group)?;
+        // Nothing is applied while we are in here, so this is the state at exactly the applied position.
+        let state = hosted.region.state();
+        let data = image::export(&db.snapshot(), &state.descriptor, state.applied)
+            .map_err(|error| fatal(group, error))?;
+        let members = &hosted.members;
+        let snapshot = MachineSnapshot {
+            index: state.applied.index,
+            term: state.applied.term,
+            voters: members.voters.clone(),
+            learners: members.learners.clone(),
+            joint: joint(members),
+            data,
+        };
+        self.env.probe("store.snapshot.exported");
+        Ok(snapshot)
+    }
+
+    fn install(&mut self, group: GroupId, snapshot: MachineSnapshot) -> BoxFuture<'_, Result<(), Fatal>> {
+        Box::pin(self.replace(group, snapshot))
+    }
+
+    fn role_changed(&mut self, group: GroupId, role: Role) {
+        let Some(hosted) = self.hosted.get(&group.0) else { return };
+        if role.is_leader {
+            hosted.region.one_pc().lead(role.term);
+        }
+        hosted.region.set_role(role);
+        self.bells.role_changed(role.is_leader);
+    }
+
+    fn durable_index(&mut self, group: GroupId) -> u64 {
+        let flushed = self.db.flushed_sequence();
+        self.hosted.get_mut(&group.0).map_or(0, |hosted| hosted.marks.durable(flushed))
+    }
+
+    fn request_durable(&mut self, _group: GroupId) {
+        self.db.request_flush();
+    }
+
+    fn peer_nodes(&self, group: GroupId) -> Option<BTreeMap<u64, u64>> {
+        let descriptor = self.hosted.get(&group.0)?.region.descriptor();
+        Some(descriptor.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect())
+    }
+}
+
+/// The region after a change of membership. `context`: uvarint pairs of store and peer id of the new peers.
+fn reconfigured(
+    old: &RegionDescriptor,
+    members: &Members,
+    context: &Bytes,
+) -> Result<RegionDescriptor, &'static str> {
+    let mut homes: BTreeMap<u64, u64> = old.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect();
+    let mut context = context.clone();
+    while context.has_remaining() {
+        let mut number =
+            || decode_varint(&mut context).map_err(|_| "unreadable context of a membership change");
+        let (store_id, peer_id) = (number()?, number()?);
+        homes.insert(peer_id, store_id);
+    }
+    let lists = [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next];
+    let now: BTreeSet<u64> = lists.into_iter().flatten().copied().collect();
+    let before: BTreeSet<u64> = old.peers.iter().map(|peer| peer.peer_id).collect();
+    let peer = |peer_id: &u64| {
+        let home = homes.get(peer_id).ok_or("a new peer whose store is not named");
+        home.map(|store_id| RegionPeer { store_id: *store_id, peer_id: *peer_id })
+    };
+    // Peers keep their order, new ones come last.
+    let kept = old.peers.iter().map(|peer| peer.peer_id).filter(|id| now.contains(id)).collect::<Vec<_>>();
+    let peers: Result<Vec<_>, _> = kept.iter().chain(now.difference(&before)).map(peer).collect();
+    let changes = now.symmetric_difference(&before).count() as u64;
+    let (version, conf_version) = old.epoch_pair();
+    Ok(RegionDescriptor {
+        peers: peers?,
+        epoch: Some(RegionEpoch { version, conf_version: conf_version + changes }),
+        ..old.clone()
+    })
+}
+
+/// Which log positions are durable, learned from the engine's flushed sequence.
+#[derive(Debug, Default)]
+struct Marks {
+    /// Everything up to this index is durable.
+    durable: u64,
+    /// Engine sequence and log index of some applied entries, ascending, none of them known to be durable.
+    some: VecDeque<(u64, u64)>,
+    /// Engine sequence and log index of the newest applied entry.
+    last: (u64, u64),
+}
+
+impl Marks {
+    /// What was recovered, or installed and flushed, is durable.
+    fn new(durable: u64) -> Self {
+        Self { durable, some: VecDeque::new(), last: (0, durable) }
+    }
+
+    fn applied(&mut self, sequence: u64, index: u64) {
+        let newest = self.some.back().map_or(self.durable, |mark| mark.1);
+        if index >= newest + MARK_EVERY {
+            self.some.push_back((sequence, index));
+        }
+        self.last = (sequence, index);
+    }
+
+    fn durable(&mut self, flushed: u64) -> u64 {
+        while let Some(&(sequence, index)) = self.some.front().filter(|mark| mark.0 <= flushed) {
+            debug_assert!(sequence <= flushed);
+            self.durable = index;
+            self.some.pop_front();
+        }
+        if self.last.0 <= flushed {
+            self.durable = self.last.1;
+        }
+        self.durable
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durability_follows_the_flushed_sequence() {
+        let mut marks = Marks::new(10);
+        assert_eq!(marks.durable(0), 10);
+        for step in 1..=200 {
+            marks.applied(1000 + step, 10 + step);
+        }
+        assert_eq!(marks.durable(1000), 10);
+        let at_100 = marks.durable(1100);
+        assert!(at_100 <= 110 && at_100 + MARK_EVERY > 110, "{at_100}");
+        assert_eq!(marks.durable(1199), 202);
+        assert_eq!(marks.durable(1200), 210);
+        assert!(marks.some.is_empty());
+    }
+
+    #[test]
+    fn membership_changes_keep_the_order_and_count_the_epoch() {
+        let peer = |id: u64| RegionPeer { store_id: id / 100, peer_id: id };
+        let old = RegionDescriptor {
+            region_id: 7,
+            epoch: Some(RegionEpoch { version: 4, conf_version: 3 }),
+            peers: vec![peer(301), peer(101), peer(201)],
+            ..Default::default()
+        };
+        let members = |voters: &[u64]| Members { voters: voters.to_vec(), ..Members::default() };
+        let new = reconfigured(&old, &members(&[101, 301, 99]), &Bytes::from_static(&[5, 99])).unwrap();
+        assert_eq!(new.peers, [peer(301), peer(101), RegionPeer { store_id: 5, peer_id: 99 }]);
+        assert_eq!(new.epoch_pair(), (4, 5));
+        assert!(reconfigured(&old, &members(&[99]), &Bytes::new()).is_err());
+        assert_eq!(reconfigured(&old, &members(&[101, 201, 301]), &Bytes::new()).unwrap(), old);
+    }
+}

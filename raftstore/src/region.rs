@@ -1,0 +1,172 @@
+//! The regions of this store as everybody in it sees them: written by the raft driver, read by the services.
+
+use crate::catalog::{Entry, Members, Position};
+use crate::one_pc::OnePc;
+use nokv_proto::error::v1::{EpochNotMatch, KeyNotInRegion, NotLeader, RegionError, RegionNotFound};
+use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
+use nokv_replica::{GroupId, Role};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+/// A short critical section; a panic elsewhere does not spread.
+pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// One region.
+pub(crate) struct Region {
+    pub(crate) id: u64,
+    state: Mutex<State>,
+    /// Orders reads and commits in one round trip. Taken alone.
+    one_pc: Mutex<OnePc>,
+}
+
+/// What is known of a region at one moment.
+#[derive(Debug, Clone)]
+pub(crate) struct State {
+    pub(crate) descriptor: Arc<RegionDescriptor>,
+    /// Our peer, if the region has one on this store.
+    pub(crate) peer: Option<u64>,
+    pub(crate) applied: Position,
+    pub(crate) role: Role,
+}
+
+impl State {
+    /// Whether a raft group of the region runs here.
+    pub(crate) fn is_hosted(&self) -> bool {
+        self.peer.is_some() && self.descriptor.state() != RegionReplicaState::Tombstone
+    }
+
+    /// The leader as region peer, if known.
+    pub(crate) fn leader(&self) -> Option<RegionPeer> {
+        self.role.leader.and_then(|peer| self.descriptor.peer(peer).copied())
+    }
+}
+
+impl Region {
+    fn new(entry: &Entry, store_id: u64) -> Self {
+        let state = State {
+            peer: entry.region.peer_on_store(store_id).map(|peer| peer.peer_id),
+            descriptor: Arc::new(entry.region.clone()),
+            applied: entry.applied,
+            role: Role { leader: None, term: 0, is_leader: false },
+        };
+        Self { id: entry.region.region_id, state: Mutex::new(state), one_pc: Mutex::default() }
+    }
+
+    pub(crate) fn group(&self) -> GroupId {
+        GroupId(self.id)
+    }
+
+    pub(crate) fn state(&self) -> State {
+        lock(&self.state).clone()
+    }
+
+    pub(crate) fn descriptor(&self) -> Arc<RegionDescriptor> {
+        lock(&self.state).descriptor.clone()
+    }
+
+    pub(crate) fn one_pc(&self) -> MutexGuard<'_, OnePc> {
+        lock(&self.one_pc)
+    }
+
+    pub(crate) fn set_applied(&self, applied: Position) {
+        lock(&self.state).applied = applied;
+    }
+
+    pub(crate) fn set_role(&self, role: Role) {
+        lock(&self.state).role = role;
+    }
+
+    /// Replaces the descriptor. Called before the engine shows what the new one stands for, so that whoever takes
+    /// an engine snapshot and then finds the epoch unchanged has read under it.
+    pub(crate) fn set_descriptor(&self, descriptor: RegionDescriptor, store_id: u64) {
+        let mut state = lock(&self.state);
+        state.peer = descriptor.peer_on_store(store_id).map(|peer| peer.peer_id);
+        state.descriptor = Arc::new(descriptor);
+    }
+}
+
+/// All regions that this store knows.
+#[derive(Clone, Default)]
+pub(crate) struct Regions(Arc<Mutex<BTreeMap<u64, Arc<Region>>>>);
+
+impl Regions {
+    pub(crate) fn new(entries: &[Entry], store_id: u64) -> Self {
+        let regions =
+            entries.iter().map(|entry| (entry.region.region_id, Arc::new(Region::new(entry, store_id))));
+        Self(Arc::new(Mutex::new(regions.collect())))
+    }
+
+    pub(crate) fn get(&self, id: u64) -> Option<Arc<Region>> {
+        lock(&self.0).get(&id).cloned()
+    }
+
+    /// The region of `descriptor`, known from now on.
+    pub(crate) fn get_or_insert(&self, descriptor: &RegionDescriptor, store_id: u64) -> Arc<Region> {
+        let mut regions = lock(&self.0);
+        let fresh = || {
+            let (region, applied) = (descriptor.clone(), Position::default());
+            Arc::new(Region::new(&Entry { members: Members::all_vote(&region), region, applied }, store_id))
+        };
+        regions.entry(descriptor.region_id).or_insert_with(fresh).clone()
+    }
+
+    /// All of them, by id.
+    pub(crate) fn all(&self) -> Vec<Arc<Region>> {
+        lock(&self.0).values().cloned().collect()
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        lock(&self.0).len()
+    }
+}
+
+/// Region errors, one constructor a reason.
+pub(crate) mod refuse {
+    use super::*;
+
+    pub(crate) fn not_leader(state: &State) -> Box<RegionError> {
+        let error = NotLeader { region_id: state.descriptor.region_id, leader: state.leader() };
+        Box::new(RegionError { not_leader: Some(error), ..Default::default() })
+    }
+
+    pub(crate) fn epoch(descriptor: &RegionDescriptor) -> Box<RegionError> {
+        let error = EpochNotMatch { current_epoch: descriptor.epoch, regions: vec![descriptor.clone()] };
+        Box::new(RegionError { epoch_not_match: Some(error), ..Default::default() })
+    }
+
+    pub(crate) fn not_found(region_id: u64) -> Box<RegionError> {
+        let error = RegionNotFound { region_id };
+        Box::new(RegionError { region_not_found: Some(error), ..Default::default() })
+    }
+
+    pub(crate) fn key(descriptor: &RegionDescriptor, key: &[u8]) -> Box<RegionError> {
+        let error = KeyNotInRegion {
+            key: bytes::Bytes::copy_from_slice(key),
+            region_id: descriptor.region_id,
+            start_key: descriptor.start_key.clone(),
+            end_key: descriptor.end_key.clone(),
+        };
+        Box::new(RegionError { key_not_in_region: Some(error), ..Default::default() })
+    }
+
+    pub(crate) fn stale() -> Box<RegionError> {
+        Box::new(RegionError { stale_command: Some(Default::default()), ..Default::default() })
+    }
+
+    pub(crate) fn too_large(region_id: u64) -> Box<RegionError> {
+        let error = nokv_proto::error::v1::RaftEntryTooLarge { region_id };
+        Box::new(RegionError { entry_too_large: Some(error), ..Default::default() })
+    }
+
+    pub(crate) fn store(asked: u64, actual: u64) -> Box<RegionError> {
+        let error = nokv_proto::error::v1::StoreNotMatch { request_store_id: asked, actual_store_id: actual };
+        Box::new(RegionError { store_not_match: Some(error), ..Default::default() })
+    }
+}
+
+/// Whether `epoch` is exactly the region's.
+pub(crate) fn epoch_matches(descriptor: &RegionDescriptor, epoch: Option<&RegionEpoch>) -> bool {
+    nokv_proto::region::same_epoch(descriptor.epoch.as_ref(), epoch)
+}

@@ -1,0 +1,225 @@
+//! The client's front door: `nokv.kv.v1.NoKV`.
+
+use crate::admission::{Admitted, Refused, Touch, check_limits};
+use crate::apply::Outcome;
+use crate::machine::{Proposal, Reply};
+use crate::region::refuse;
+use crate::store::Shared;
+use crate::{command, mvcc, read};
+use nokv_engine::{Pressure, Snapshot};
+use nokv_env::ClockExt;
+use nokv_proto::admin::v1::{ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason};
+use nokv_proto::kv::v1::no_kv_server::NoKv;
+use nokv_proto::kv::v1::*;
+use nokv_proto::limits::COMMAND_BYTES_MAX;
+use nokv_proto::raft::v1::request::Cmd;
+use nokv_proto::raft::v1::response;
+use nokv_replica::ProposeError;
+use prost::Message;
+use std::sync::Arc;
+use tonic::{Request, Response, Status};
+
+/// Answers the RPCs.
+#[derive(Clone)]
+pub(crate) struct KvService(pub(crate) Arc<Shared>);
+
+/// What the log adds to a command, at most. An entry too large for raft must be refused before it may count as a
+/// commit in one round trip.
+const COMMAND_OVERHEAD: usize = 256;
+
+type RpcResult<T> = Result<Response<T>, Status>;
+
+fn payload<T>(request: Option<T>) -> Result<T, Status> {
+    request.ok_or_else(|| Status::invalid_argument("the request has no payload"))
+}
+
+/// Wraps how a request ended into its RPC response: an answer, or a region error inside it.
+macro_rules! respond {
+    ($response:ident, $ended:expr) => {{
+        let (response, region_error) = match $ended {
+            Ok(response) => (Some(response), None),
+            Err(Refused::Region(error)) => (None, Some(*error)),
+            Err(Refused::Status(status)) => return Err(status),
+        };
+        Ok(Response::new($response { response, region_error }))
+    }};
+}
+
+/// A write RPC: take the request apart, replicate the command, unwrap the answer of its kind.
+macro_rules! write_rpc {
+    ($self:ident, $request:ident, $response:ident, $kind:ident) => {{
+        let request = $request.into_inner();
+        let cmd = Cmd::$kind(payload(request.request)?);
+        let ended = match $self.write(request.context.as_ref(), cmd).await {
+            Ok(response::Cmd::$kind(response)) => Ok(response),
+            Ok(_) => return Err(Status::internal("the answer is of another kind than the command")),
+            Err(refused) => Err(refused),
+        };
+        respond!($response, ended)
+    }};
+}
+
+#[tonic::async_trait]
+impl NoKv for KvService {
+    async fn kv_get(&self, request: Request<KvGetRequest>) -> RpcResult<KvGetResponse> {
+        let request = request.into_inner();
+        let get = payload(request.request)?;
+        let cmd = Cmd::Get(get.clone());
+        check_limits(&cmd)?;
+        let touch = Touch::Keys(vec![&get.key]);
+        let ended = self.read(request.context.as_ref(), &touch, get.version).await;
+        let ended = ended.and_then(|(_, moment)| self.look(|ms| mvcc::get(&moment, &get, ms)));
+        respond!(KvGetResponse, ended)
+    }
+
+    async fn kv_batch_get(&self, request: Request<KvBatchGetRequest>) -> RpcResult<KvBatchGetResponse> {
+        let request = request.into_inner();
+        let batch = payload(request.request)?;
+        for get in &batch.requests {
+            check_limits(&Cmd::Get(get.clone()))?;
+        }
+        let touch = Touch::Keys(batch.requests.iter().map(|get| &get.key).collect());
+        let version = batch.requests.iter().map(|get| get.version).filter(|v| *v != u64::MAX).max();
+        let ended = self.read(request.context.as_ref(), &touch, version.unwrap_or(0)).await;
+        let ended = ended.and_then(|(_, moment)| self.look(|ms| mvcc::batch_get(&moment, &batch, ms)));
+        respond!(KvBatchGetResponse, ended)
+    }
+
+    async fn kv_scan(&self, request: Request<KvScanRequest>) -> RpcResult<KvScanResponse> {
+        let request = request.into_inner();
+        let scan = payload(request.request)?;
+        check_limits(&Cmd::Scan(scan.clone()))?;
+        let ended = self.read(request.context.as_ref(), &Touch::Scan(&scan), scan.version).await;
+        let ended = ended.and_then(|(admitted, moment)| {
+            self.look(|ms| mvcc::scan(&moment, &scan, &admitted.descriptor.range(), ms))
+        });
+        self.0.env.tasks.yield_now().await;
+        respond!(KvScanResponse, ended)
+    }
+
+    async fn kv_prewrite(&self, request: Request<KvPrewriteRequest>) -> RpcResult<KvPrewriteResponse> {
+        write_rpc!(self, request, KvPrewriteResponse, Prewrite)
+    }
+
+    async fn kv_commit(&self, request: Request<KvCommitRequest>) -> RpcResult<KvCommitResponse> {
+        write_rpc!(self, request, KvCommitResponse, Commit)
+    }
+
+    async fn kv_batch_rollback(
+        &self,
+        request: Request<KvBatchRollbackRequest>,
+    ) -> RpcResult<KvBatchRollbackResponse> {
+        write_rpc!(self, request, KvBatchRollbackResponse, BatchRollback)
+    }
+
+    async fn kv_resolve_lock(
+        &self,
+        request: Request<KvResolveLockRequest>,
+    ) -> RpcResult<KvResolveLockResponse> {
+        write_rpc!(self, request, KvResolveLockResponse, ResolveLock)
+    }
+
+    async fn kv_check_txn_status(
+        &self,
+        request: Request<KvCheckTxnStatusRequest>,
+    ) -> RpcResult<KvCheckTxnStatusResponse> {
+        write_rpc!(self, request, KvCheckTxnStatusResponse, CheckTxnStatus)
+    }
+}
+
+impl KvService {
+    /// Admits a read and waits for the moment it may look at.
+    async fn read(
+        &self,
+        context: Option<&Context>,
+        touch: &Touch<'_>,
+        version: u64,
+    ) -> Result<(Admitted, Snapshot), Refused> {
+        let shared = &self.0;
+        let admitted = shared.door.admit(Class::Read, context, touch, shared.env.clock.unix_millis())?;
+        let moment = read::moment(&shared.env, &shared.db, &shared.raft, &admitted, version);
+        match shared.env.clock.timeout(shared.config.command_timeout, moment).await {
+            Ok(moment) => Ok((admitted, moment?)),
+            Err(_) => Err(self.timed_out(Class::Read, context)),
+        }
+    }
+
+    /// Evaluates a read. `look` is given the wall clock in milliseconds.
+    fn look<T>(&self, look: impl FnOnce(u64) -> mvcc::Result<T>) -> Result<T, Refused> {
+        look(self.0.env.clock.unix_millis()).map_err(|error| Status::internal(error.to_string()).into())
+    }
+
+    /// Admits a command, replicates it and waits until it is applied here.
+    async fn write(&self, context: Option<&Context>, cmd: Cmd) -> Result<response::Cmd, Refused> {
+        let shared = &self.0;
+        if context.is_some() {
+            check_limits(&cmd)?;
+        }
+        let keys = Touch::Keys(command::keys(&cmd));
+        let admitted = shared.door.admit(Class::Write, context, &keys, shared.env.clock.unix_millis())?;
+        if shared.db.pressure() == Pressure::Stop {
+            shared.env.probe("store.write.pressure");
+            return Err(Status::resource_exhausted("the engine is behind with its background work").into());
+        }
+        if weight(&cmd) + COMMAND_OVERHEAD > COMMAND_BYTES_MAX {
+            return Err(refuse::too_large(admitted.region.id).into());
+        }
+        let Some(epoch) = admitted.descriptor.epoch else {
+            return Err(Status::internal("the region has no epoch").into());
+        };
+        let proposal = shared.raft.propose(admitted.region.group(), Proposal { epoch, cmd });
+        match shared.env.clock.timeout(shared.config.command_timeout, proposal).await {
+            Ok(Ok(Reply::Outcome(outcome))) => Ok(unwrap(outcome)?),
+            Ok(Ok(Reply::Configured)) => Err(Status::internal("a command was answered as a change").into()),
+            Ok(Err(error)) => Err(not_proposed(&admitted, error)),
+            Err(_) => Err(self.timed_out(Class::Write, context)),
+        }
+    }
+
+    fn timed_out(&self, class: Class, context: Option<&Context>) -> Refused {
+        let shared = &self.0;
+        shared.env.probe("store.command.timed_out");
+        let limit = shared.config.command_timeout;
+        let text = format!("not done within {limit:?}; a write may still take effect");
+        shared.door.record(class, Reason::TimedOut, context, text.clone(), shared.env.clock.unix_millis());
+        Status::deadline_exceeded(text).into()
+    }
+}
+
+fn unwrap(outcome: Outcome) -> Result<response::Cmd, Refused> {
+    outcome.map_err(Refused::Region)
+}
+
+/// Bytes of a command in the log, about.
+fn weight(cmd: &Cmd) -> usize {
+    match cmd {
+        Cmd::Get(request) => request.encoded_len(),
+        Cmd::Scan(request) => request.encoded_len(),
+        Cmd::Prewrite(request) => request.encoded_len(),
+        Cmd::Commit(request) => request.encoded_len(),
+        Cmd::BatchRollback(request) => request.encoded_len(),
+        Cmd::ResolveLock(request) => request.encoded_len(),
+        Cmd::CheckTxnStatus(request) => request.encoded_len(),
+    }
+}
+
+/// The answer to a command that raft did not take or lost. Only `Unknown` leaves open whether it has an effect.
+fn not_proposed(admitted: &Admitted, error: ProposeError) -> Refused {
+    let mut state = admitted.region.state();
+    match error {
+        ProposeError::NotLeader { leader } => {
+            state.role.leader = leader.or(state.role.leader.filter(|peer| Some(*peer) != state.peer));
+            refuse::not_leader(&state).into()
+        }
+        ProposeError::NotHosted => refuse::not_found(admitted.region.id).into(),
+        ProposeError::Dropped => refuse::stale().into(),
+        ProposeError::Busy => Status::resource_exhausted("too many proposals wait in this region").into(),
+        ProposeError::TooLarge { .. } => refuse::too_large(admitted.region.id).into(),
+        ProposeError::Refused(why) => {
+            Status::internal(format!("a command was taken for a change: {why}")).into()
+        }
+        ProposeError::Unknown => {
+            Status::unavailable("the store is stopping; the command may still take effect").into()
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! One store: many regions under one raft driver, one engine, one port.
+
+use crate::admin::AdminService;
+use crate::admission::Door;
+use crate::bells::Bells;
+use crate::catalog::{self, Entry};
+use crate::control::Coordinators;
+use crate::heartbeat::{self, Publications};
+use crate::machine::StoreMachine;
+use crate::mode::{self, Mode};
+use crate::region::Regions;
+use crate::resolve::StoreAddresses;
+use crate::service::KvService;
+use crate::status::{self, StoreStatus};
+use crate::{Config, Error, Result};
+use futures_util::future::{Either, select};
+use nokv_engine::Db;
+use nokv_env::net::MESSAGE_BYTES_MAX;
+use nokv_env::task::Stop;
+use nokv_env::{ClockExt, Env, ServerHandle, TasksExt};
+use nokv_proto::admin::v1::raft_admin_server::RaftAdminServer;
+use nokv_proto::kv::v1::no_kv_server::NoKvServer;
+use nokv_proto::meta::v1::RegionDescriptor;
+use nokv_replica::{Driver, GroupConfig, GroupId, Handle};
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+use tonic::service::Routes;
+
+/// How often the engine is asked whether it still works.
+const ENGINE_WATCH: Duration = Duration::from_millis(500);
+
+/// A running store.
+pub struct Store {
+    shared: Arc<Shared>,
+    server: Box<dyn ServerHandle>,
+}
+
+/// What the services and loops of a store share.
+pub(crate) struct Shared {
+    pub(crate) env: Env,
+    pub(crate) config: Config,
+    pub(crate) db: Db,
+    pub(crate) raft: Handle<StoreMachine>,
+    pub(crate) door: Door,
+    pub(crate) coordinators: Coordinators,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) publications: Publications,
+    addresses: Arc<StoreAddresses>,
+    /// The address that others are told.
+    pub(crate) advertised: String,
+    stop: Stop,
+}
+
+impl Store {
+    /// Opens the store in `config.workdir` and serves it. Returns once the port is open; leaders, and the control
+    /// plane's knowledge of this store, follow.
+    pub async fn start(env: Env, config: Config) -> Result<Store> {
+        config.validate()?;
+        let io = |doing, source| Error::Io { path: config.workdir.clone(), doing, source };
+        env.disk.create_dir_all(&config.workdir).map_err(|error| io("create it", error))?;
+        let state = mode::admit(&*env.disk, &config.workdir, config.store_id)?;
+        let db = Db::open(&env, &config.workdir, config.engine.clone()).await?;
+        let started = Self::start_on(&env, &config, &db).await;
+        let store = match started {
+            Ok(store) => store,
+            Err(error) => {
+                // The first error is the one to tell.
+                _ = db.close().await;
+                return Err(error);
+            }
+        };
+        if state.mode != Mode::Cluster {
+            let promoted = mode::State {
+                mode: Mode::Cluster,
+                store_id: config.store_id,
+                region_id: 0,
+                peer_id: 0,
+                ..state
+            };
+            if let Err(error) = mode::write(&*env.disk, &config.workdir, &promoted) {
+                store.stop().await;
+                return Err(error);
+            }
+        }
+        Ok(store)
+    }
+
+    async fn start_on(env: &Env, config: &Config, db: &Db) -> Result<Store> {
+        let entries = catalog::read_entries(db)?;
+        let regions = Regions::new(&entries, config.store_id);
+        let bells = Arc::new(Bells::new(config.coordinators.len()));
+        let addresses = Arc::new(StoreAddresses::new(config.store_addrs.clone()));
+        let machine = StoreMachine::new(env, db, config.store_id, &regions, &entries, &bells);
+        let groups = entries.iter().filter_map(|entry| group_config(entry, config.store_id)).collect();
+        let raft =
+            Driver::start(env.clone(), raft_config(config), machine, addresses.clone(), groups).await?;
+        let mut shared = Shared {
+            coordinators: Coordinators::new(env, &config.coordinators, config.coordinator_timeout),
+            door: Door::new(config.store_id, regions),
+            env: env.clone(),
+            config: config.clone(),
+            db: db.clone(),
+            raft: raft.clone(),
+            bells,
+            publications: Publications::default(),
+            addresses,
+            advertised: config.advertise_addr.clone(),
+            stop: Stop::new(),
+        };
+        if shared.advertised.is_empty() {
+            shared.advertised.clone_from(&config.listen_addr);
+        }
+        let shared = Arc::new(shared);
+        let server = match env.net.serve(&config.listen_addr, routes(&shared)).await {
+            Ok(server) => server,
+            Err(source) => {
+                raft.stop().await;
+                return Err(Error::Listen { addr: config.listen_addr.clone(), source });
+            }
+        };
+        spawn_loops(&shared);
+        Ok(Store { shared, server })
+    }
+
+    /// The address in use.
+    pub fn addr(&self) -> String {
+        self.server.local_addr()
+    }
+
+    /// The regions that run here.
+    pub fn regions(&self) -> Vec<RegionDescriptor> {
+        let states = self.shared.door.regions.all().into_iter().map(|region| region.state());
+        states.filter(|state| state.is_hosted()).map(|state| (*state.descriptor).clone()).collect()
+    }
+
+    /// The store in numbers.
+    pub fn status(&self) -> StoreStatus {
+        status::collect(&self.shared)
+    }
+
+    /// A handle that answers [`Store::status`] after the store itself moved elsewhere.
+    pub fn status_source(&self) -> impl Fn() -> StoreStatus + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || status::collect(&shared)
+    }
+
+    /// Stops serving, hands nothing over, and closes the directory so that it can be opened again.
+    pub async fn stop(self) {
+        self.shared.stop.stop();
+        self.server.stop().await;
+        self.shared.raft.stop().await;
+        // Spares the next start the replay of the raft log. Without it nothing is lost.
+        if let Err(error) = self.shared.db.flush().await {
+            tracing::warn!(%error, "the last flush failed");
+        }
+        if let Err(error) = self.shared.db.close().await {
+            tracing::warn!(%error, "closing the engine failed");
+        }
+    }
+
+    /// Completes with the reason when the store cannot go on: its disk failed, or its data makes no sense.
+    pub async fn failed(&self) -> String {
+        match select(pin!(self.shared.raft.failed()), pin!(self.engine_failed())).await {
+            Either::Left((reason, _)) | Either::Right((reason, _)) => reason,
+        }
+    }
+
+    async fn engine_failed(&self) -> String {
+        loop {
+            if let Some(reason) = self.shared.db.failed() {
+                return reason;
+            }
+            self.shared.env.clock.sleep(ENGINE_WATCH).await;
+        }
+    }
+}
+
+fn routes(shared: &Arc<Shared>) -> Routes {
+    let kv = NoKvServer::new(KvService(shared.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    let admin = RaftAdminServer::new(AdminService(shared.clone()))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Routes::new(kv).add_service(admin).add_service(shared.raft.raft_service())
+}
+
+fn raft_config(config: &Config) -> nokv_replica::Config {
+    let mut raft = nokv_replica::Config::new("region", config.store_id, config.workdir.join("raft"));
+    raft.log_segment_bytes = config.log_segment_bytes;
+    raft.tick = config.tick;
+    raft.election_ticks = config.election_ticks;
+    raft.heartbeat_ticks = config.heartbeat_ticks;
+    raft.max_message_bytes = config.max_message_bytes;
+    raft.max_inflight = config.max_inflight;
+    raft.log_keep_entries = config.log_keep_entries;
+    raft
+}
+
+/// The raft group of a region that runs on this store.
+fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> {
+    use nokv_proto::meta::v1::RegionReplicaState::Tombstone;
+    let peer = entry.region.peer_on_store(store_id).filter(|_| entry.region.state() != Tombstone)?;
+    let members = entry.members.clone();
+    Some(GroupConfig {
+        group: GroupId(entry.region.region_id),
+        peer: peer.peer_id,
+        applied_index: entry.applied.index,
+        applied_term: entry.applied.term,
+        voters: members.voters,
+        learners: members.learners,
+        joint: nokv_replica::Joint {
+            voters_outgoing: members.voters_outgoing,
+            learners_next: members.learners_next,
+            auto_leave: members.auto_leave,
+        },
+        peers: entry.region.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect(),
+    })
+}
+
+/// Starts the background loops; they end with the store.
+fn spawn_loops(shared: &Arc<Shared>) {
+    if shared.coordinators.len() == 0 {
+        return;
+    }
+    for at in 0..shared.coordinators.len() {
+        spawn(shared, "store-heartbeat", move |shared| async move { heartbeat::beat(&shared, at).await });
+    }
+    spawn(shared, "store-publish", |shared| async move { heartbeat::publish(&shared).await });
+    spawn(shared, "store-timestamps", |shared| async move { heartbeat::fetch_timestamps(&shared).await });
+    spawn(shared, "store-addresses", |shared| async move {
+        let refresh = shared.config.address_refresh;
+        shared.addresses.follow(&shared.env, &shared.coordinators, refresh).await;
+    });
+}
+
+fn spawn<F, W>(shared: &Arc<Shared>, name: &'static str, work: W)
+where
+    W: FnOnce(Arc<Shared>) -> F,
+    F: Future<Output = ()> + Send + 'static,
+{
+    let stop = shared.stop.clone();
+    let work = work(shared.clone());
+    shared.env.tasks.go(name, async move {
+        select(pin!(work), pin!(stop.stopped())).await;
+    });
+}
+
+impl Shared {
+    /// Starts to hand the leadership of a region over; the region as it is now. The error says why not.
+    pub(crate) async fn transfer_leader(
+        &self,
+        region_id: u64,
+        peer_id: u64,
+    ) -> Result<RegionDescriptor, String> {
+        let region =
+            self.door.regions.get(region_id).ok_or_else(|| format!("region {region_id} is not here"))?;
+        let state = region.state();
+        if !state.role.is_leader {
+            return Err(match state.leader() {
+                Some(leader) => format!("region {region_id} is led by store {}", leader.store_id),
+                None => format!("region {region_id} has no known leader"),
+            });
+        }
+        if state.descriptor.peer(peer_id).is_none() {
+            return Err(format!("region {region_id} has no peer {peer_id}"));
+        }
+        if state.peer != Some(peer_id) {
+            let started = self
+                .env
+                .clock
+                .timeout(self.config.command_timeout, self.raft.transfer_leader(region.group(), peer_id));
+            started
+                .await
+                .map_err(|error| error.to_string())?
+                .map_err(|error| format!("region {region_id}: {error}"))?;
+        }
+        Ok((*state.descriptor).clone())
+    }
+}
