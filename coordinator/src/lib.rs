@@ -1,9 +1,9 @@
 //! The coordinator: routes, ids, timestamps, heartbeats. It owns no truth; everything it knows it can
 //! learn again from the meta-root's tail and from the stores' heartbeats.
 //!
-//! Start at [`Coordinator::start`]. [`window`] and [`lease`] are the pure cores under ids and timestamps,
-//! [`allocator`] drives them; [`root`] talks to the three meta-roots; [`view`] is the picture of the cluster, [`route`] answers
-//! from it; [`schedule`] balances leaders. Any number of coordinators may run: all answer routes, the holder
+//! Start at [`Coordinator::start`]. `window` and `lease` are the pure cores under ids and timestamps,
+//! `allocator` drives them; `root` talks to the three meta-roots; `view` is the picture of the cluster, `route` answers
+//! from it; `schedule` balances leaders. Any number of coordinators may run: all answer routes, the holder
 //! of the lease hands out ids and timestamps, the others stand by.
 
 mod allocator;
