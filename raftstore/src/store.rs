@@ -134,6 +134,11 @@ impl Store {
         states.filter(|state| state.is_hosted()).map(|state| (*state.descriptor).clone()).collect()
     }
 
+    /// The engine under the store, for looking only.
+    pub fn engine(&self) -> &Db {
+        &self.shared.db
+    }
+
     /// The store in numbers.
     pub fn status(&self) -> StoreStatus {
         status::collect(&self.shared)
