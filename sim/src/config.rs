@@ -112,6 +112,8 @@ pub struct WorldConfig {
     pub block_cache_bytes: u64,
     /// Raft tick of stores and roots, in milliseconds.
     pub tick_ms: u64,
+    /// Pause between two heartbeats of a store, in milliseconds.
+    pub heartbeat_ms: u64,
     /// Lease of coordinators, in milliseconds.
     pub lease_ttl_ms: u64,
     /// Clock rates differ by at most this, in parts per million.
@@ -161,6 +163,7 @@ impl WorldConfig {
             tail_events: draw.pick(&[2, 16, 4096]),
             block_cache_bytes: draw.pick(&[64 << 10, 1 << 20, 16 << 20]),
             tick_ms: draw.pick(&[50, 100, 100, 100]),
+            heartbeat_ms: draw.pick(&[300, 1_000, 3_000]),
             lease_ttl_ms: draw.pick(&[2_000, 5_000, 10_000]),
             clock_rate_ppm: draw.pick(&[0, 200, 10_000]),
             wall_skew_ms: draw.pick(&[0, 100, 10_000]),

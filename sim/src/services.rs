@@ -1,15 +1,18 @@
 //! The product's services as the world starts and stops them: the same front doors that the binary uses.
 
-use nokv_metaroot::MetaRoot;
-use self::nokv_raftstore::Store;
 use crate::check::replicas::Replica;
 use crate::config::WorldConfig;
 use crate::workload::keys;
 use bytes::Bytes;
 use nokv_coordinator::Coordinator;
 use nokv_env::Env;
+use nokv_metaroot::MetaRoot;
+use nokv_proto::key::encode_key;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
+use nokv_raftstore::mvcc::{CF_DEFAULT, CF_LOCK, CF_WRITE};
+use nokv_raftstore::Store;
 use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -133,7 +136,8 @@ impl Service {
     pub fn replicas(&self, node: &str) -> Vec<Replica> {
         match self {
             Service::Root(root) => vec![root_replica(&root.status(), node)],
-            Service::Store(_) | Service::Coordinator(_) | Service::Client => Vec::new(),
+            Service::Store(store) => store_replicas(store, node),
+            Service::Coordinator(_) | Service::Client => Vec::new(),
         }
     }
 
@@ -162,6 +166,41 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
     ];
     let rows = facts.map(|(name, value)| (0, name.as_bytes().to_vec(), value.to_be_bytes().to_vec()));
     Replica { region: 0, node: node.to_owned(), applied: status.applied_index, rows: rows.to_vec() }
+}
+
+/// The regions of a store, as one instant shows them.
+fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
+    let snapshot = store.engine().snapshot();
+    let status = store.status();
+    let applied = |id: u64| {
+        let region = status.regions.iter().find(|region| region.region_id == id);
+        region.map_or(0, |region| region.applied_index)
+    };
+    let rows_of = |region: &RegionDescriptor| {
+        let start = Bytes::from(encode_key(&region.start_key));
+        let end = Bytes::from(encode_key(&region.end_key));
+        let mut rows = Vec::new();
+        for family in [CF_DEFAULT, CF_LOCK, CF_WRITE] {
+            let bounds = if region.end_key.is_empty() { Unbounded } else { Excluded(end.clone()) };
+            for row in snapshot.iter(family, (Included(start.clone()), bounds)) {
+                match row {
+                    Ok((key, value)) => rows.push((family.0, key.to_vec(), value.to_vec())),
+                    Err(error) => rows.push((family.0, b"unreadable".to_vec(), error.to_string().into_bytes())),
+                }
+            }
+        }
+        rows
+    };
+    store
+        .regions()
+        .iter()
+        .map(|region| Replica {
+            region: region.region_id,
+            node: node.to_owned(),
+            applied: applied(region.region_id),
+            rows: rows_of(region),
+        })
+        .collect()
 }
 
 async fn start_root(number: u64, env: Env, config: &WorldConfig) -> Result<MetaRoot, String> {
@@ -199,43 +238,16 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
         .map_err(|error| error.to_string())?;
     let mut settings = nokv_raftstore::Config::new(number, workdir(), role.addr(), coordinators(config));
     settings.tick = Duration::from_millis(config.tick_ms);
+    settings.max_message_bytes = config.message_bytes;
+    settings.max_inflight = config.inflight;
+    settings.log_segment_bytes = config.log_segment_bytes;
+    settings.log_keep_entries = config.log_keep_entries;
+    settings.heartbeat_interval = Duration::from_millis(config.heartbeat_ms);
     settings.engine.memtable_bytes = config.memtable_bytes as usize;
     settings.engine.wal_segment_bytes = config.log_segment_bytes;
+    settings.engine.table_bytes = config.memtable_bytes;
+    settings.engine.level_bytes_base = config.memtable_bytes * 4;
     settings.engine.level0_tables_compact = config.level0_tables;
+    settings.engine.block_cache_bytes = config.block_cache_bytes;
     Store::start(env, settings).await.map_err(|error| error.to_string())
-}
-#[allow(missing_docs, dead_code)]
-mod nokv_raftstore {
-    use super::*;
-    pub struct Store;
-    #[derive(Default)]
-    pub struct Config {
-        pub tick: Duration,
-        pub engine: nokv_engine::Options,
-    }
-    impl Config {
-        pub fn new(_: u64, _: PathBuf, _: String, _: Vec<String>) -> Self {
-            Self::default()
-        }
-    }
-    impl Store {
-        pub async fn start(_: Env, _: Config) -> Result<Store, String> {
-            Ok(Store)
-        }
-        pub async fn stop(self) {}
-        pub async fn failed(&self) -> String {
-            std::future::pending().await
-        }
-    }
-    pub mod seed {
-        use super::*;
-        pub async fn seed_regions(
-            _: &Env,
-            _: &std::path::Path,
-            _: u64,
-            _: &[RegionDescriptor],
-        ) -> Result<(), String> {
-            Ok(())
-        }
-    }
 }
