@@ -30,7 +30,12 @@ mod tests {
     #[test]
     fn every_byte_the_length_and_the_term_count() {
         let base = entry(1, b"abcdefghij");
-        for other in [entry(2, b"abcdefghij"), entry(1, b"abcdefghik"), entry(1, b"Xbcdefghij"), entry(1, b"abcdefghij\0")] {
+        for other in [
+            entry(2, b"abcdefghij"),
+            entry(1, b"abcdefghik"),
+            entry(1, b"Xbcdefghij"),
+            entry(1, b"abcdefghij\0"),
+        ] {
             assert_ne!(base, other);
         }
         assert_eq!(base, entry(1, b"abcdefghij"));

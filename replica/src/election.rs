@@ -29,9 +29,8 @@ mod tests {
 
     #[test]
     fn timeouts_lie_in_range_and_differ_between_peers_and_attempts() {
-        let draw = |peer, elections| {
-            timeout_ticks(&RngSource::new(1, peer), 10, GroupId(1), peer, 5, elections)
-        };
+        let draw =
+            |peer, elections| timeout_ticks(&RngSource::new(1, peer), 10, GroupId(1), peer, 5, elections);
         let drawn: BTreeSet<_> = (0..64).map(|elections| draw(1, elections)).collect();
         assert_eq!(drawn, (10..20).collect());
         assert_ne!(

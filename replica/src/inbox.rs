@@ -41,6 +41,15 @@ pub(crate) enum Delivery {
     SnapshotLost { group: GroupId, peer: u64 },
 }
 
+impl Delivery {
+    pub(crate) fn bytes(&self) -> u64 {
+        match self {
+            Delivery::Messages { bytes, .. } => *bytes,
+            Delivery::Unreachable { .. } | Delivery::SnapshotLost { .. } => 0,
+        }
+    }
+}
+
 /// The driver's end.
 pub(crate) struct Inbox<M: Machine> {
     pub(crate) deliveries: mpsc::Receiver<Delivery>,
@@ -90,9 +99,7 @@ impl<M: Machine> Inbox<M> {
     /// The next delivery, if any waits.
     pub(crate) fn delivery(&mut self) -> Option<Delivery> {
         let delivery = self.deliveries.try_recv().ok()?;
-        if let Delivery::Messages { bytes, .. } = &delivery {
-            self.waiting_bytes.fetch_sub(*bytes, Ordering::Relaxed);
-        }
+        self.waiting_bytes.fetch_sub(delivery.bytes(), Ordering::Relaxed);
         Some(delivery)
     }
 
@@ -110,7 +117,12 @@ impl<M: Machine> Inbox<M> {
 
 impl Mailbox {
     /// Puts in messages if there is room; `Ok(false)` when not.
-    pub(crate) fn offer(&self, from_node: u64, messages: Vec<Incoming>, bytes: u64) -> Result<bool, StepError> {
+    pub(crate) fn offer(
+        &self,
+        from_node: u64,
+        messages: Vec<Incoming>,
+        bytes: u64,
+    ) -> Result<bool, StepError> {
         if self.waiting_bytes.load(Ordering::Relaxed) > self.bytes_max {
             return Ok(false);
         }
@@ -127,7 +139,12 @@ impl Mailbox {
     }
 
     /// Puts in messages, waiting for room: snapshots are too dear to drop.
-    pub(crate) async fn deliver(&self, from_node: u64, messages: Vec<Incoming>, bytes: u64) -> Result<(), StepError> {
+    pub(crate) async fn deliver(
+        &self,
+        from_node: u64,
+        messages: Vec<Incoming>,
+        bytes: u64,
+    ) -> Result<(), StepError> {
         let permit = self.deliveries.reserve().await.map_err(|_| StepError::Stopped)?;
         self.waiting_bytes.fetch_add(bytes, Ordering::Relaxed);
         permit.send(Delivery::Messages { from_node, messages, bytes });

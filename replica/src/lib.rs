@@ -10,9 +10,11 @@
 //!                           2 what every group wants stored: one append, one sync
 //!                           3 messages that depend on it  4 apply  5 answer
 //! ```
-//! The driver is the one place where raft, the disk and the network meet: [`raft_log`] holds entries and hard states of
-//! all groups in one log on disk, [`storage`] shows one group's part of it to raft-rs, [`transport`] carries messages
-//! between nodes, [`group`] is one group with everybody who waits for it, `round` is the order of things above.
+//! The modules: `driver` is the loop. Each turn it takes in what came (`intake`, from the queues in `inbox`), lets leaders
+//! propose and read (`offer`, `reads`) and does a `round`, the order of things above, with `apply` at its end; `upkeep`
+//! keeps the log short. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
+//! disk (bytes in `record`), `group_log` one group's part in memory, `storage` shows that to raft-rs, `recover` fits log
+//! and machine together after a start. [`transport`] carries messages between nodes, `wire` packs them.
 //!
 //! What callers may rely on:
 //! - Nothing that depends on a vote or an entry leaves the node before that is durable.
@@ -21,22 +23,29 @@
 //! - [`Machine::apply`] sees every entry once, in log order, and is told (index, term) to record atomically with it.
 //! - Equal inputs give equal runs: no clock, randomness or hash order comes in but through `env`.
 
+mod apply;
 pub mod config;
+mod core;
 mod digest;
 mod driver;
 mod election;
 pub mod error;
 mod group;
+mod group_log;
 pub mod handle;
 mod inbox;
+mod intake;
 pub mod machine;
+mod offer;
 mod raft_log;
 mod reads;
 mod record;
+mod recover;
 mod round;
 mod shared;
 mod storage;
 pub mod transport;
+mod upkeep;
 mod wire;
 
 pub use config::{Config, GroupConfig, GroupId, Joint};

@@ -101,8 +101,8 @@ impl Shared {
         lock(&self.statuses).clone()
     }
 
-    pub(crate) fn set_status(&self, group: GroupId, status: GroupStatus) {
-        lock(&self.statuses).insert(group, status);
+    pub(crate) fn update_status(&self, group: GroupId, update: impl FnOnce(&mut GroupStatus)) {
+        update(lock(&self.statuses).entry(group).or_default());
     }
 
     pub(crate) fn remove_status(&self, group: GroupId) {

@@ -144,7 +144,9 @@ impl Transport {
 enum Push {
     Taken,
     /// No room; `first` since there last was.
-    Full { first: bool },
+    Full {
+        first: bool,
+    },
 }
 
 impl Lane {
@@ -283,18 +285,11 @@ impl Links {
     fn connect(&self, node: u64) -> Option<RaftTransportClient<Channel>> {
         let address = self.resolver.address(node)?;
         let client = RaftTransportClient::new(self.env.net.connect(&address));
-        Some(
-            client.max_encoding_message_size(MESSAGE_BYTES_MAX).max_decoding_message_size(MESSAGE_BYTES_MAX),
-        )
+        Some(client.max_encoding_message_size(MESSAGE_BYTES_MAX).max_decoding_message_size(MESSAGE_BYTES_MAX))
     }
 
     fn batch(&self, to_node: u64, envelopes: Vec<RaftEnvelope>) -> RaftBatch {
-        RaftBatch {
-            domain: self.config.domain.to_owned(),
-            from_node: self.config.node,
-            to_node,
-            envelopes,
-        }
+        RaftBatch { domain: self.config.domain.to_owned(), from_node: self.config.node, to_node, envelopes }
     }
 }
 
@@ -343,7 +338,10 @@ impl RaftService {
 
 #[tonic::async_trait]
 impl RaftTransport for RaftService {
-    async fn stream(&self, request: Request<Streaming<RaftBatch>>) -> Result<Response<RaftStreamDone>, Status> {
+    async fn stream(
+        &self,
+        request: Request<Streaming<RaftBatch>>,
+    ) -> Result<Response<RaftStreamDone>, Status> {
         let work = pin!(self.take_all(request.into_inner()));
         let stopped = pin!(self.links.shared.stop.stopped());
         match select(work, stopped).await {

@@ -1,0 +1,277 @@
+//! What comes in: messages of other nodes, requests of handles, and time.
+
+use crate::config::{GroupConfig, GroupId};
+use crate::core::Core;
+use crate::error::{AdminError, ProposeError, ReadError};
+use crate::group::{Group, Waiter};
+use crate::inbox::{AdminReply, Delivery, Inbox, ProposeReply, ReadReply, Request};
+use crate::machine::{ConfChange, Machine, PeerChange};
+use crate::recover;
+use crate::wire::Incoming;
+use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
+use std::collections::BTreeMap;
+
+/// Deliveries, their bytes and requests that one turn takes up, so that ticks stay punctual.
+const DELIVERIES_MAX: usize = 512;
+const DELIVERY_BYTES_MAX: u64 = 16 << 20;
+const REQUESTS_MAX: usize = 4096;
+
+impl<M: Machine> Core<M> {
+    /// Takes up what waits. True when more waits.
+    pub(crate) fn take_in(&mut self, inbox: &mut Inbox<M>) -> bool {
+        let (mut deliveries, mut bytes, mut requests) = (0, 0, 0);
+        while deliveries < DELIVERIES_MAX
+            && bytes < DELIVERY_BYTES_MAX
+            && let Some(delivery) = inbox.delivery()
+        {
+            deliveries += 1;
+            bytes += delivery.bytes();
+            self.deliver(delivery);
+        }
+        while requests < REQUESTS_MAX
+            && let Some(request) = inbox.request()
+        {
+            requests += 1;
+            self.request(request);
+        }
+        deliveries == DELIVERIES_MAX || bytes >= DELIVERY_BYTES_MAX || requests == REQUESTS_MAX
+    }
+
+    /// Lets a tick pass in all groups.
+    pub(crate) fn tick(&mut self) {
+        self.ticks += 1;
+        let ids: Vec<GroupId> = self.groups.keys().copied().collect();
+        for id in ids {
+            let Some(group) = self.groups.get_mut(&id) else { continue };
+            if group.tick(&self.env.rng, self.config.election_ticks) {
+                self.touched(id);
+            }
+        }
+    }
+
+    fn deliver(&mut self, delivery: Delivery) {
+        match delivery {
+            Delivery::Messages { from_node, messages, .. } => {
+                for incoming in messages {
+                    self.message(from_node, incoming);
+                }
+            }
+            Delivery::Unreachable { node } => {
+                for group in self.groups.values_mut().filter(|group| group.is_leader()) {
+                    let peers = group.nodes.iter().filter(|(_, there)| **there == node);
+                    for peer in peers.map(|(peer, _)| *peer).collect::<Vec<_>>() {
+                        group.raw.report_unreachable(peer);
+                    }
+                }
+            }
+            Delivery::SnapshotLost { group: id, peer } => {
+                if let Some(group) =
+                    self.groups.get_mut(&id).filter(|group| group.sending.contains_key(&peer))
+                {
+                    self.env.probe("replica.snapshot.lost");
+                    group.snapshot_lost(peer);
+                    self.touched(id);
+                }
+            }
+        }
+    }
+
+    fn message(&mut self, from_node: u64, incoming: Incoming) {
+        let id = incoming.group;
+        if !self.groups.contains_key(&id) && !self.create(&incoming) {
+            self.env.probe("replica.message.unhosted");
+            return;
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        if incoming.message.to != group.peer {
+            self.env.probe("replica.message.wrong_peer");
+            return;
+        }
+        group.step(from_node, incoming.message);
+        self.touched(id);
+    }
+
+    /// Hosts the group of a message if the machine wants to.
+    fn create(&mut self, incoming: &Incoming) -> bool {
+        let Some(region) = &incoming.region else { return false };
+        let Some(config) = self.machine.create_group(region, incoming.message.to) else { return false };
+        if config.group != incoming.group || config.peer != incoming.message.to {
+            tracing::warn!(group = %incoming.group, "the machine made another group than was asked for");
+            return false;
+        }
+        self.env.probe("replica.group.created");
+        match self.host(config) {
+            Ok(()) => true,
+            Err(error) => {
+                tracing::warn!(group = %incoming.group, %error, "cannot host the group");
+                false
+            }
+        }
+    }
+
+    /// Takes up one more group. Its first record is durable with the next sync.
+    pub(crate) fn host(&mut self, config: GroupConfig) -> Result<(), crate::error::Error> {
+        let id = config.group;
+        let known = self.orphans.remove(&id);
+        // A peer that came back under another id starts anew.
+        let known = match known {
+            Some(log) if log.peer == config.peer => Some(log),
+            Some(_) => {
+                self.log.removed(id);
+                None
+            }
+            None => None,
+        };
+        let (log, _) = recover::adopt_or_begin(&self.config.log_dir, &config, known)?;
+        let mut group = Group::new(&self.config, config, log)?;
+        self.log.state(id, group.log());
+        group.lead_if_alone();
+        self.groups.insert(id, group);
+        self.touched(id);
+        self.publish(id, true);
+        Ok(())
+    }
+
+    fn request(&mut self, request: Request<M>) {
+        match request {
+            Request::Propose { group, proposal, reply } => self.queue(group, proposal, reply),
+            Request::ConfChange { group, change, reply } => self.propose_change(group, &change, reply),
+            Request::Read { group, at_least, reply } => self.read(group, at_least, reply),
+            Request::TransferLeader { group, peer, reply } => {
+                let outcome = self.transfer(group, peer);
+                let _ = reply.send(outcome);
+            }
+            Request::Campaign { group, reply } => {
+                let outcome = self.campaign(group);
+                let _ = reply.send(outcome);
+            }
+            Request::UpdatePeers { group, peers, reply } => {
+                let outcome = self.update_peers(group, peers);
+                let _ = reply.send(outcome);
+            }
+            Request::AddGroup { config, reply } => self.add(config, reply),
+            Request::RemoveGroup { group, reply } => self.remove(group, reply),
+        }
+    }
+
+    fn queue(&mut self, id: GroupId, proposal: M::Proposal, reply: ProposeReply<M>) {
+        match self.groups.get_mut(&id) {
+            Some(group) => {
+                group.queued.push_back((proposal, reply));
+                self.wanting.insert(id);
+            }
+            None => drop(reply.send(Err(ProposeError::NotHosted))),
+        }
+    }
+
+    fn read(&mut self, id: GroupId, at_least: u64, reply: ReadReply) {
+        let answer = match self.groups.get_mut(&id) {
+            None => ReadError::NotHosted,
+            Some(group) if !group.is_leader() => ReadError::NotLeader { leader: group.leader() },
+            Some(group) => {
+                group.reads.add(at_least, reply, self.env.clock.now());
+                self.wanting.insert(id);
+                return;
+            }
+        };
+        let _ = reply.send(Err(answer));
+    }
+
+    fn propose_change(&mut self, id: GroupId, change: &ConfChange, reply: ProposeReply<M>) {
+        let refused = match self.groups.get_mut(&id) {
+            None => ProposeError::NotHosted,
+            Some(group) if !group.is_leader() => ProposeError::NotLeader { leader: group.leader() },
+            Some(_) if change.changes.is_empty() => ProposeError::Refused("it changes nothing".to_owned()),
+            Some(group) if group.raw.raft.has_pending_conf() || group.raw.raft.lead_transferee.is_some() => {
+                ProposeError::Busy
+            }
+            Some(group) => {
+                let (term, index) = (group.raw.raft.term, group.raw.raft.raft_log.last_index() + 1);
+                match group.raw.propose_conf_change(Vec::new(), conf_change(change)) {
+                    Ok(()) => {
+                        group.waiters.insert(index, Waiter { term, is_change: true, reply });
+                        self.touched(id);
+                        return;
+                    }
+                    Err(_) => ProposeError::Dropped,
+                }
+            }
+        };
+        let _ = reply.send(Err(refused));
+    }
+
+    fn transfer(&mut self, id: GroupId, peer: u64) -> Result<(), AdminError> {
+        let group = self.groups.get_mut(&id).ok_or(AdminError::NotHosted)?;
+        if !group.is_leader() {
+            return Err(AdminError::NotLeader { leader: group.leader() });
+        }
+        if !group.conf_state().voters.contains(&peer) {
+            return Err(AdminError::Refused(format!("peer {peer} has no vote")));
+        }
+        group.raw.transfer_leader(peer);
+        self.touched(id);
+        Ok(())
+    }
+
+    fn campaign(&mut self, id: GroupId) -> Result<(), AdminError> {
+        let group = self.groups.get_mut(&id).ok_or(AdminError::NotHosted)?;
+        if !group.raw.raft.promotable() {
+            return Err(AdminError::Refused("this peer has no vote".to_owned()));
+        }
+        if !group.may_campaign() {
+            return Err(AdminError::Busy);
+        }
+        group.raw.campaign().map_err(|error| AdminError::Refused(error.to_string()))?;
+        self.touched(id);
+        Ok(())
+    }
+
+    fn update_peers(&mut self, id: GroupId, peers: BTreeMap<u64, u64>) -> Result<(), AdminError> {
+        self.groups.get_mut(&id).ok_or(AdminError::NotHosted)?.nodes = peers;
+        Ok(())
+    }
+
+    fn add(&mut self, config: GroupConfig, reply: AdminReply) {
+        if self.groups.contains_key(&config.group) {
+            let _ = reply.send(Err(AdminError::Refused("the group is hosted already".to_owned())));
+            return;
+        }
+        match self.host(config) {
+            Ok(()) => self.after_sync.push(reply),
+            Err(error) => drop(reply.send(Err(AdminError::Refused(error.to_string())))),
+        }
+    }
+
+    fn remove(&mut self, id: GroupId, reply: AdminReply) {
+        match self.groups.remove(&id) {
+            None if self.orphans.remove(&id).is_none() => {
+                let _ = reply.send(Err(AdminError::NotHosted));
+                return;
+            }
+            None => {}
+            Some(mut group) => group.abandon(&ReadError::NotHosted),
+        }
+        self.dirty.remove(&id);
+        self.wanting.remove(&id);
+        self.shared.remove_status(id);
+        self.log.removed(id);
+        self.after_sync.push(reply);
+    }
+}
+
+fn conf_change(change: &ConfChange) -> ConfChangeV2 {
+    let single = |change: &PeerChange| {
+        let (kind, peer) = match *change {
+            PeerChange::AddVoter(peer) => (ConfChangeType::AddNode, peer),
+            PeerChange::AddLearner(peer) => (ConfChangeType::AddLearnerNode, peer),
+            PeerChange::Remove(peer) => (ConfChangeType::RemoveNode, peer),
+        };
+        ConfChangeSingle { change_type: kind, node_id: peer, ..ConfChangeSingle::default() }
+    };
+    ConfChangeV2 {
+        transition: ConfChangeTransition::Auto,
+        changes: change.changes.iter().map(single).collect::<Vec<_>>().into(),
+        context: change.context.clone(),
+        ..ConfChangeV2::default()
+    }
+}
