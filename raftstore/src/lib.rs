@@ -40,6 +40,10 @@ pub mod seed;
 mod service;
 mod status;
 mod store;
+#[cfg(test)]
+mod store_tests;
+#[cfg(test)]
+mod testing;
 
 pub use config::Config;
 pub use error::{Error, Result};

@@ -89,6 +89,11 @@ impl StoreMachine {
         }
     }
 
+    #[cfg(test)]
+    pub(crate) fn regions(&self) -> &Regions {
+        &self.regions
+    }
+
     fn hosted(&mut self, group: GroupId) -> Result<&mut Hosted, Fatal> {
         self.hosted.get_mut(&group.0).ok_or_else(|| fatal(group, "not hosted here"))
     }
