@@ -90,7 +90,7 @@ impl Client {
                 None => return Ok((!reply.not_found).then_some(reply.value)),
                 Some(error) if error.locked.is_some() => break,
                 Some(error) if !error.retryable.is_empty() => {
-                    attempt.pause(Wait::Backoff, error.retryable).await?
+                    attempt.pause(Wait::Backoff, error.retryable).await?;
                 }
                 Some(error) => return Err(ClientError::Protocol(format!("a read was refused: {error:?}"))),
             }

@@ -6,10 +6,9 @@
 use crate::attempt::Attempt;
 use crate::client::Shared;
 use crate::error::{ClientError, Result};
-use crate::link::Link;
 use crate::retry::{Wait, describe_status};
 use crate::verify::{Grant, Verifier};
-use nokv_env::{BoxFuture, ClockExt, Env, net::MESSAGE_BYTES_MAX};
+use nokv_env::{BoxFuture, Channel, ClockExt, Env, net::MESSAGE_BYTES_MAX};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, ListRegionsRequest,
@@ -19,7 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tonic::{Code, Response, Status};
 
-type Stub = CoordinatorClient<Link>;
+type Stub = CoordinatorClient<Channel>;
 /// A call under way.
 type Reply<T> = BoxFuture<'static, std::result::Result<T, Status>>;
 
@@ -44,7 +43,7 @@ impl Coordinators {
         let endpoints = addresses
             .iter()
             .map(|addr| {
-                let stub = Stub::new(Link(env.net.connect(addr)))
+                let stub = Stub::new(env.net.connect(addr))
                     .max_decoding_message_size(MESSAGE_BYTES_MAX)
                     .max_encoding_message_size(MESSAGE_BYTES_MAX);
                 (addr.clone(), stub)

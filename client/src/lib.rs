@@ -2,7 +2,7 @@
 //!
 //! Start at [`Client`]. A call walks `client` (front door) → `txn` (timestamps, locks, two-phase commit) →
 //! `stores` (one request to one region) → `router` (which region, which store) → `coordinators` (who is asked
-//! when the route cache does not know). On the way back every failure passes through [`retry`](mod@crate),
+//! when the route cache does not know). On the way back every failure passes through `retry`,
 //! the pure table that says: same peer again, another peer, a fresh route, or give up.
 //!
 //! What it promises:
@@ -20,7 +20,6 @@ mod client;
 mod config;
 mod coordinators;
 mod error;
-mod link;
 mod retry;
 mod router;
 mod stores;

@@ -17,7 +17,7 @@ use tonic::{Code, Status};
 #[derive(Debug, Clone)]
 pub(crate) enum Failure {
     /// The store refused before doing anything.
-    Region(RegionError),
+    Region(Box<RegionError>),
     /// The call failed on the way, or the store failed.
     Status(Status),
     /// No answer in the time allowed for one call.
@@ -66,8 +66,8 @@ pub(crate) enum Change {
     Leader(RegionPeer),
     /// Try the next peer of the region.
     NextPeer,
-    /// Try the next peer, and do not believe hints that point at this store for a while.
-    Suspect,
+    /// Try the next peer, and do not believe hints that point at this store for so long.
+    Suspect(Duration),
     /// The store told the regions that now cover the range.
     Replace(Vec<RegionDescriptor>),
     /// Forget the route and ask a coordinator.
@@ -92,12 +92,17 @@ pub(crate) enum Decision {
     GiveUp(ClientError),
 }
 
+/// A store that does not answer costs a whole timeout at every try: stay away until others had time to elect.
+const SUSPECT_SILENT: Duration = Duration::from_secs(2);
+/// A broken connection is told at once, and may be whole again at the next try.
+const SUSPECT_FAILED: Duration = Duration::from_millis(200);
+
 /// What to do about a failed request that went to a store at `addr`.
 pub(crate) fn decide(failure: &Failure, addr: &str) -> Decision {
     use Decision::{GiveUp, Retry};
     match failure {
         Failure::Region(error) => decide_region(error),
-        Failure::Silence(_) => Retry(Change::Suspect, Wait::Learned),
+        Failure::Silence(_) => Retry(Change::Suspect(SUSPECT_SILENT), Wait::Learned),
         Failure::NoAddress(_) => Retry(Change::Refresh, Wait::Backoff),
         Failure::Status(status) => match status.code() {
             Code::InvalidArgument => GiveUp(ClientError::InvalidArgument(status.message().to_owned())),
@@ -106,7 +111,7 @@ pub(crate) fn decide(failure: &Failure, addr: &str) -> Decision {
             }
             // Busy: the queue is full. The leader is where it was.
             Code::ResourceExhausted => Retry(Change::Keep, Wait::Backoff),
-            _ => Retry(Change::Suspect, Wait::Backoff),
+            _ => Retry(Change::Suspect(SUSPECT_FAILED), Wait::Backoff),
         },
     }
 }
@@ -192,22 +197,20 @@ fn describe(error: &RegionError) -> String {
     "unknown region error".into()
 }
 
-/// A status in words, without its metadata.
+/// A status in words, with the root cause when that says more.
 pub(crate) fn describe_status(status: &Status) -> String {
-    let mut text = match status.code() {
+    let text = match status.code() {
         Code::Unavailable | Code::Unknown => status.message().to_owned(),
         code => format!("{}: {}", code.description(), status.message()),
     };
-    let mut source = status.source();
-    while let Some(error) = source {
-        let more = error.to_string();
-        if !text.contains(&more) {
-            text.push_str(": ");
-            text.push_str(&more);
-        }
-        source = error.source();
+    let mut root = status.source();
+    while let Some(deeper) = root.and_then(Error::source) {
+        root = Some(deeper);
     }
-    text
+    match root.map(ToString::to_string) {
+        Some(cause) if !text.contains(&cause) => format!("{text}: {cause}"),
+        _ => text,
+    }
 }
 
 /// Whether no connection came about, so that nothing can have been executed.
@@ -241,7 +244,7 @@ mod tests {
             not_leader: Some(NotLeader { region_id: 1, leader: Some(leader) }),
             ..Default::default()
         };
-        assert_eq!(change(&Failure::Region(error)), (Change::Leader(leader), Wait::Learned));
+        assert_eq!(change(&Failure::Region(Box::new(error))), (Change::Leader(leader), Wait::Learned));
         assert_eq!(backoff(1, 1, Wait::Learned, 7), Duration::ZERO);
     }
 
@@ -254,7 +257,7 @@ mod tests {
     fn without_a_leader_the_next_peer_is_tried_after_a_pause() {
         let error =
             RegionError { not_leader: Some(NotLeader { region_id: 1, leader: None }), ..Default::default() };
-        assert_eq!(change(&Failure::Region(error)), (Change::NextPeer, Wait::Backoff));
+        assert_eq!(change(&Failure::Region(Box::new(error))), (Change::NextPeer, Wait::Backoff));
     }
 
     #[test]
@@ -264,7 +267,7 @@ mod tests {
             epoch_not_match: Some(EpochNotMatch { regions: regions.clone(), ..Default::default() }),
             ..Default::default()
         };
-        assert_eq!(change(&Failure::Region(error)), (Change::Replace(regions), Wait::Learned));
+        assert_eq!(change(&Failure::Region(Box::new(error))), (Change::Replace(regions), Wait::Learned));
     }
 
     #[test]
@@ -273,7 +276,7 @@ mod tests {
         assert!(Failure::Status(Status::unavailable("broken pipe")).maybe_executed());
         assert!(!Failure::Status(Status::invalid_argument("empty key")).maybe_executed());
         let dropped = RegionError { stale_command: Some(StaleCommand {}), ..Default::default() };
-        assert!(!Failure::Region(dropped).maybe_executed());
+        assert!(!Failure::Region(Box::new(dropped)).maybe_executed());
         let refused = Status::from_error(Box::new(io::Error::from(io::ErrorKind::ConnectionRefused)));
         assert!(!Failure::Status(refused).maybe_executed());
     }

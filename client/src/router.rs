@@ -9,11 +9,8 @@ use bytes::Bytes;
 use nokv_env::Instant;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
 use std::collections::BTreeMap;
+use std::ops::Bound;
 use std::sync::Arc;
-use std::time::Duration;
-
-/// How long a store stays suspect after a failed call.
-const SUSPECT: Duration = Duration::from_secs(1);
 
 /// The region of a key and the peer to talk to.
 #[derive(Debug, Clone)]
@@ -48,17 +45,17 @@ pub(crate) struct RouteCache {
 }
 
 impl RouteCache {
-    /// The route for `key`, if cached.
-    pub(crate) fn lookup(&self, key: &[u8]) -> Option<Route> {
-        let (_, entry) = self
-            .by_start
-            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key)))
-            .next_back()?;
-        if !contains(&entry.region, key) || entry.region.peers.is_empty() {
+    /// The route for `key`, if cached: to the leader, else to the next peer whose store is not suspect.
+    pub(crate) fn lookup(&self, key: &[u8], now: Instant) -> Option<Route> {
+        let up_to_key = (Bound::Unbounded, Bound::Included(key));
+        let (_, entry) = self.by_start.range::<[u8], _>(up_to_key).next_back()?;
+        let peers = &entry.region.peers;
+        if !contains(&entry.region, key) || peers.is_empty() {
             return None;
         }
-        let peers = &entry.region.peers;
-        let target = entry.leader.unwrap_or(peers[entry.turn % peers.len()]);
+        let mut in_turn = (0..peers.len()).map(|step| peers[entry.turn.wrapping_add(step) % peers.len()]);
+        let target = entry.leader.or_else(|| in_turn.find(|peer| self.is_trusted(peer.store_id, now)));
+        let target = target.unwrap_or(peers[entry.turn % peers.len()]);
         Some(Route { region: entry.region.clone(), target })
     }
 
@@ -119,9 +116,9 @@ impl RouteCache {
         }
     }
 
-    /// A store did not answer; hints that point at it are not believed for a moment.
-    pub(crate) fn suspect(&mut self, region_id: u64, store_id: u64, now: Instant) {
-        self.suspects.insert(store_id, now + SUSPECT);
+    /// A store did not answer; hints that point at it are not believed before `until`.
+    pub(crate) fn suspect(&mut self, region_id: u64, store_id: u64, until: Instant) {
+        self.suspects.insert(store_id, until);
         self.next_peer(region_id);
     }
 
@@ -186,6 +183,7 @@ mod tests {
     use super::*;
 
     const NOW: Instant = Instant(1_000_000_000);
+    const LATER: Instant = Instant(2_000_000_000);
 
     fn region(id: u64, start: &'static str, end: &'static str, version: u64) -> RegionDescriptor {
         RegionDescriptor {
@@ -212,9 +210,9 @@ mod tests {
     #[test]
     fn a_key_finds_its_region() {
         let cache = cache();
-        let id = |key: &str| cache.lookup(key.as_bytes()).map(|route| route.region.region_id);
+        let id = |key: &str| cache.lookup(key.as_bytes(), NOW).map(|route| route.region.region_id);
         assert_eq!((id("a"), id("lzz"), id("m"), id("zz")), (Some(1), Some(1), Some(2), Some(2)));
-        assert!(RouteCache::default().lookup(b"a").is_none());
+        assert!(RouteCache::default().lookup(b"a", NOW).is_none());
     }
 
     #[test]
@@ -223,14 +221,14 @@ mod tests {
         assert!(cache.insert(region(1, "", "f", 2), None, NOW));
         assert!(cache.insert(region(5, "f", "m", 2), None, NOW));
         assert!(!cache.insert(region(1, "", "m", 1), None, NOW));
-        assert_eq!(cache.lookup(b"g").map(|r| r.region.region_id), Some(5));
-        assert_eq!(cache.lookup(b"a").map(|r| r.region.region_id), Some(1));
+        assert_eq!(cache.lookup(b"g", NOW).map(|r| r.region.region_id), Some(5));
+        assert_eq!(cache.lookup(b"a", NOW).map(|r| r.region.region_id), Some(1));
     }
 
     #[test]
     fn peers_are_tried_in_turn_until_a_leader_is_known() {
         let mut cache = cache();
-        let target = |cache: &RouteCache| cache.lookup(b"a").map(|r| r.target.store_id);
+        let target = |cache: &RouteCache| cache.lookup(b"a", NOW).map(|r| r.target.store_id);
         assert_eq!(target(&cache), Some(1));
         cache.next_peer(1);
         assert_eq!(target(&cache), Some(2));
@@ -243,11 +241,16 @@ mod tests {
     #[test]
     fn hints_at_a_silent_store_are_not_followed_for_a_while() {
         let mut cache = cache();
-        cache.suspect(1, 1, NOW);
+        cache.suspect(1, 1, LATER);
+        cache.forget(1);
+        assert!(
+            cache.insert(region(1, "", "m", 1), Some(peer(1, 1)), NOW),
+            "a coordinator that has not noticed"
+        );
         cache.set_leader(1, peer(1, 1), NOW);
-        assert_ne!(cache.lookup(b"a").map(|r| r.target.store_id), Some(1));
-        cache.set_leader(1, peer(1, 1), NOW + SUSPECT);
-        assert_eq!(cache.lookup(b"a").map(|r| r.target.store_id), Some(1));
+        assert_ne!(cache.lookup(b"a", NOW).map(|r| r.target.store_id), Some(1));
+        cache.set_leader(1, peer(1, 1), LATER);
+        assert_eq!(cache.lookup(b"a", NOW).map(|r| r.target.store_id), Some(1));
     }
 
     #[test]
@@ -255,10 +258,10 @@ mod tests {
         let mut cache = cache();
         cache.set_leader(1, peer(2, 1), NOW);
         assert!(cache.insert(region(1, "", "m", 1), None, NOW));
-        assert_eq!(cache.lookup(b"a").map(|r| r.target.store_id), Some(2));
+        assert_eq!(cache.lookup(b"a", NOW).map(|r| r.target.store_id), Some(2));
         let mut moved = region(1, "", "m", 2);
         moved.peers.remove(1);
         assert!(cache.insert(moved, None, NOW));
-        assert_ne!(cache.lookup(b"a").map(|r| r.target.store_id), Some(2));
+        assert_ne!(cache.lookup(b"a", NOW).map(|r| r.target.store_id), Some(2));
     }
 }

@@ -3,11 +3,10 @@
 use crate::attempt::Attempt;
 use crate::client::Shared;
 use crate::error::{ClientError, Result};
-use crate::link::Link;
 use crate::retry::{Change, Decision, Failure, Wait, decide};
 use crate::router::{Route, RouteCache};
 use bytes::Bytes;
-use nokv_env::{BoxFuture, ClockExt, net::MESSAGE_BYTES_MAX};
+use nokv_env::{BoxFuture, Channel, ClockExt, net::MESSAGE_BYTES_MAX};
 use nokv_proto::coordinator::v1::GetRegionByKeyResponse;
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::kv::v1::no_kv_client::NoKvClient;
@@ -26,7 +25,7 @@ use tonic::Status;
 #[derive(Default)]
 pub(crate) struct Stores {
     routes: Mutex<RouteCache>,
-    stubs: Mutex<BTreeMap<String, NoKvClient<Link>>>,
+    stubs: Mutex<BTreeMap<String, NoKvClient<Channel>>>,
 }
 
 /// What a store says: a response, or why the region did not take the request.
@@ -39,7 +38,7 @@ pub(crate) trait RegionRequest: Clone + Send + Sync {
     /// Sends it.
     fn send(
         self,
-        stub: NoKvClient<Link>,
+        stub: NoKvClient<Channel>,
         context: Context,
         limit: std::time::Duration,
     ) -> BoxFuture<'static, Answer<Self::Response>>;
@@ -51,7 +50,7 @@ macro_rules! region_request {
             type Response = $response;
             fn send(
                 self,
-                mut stub: NoKvClient<Link>,
+                mut stub: NoKvClient<Channel>,
                 context: Context,
                 limit: std::time::Duration,
             ) -> BoxFuture<'static, Answer<$response>> {
@@ -140,7 +139,7 @@ impl Shared {
         let limit = attempt.slice(self.config.store_timeout)?;
         let call = request.send(self.stub(&addr), context, limit);
         let failure = match self.env.clock.timeout(limit, call).await {
-            Ok(Ok((_, Some(error)))) => Failure::Region(error),
+            Ok(Ok((_, Some(error)))) => Failure::Region(Box::new(error)),
             Ok(Ok((Some(response), None))) => return Ok(Ok(response)),
             Ok(Ok((None, None))) => {
                 return Err(ClientError::Protocol(format!("store {store} sent an empty reply")));
@@ -166,8 +165,8 @@ impl Shared {
                     routes.forget(region);
                 }
             }
-            Change::Suspect => {
-                routes.suspect(region, route.target.store_id, now);
+            Change::Suspect(time) => {
+                routes.suspect(region, route.target.store_id, now + time);
                 if self.dice().is_multiple_of(4) {
                     routes.forget(region);
                 }
@@ -189,13 +188,13 @@ impl Shared {
     /// The route for `key`: from the cache, or from a coordinator.
     pub(crate) async fn route(&self, key: &[u8], attempt: &mut Attempt<'_>) -> Result<Route> {
         loop {
-            if let Some(route) = self.stores.routes().lookup(key) {
+            if let Some(route) = self.stores.routes().lookup(key, self.env.clock.now()) {
                 return Ok(route);
             }
             let reply = self.coordinators.region_by_key(self, key, attempt).await?;
             if !self.learn_route(reply) {
                 attempt.pause(Wait::Backoff, "no region covers the key").await?;
-            } else if self.stores.routes().lookup(key).is_none() {
+            } else if self.stores.routes().lookup(key, self.env.clock.now()).is_none() {
                 attempt.pause(Wait::Backoff, "the coordinator's region for the key is outdated").await?;
             }
         }
@@ -217,12 +216,12 @@ impl Shared {
         }
     }
 
-    fn stub(&self, addr: &str) -> NoKvClient<Link> {
+    fn stub(&self, addr: &str) -> NoKvClient<Channel> {
         let mut stubs = self.stores.stubs.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(stub) = stubs.get(addr) {
             return stub.clone();
         }
-        let stub = NoKvClient::new(Link(self.env.net.connect(addr)))
+        let stub = NoKvClient::new(self.env.net.connect(addr))
             .max_decoding_message_size(MESSAGE_BYTES_MAX)
             .max_encoding_message_size(MESSAGE_BYTES_MAX);
         stubs.insert(addr.to_owned(), stub.clone());

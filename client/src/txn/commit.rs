@@ -252,7 +252,7 @@ impl Commit {
         let mut obstacle = None;
         for error in errors {
             if let Some(conflict) = error.write_conflict {
-                let reason = format!("written at {}", conflict.conflict_ts);
+                let reason = format!("written at {}", conflict.commit_ts);
                 return Err(self.conflict(conflict.key, reason));
             }
             if let Some(exists) = error.already_exists {

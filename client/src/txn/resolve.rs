@@ -100,7 +100,7 @@ impl Shared {
                 Some(error) => match &error.locked {
                     // Somebody else's lock on the primary key can hide the record of ours on an old store.
                     Some(lock) if lock.lock_version != start.0 => {
-                        self.unlock_for_write(lock, attempt).await?
+                        self.unlock_for_write(lock, attempt).await?;
                     }
                     _ => attempt.pause(Wait::Backoff, format!("own status: {error:?}")).await?,
                 },

@@ -40,12 +40,8 @@ impl Snapshot {
 
     pub(crate) async fn get_within(&self, key: &Bytes, attempt: &mut Attempt<'_>) -> Result<Option<Bytes>> {
         loop {
-            let request = GetRequest {
-                key: key.clone(),
-                version: self.version.0,
-                bypass_locks: self.bypass_list(),
-                ..Default::default()
-            };
+            let request =
+                GetRequest { key: key.clone(), version: self.version.0, bypass_locks: self.bypass_list() };
             let reply = self.shared.call(key, &request, attempt).await?;
             match reply.error {
                 None => return Ok((!reply.not_found).then_some(reply.value)),
