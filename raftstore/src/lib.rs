@@ -30,6 +30,8 @@ mod error;
 mod heartbeat;
 mod image;
 mod machine;
+#[cfg(test)]
+mod machine_tests;
 pub mod mode;
 pub mod mvcc;
 mod one_pc;

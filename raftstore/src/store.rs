@@ -32,7 +32,7 @@ const ENGINE_WATCH: Duration = Duration::from_millis(500);
 
 /// A running store.
 pub struct Store {
-    shared: Arc<Shared>,
+    pub(crate) shared: Arc<Shared>,
     server: Box<dyn ServerHandle>,
 }
 

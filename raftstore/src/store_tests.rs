@@ -1,237 +1,276 @@
-//! Whole stores in one world, spoken to as a client would.
+//! Three stores in one world, spoken to as a client would.
 
-use crate::catalog::{self, Members, Position};
-use crate::machine::{Proposal, Reply, StoreMachine};
-use crate::mvcc::testing::{prewrite_request, put};
-use crate::region::Regions;
-use crate::testing::{World, crash_after, region};
-use crate::{bells::Bells, mvcc};
+use crate::testing::{World, region};
+use crate::{Config, Store};
 use bytes::Bytes;
-use nokv_engine::{Db, Options};
-use nokv_env::mem_disk::{CrashMode, DiskFaults, MemDisk};
-use nokv_proto::kv::v1::{CommitRequest, GetRequest};
-use nokv_proto::meta::v1::RegionEpoch;
-use nokv_proto::raft::v1::request::Cmd;
-use nokv_proto::raft::v1::response;
-use nokv_replica::{Applied, GroupId, Machine, MachineSnapshot};
+use nokv_engine::Options;
+use nokv_env::ClockExt;
+use nokv_env::mem_disk::{CrashMode, MemDisk};
+use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::admin::v1::{RegionRuntimeStatusRequest, TransferLeaderRequest};
+use nokv_proto::error::v1::RegionError;
+use nokv_proto::kv::v1::no_kv_client::NoKvClient;
+use nokv_proto::kv::v1::*;
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
+use tonic::Code;
 
-const DIR: &str = "/store";
-const GROUP: GroupId = GroupId(1);
-
-/// A machine without raft: the test is the log.
-struct Solo {
+struct Cluster {
     world: World,
-    platter: Arc<MemDisk>,
-    db: Db,
-    machine: StoreMachine,
-    index: u64,
+    platters: BTreeMap<u64, Arc<MemDisk>>,
+    stores: BTreeMap<u64, Store>,
+    next_ts: u64,
 }
 
-impl Solo {
+fn addr(store: u64) -> String {
+    format!("store{store}:1")
+}
+
+impl Cluster {
     fn new() -> Self {
-        let (world, platter) = (World::default(), MemDisk::new(3));
-        world
-            .run(crate::seed::seed_regions(&world.env(1, &platter), Path::new(DIR), 1, &[region(&[1, 2, 3])]))
-            .unwrap();
-        Self::open(world, platter)
-    }
-
-    fn open(world: World, platter: Arc<MemDisk>) -> Self {
-        let env = world.env(1, &platter);
-        let db = world.run(Db::open(&env, Path::new(DIR), Options::tiny())).unwrap();
-        let entries = catalog::read_entries(&db).unwrap();
-        let regions = Regions::new(&entries, 1);
-        let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &Arc::new(Bells::new(0)));
-        let index = entries[0].applied.index;
-        Self { world, platter, db, machine, index }
-    }
-
-    fn crash(self) -> Self {
-        let Self { world, platter, db, machine, .. } = self;
-        platter.set_faults(DiskFaults::default());
-        platter.crash(CrashMode::PowerLossWorst);
-        drop((db, machine));
-        Self::open(world, platter)
-    }
-
-    fn entry(&mut self, cmd: Cmd) -> Bytes {
-        let epoch = RegionEpoch { version: 1, conf_version: 1 };
-        let proposal = Proposal { epoch, cmd };
-        self.machine.propose(GROUP, 1, self.index + 1, proposal).unwrap_or_else(|reply| panic!("{reply:?}"))
-    }
-
-    fn apply(&mut self, data: &Bytes) -> response::Cmd {
-        self.index += 1;
-        let reply = self.machine.apply(GROUP, Applied { index: self.index, term: 1, data }).unwrap();
-        match reply {
-            Reply::Outcome(outcome) => outcome.unwrap(),
-            Reply::Configured => panic!("not a change"),
+        let platters: BTreeMap<_, _> = (1..=3).map(|store| (store, MemDisk::new(store))).collect();
+        let mut cluster = Self { world: World::default(), platters, stores: BTreeMap::new(), next_ts: 100 };
+        for store in 1..=3 {
+            cluster.start(store);
         }
+        cluster
     }
 
-    fn write(&mut self, key: &str, value: &str, start: u64) {
-        let prewrite = self.entry(Cmd::Prewrite(prewrite_request(key, &[put(key, value)], start).0));
-        self.apply(&prewrite);
+    fn start(&mut self, store: u64) {
+        let env = self.world.env(store, &self.platters[&store]);
+        let started = self.world.run(async {
+            crate::seed::seed_regions(&env, Path::new("/s"), store, &[region(&[1, 2, 3])]).await?;
+            let mut config = Config::new(store, "/s", addr(store), Vec::new());
+            config.store_addrs = (1..=3).map(|store| (store, addr(store))).collect();
+            config.tick = Duration::from_millis(10);
+            config.engine = Options::tiny();
+            config.log_segment_bytes = 16 << 10;
+            config.log_keep_entries = 8;
+            Store::start(env, config).await
+        });
+        self.stores.insert(store, started.unwrap());
+    }
+
+    fn stop(&mut self, store: u64) {
+        let stopped = self.stores.remove(&store).unwrap();
+        self.world.run(stopped.stop());
+    }
+
+    fn kill(&mut self, store: u64) {
+        let dead = self.stores.remove(&store).unwrap();
+        self.platters[&store].crash(CrashMode::PowerLossWorst);
+        let raft = dead.shared.raft.clone();
+        drop(dead);
+        self.world.run(raft.stop());
+    }
+
+    fn wait(&self, duration: Duration) {
+        self.world.run(self.any().shared.env.clock.sleep(duration));
+    }
+
+    fn any(&self) -> &Store {
+        self.stores.values().next().unwrap()
+    }
+
+    fn leader(&self) -> u64 {
+        for _ in 0..200 {
+            let leads = |store: &Store| store.status().leaders == 1;
+            if let Some((id, _)) = self.stores.iter().find(|(_, store)| leads(store)) {
+                return *id;
+            }
+            self.wait(Duration::from_millis(20));
+        }
+        panic!("nobody leads");
+    }
+
+    fn ts(&mut self) -> u64 {
+        self.next_ts += 1;
+        self.next_ts
+    }
+
+    fn client(&self, store: u64) -> NoKvClient<nokv_env::Channel> {
+        NoKvClient::new(self.any().shared.env.net.connect(&addr(store)))
+    }
+
+    fn prewrite(&self, store: u64, key: &str, value: &str, start: u64, one_pc: u64) -> KvPrewriteResponse {
+        let mut request =
+            crate::mvcc::testing::prewrite_request(key, &[crate::mvcc::testing::put(key, value)], start).0;
+        request.one_pc_commit_version = one_pc;
+        let request = KvPrewriteRequest { context: context(), request: Some(request) };
+        self.world.run(self.client(store).kv_prewrite(request)).unwrap().into_inner()
+    }
+
+    fn put(&mut self, key: &str, value: &str) {
+        let (leader, start, commit_version) = (self.leader(), self.ts(), self.ts());
+        let prewritten = self.prewrite(leader, key, value, start, 0);
+        assert_eq!(prewritten.response.unwrap().errors, []);
         let keys = vec![Bytes::copy_from_slice(key.as_bytes())];
-        let commit = CommitRequest { keys, start_version: start, commit_version: start + 1 };
-        let commit = self.entry(Cmd::Commit(commit));
-        assert!(matches!(self.apply(&commit), response::Cmd::Commit(response) if response.error.is_none()));
+        let request = CommitRequest { keys, start_version: start, commit_version };
+        let request = KvCommitRequest { context: context(), request: Some(request) };
+        let committed = self.world.run(self.client(leader).kv_commit(request)).unwrap().into_inner();
+        assert_eq!(committed.response.unwrap().error, None);
     }
 
-    fn read(&self, key: &str) -> Option<Bytes> {
-        let request = GetRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() };
-        let response = mvcc::get(&self.db.snapshot(), &request, 0).unwrap();
-        (!response.not_found).then_some(response.value)
+    fn try_get(&self, store: u64, key: &str, version: u64) -> KvGetResponse {
+        let request =
+            GetRequest { key: Bytes::copy_from_slice(key.as_bytes()), version, ..Default::default() };
+        let request = KvGetRequest { context: context(), request: Some(request) };
+        self.world.run(self.client(store).kv_get(request)).unwrap().into_inner()
     }
 
-    fn applied(&self) -> Position {
-        catalog::read_entries(&self.db).unwrap()[0].applied
+    fn get(&self, key: &str) -> Option<String> {
+        let response = self.try_get(self.leader(), key, 0).response.unwrap();
+        (!response.not_found).then(|| String::from_utf8(response.value.to_vec()).unwrap())
     }
 
-    fn install(&mut self, snapshot: MachineSnapshot) {
-        let Self { world, machine, .. } = self;
-        world.run(machine.install(GROUP, snapshot)).unwrap();
+    /// Waits until all stores have applied the same, then compares what they hold.
+    fn converge(&self) {
+        for _ in 0..500 {
+            let applied = |store: &Store| store.status().regions[0].applied_index;
+            let most = self.stores.values().map(applied).max();
+            if self.stores.values().all(|store| Some(applied(store)) == most) {
+                let images: Vec<_> = self.stores.values().map(image).collect();
+                assert!(images.windows(2).all(|pair| pair[0] == pair[1]), "replicas differ");
+                return;
+            }
+            self.wait(Duration::from_millis(20));
+        }
+        panic!("the stores do not converge");
     }
 }
 
-#[test]
-fn data_and_position_survive_together() {
-    let mut solo = Solo::new();
-    solo.write("a", "1", 10);
-    solo.world.run(solo.db.flush()).unwrap();
-    assert_eq!(solo.machine.durable_index(GROUP), 2);
-    solo.write("a", "2", 20);
-    assert_eq!(solo.applied(), Position { index: 4, term: 1 });
-    assert_eq!(solo.machine.durable_index(GROUP), 2);
-    let solo = solo.crash();
-    assert_eq!(solo.applied(), Position { index: 2, term: 1 });
-    assert_eq!(solo.read("a").as_deref(), Some(&b"1"[..]));
+fn image(store: &Store) -> Bytes {
+    let state = store.shared.door.regions.get(1).unwrap().state();
+    crate::image::export(&store.shared.db.snapshot(), &state.descriptor, state.applied).unwrap()
+}
+
+fn context() -> Option<Context> {
+    let region_epoch = region(&[1]).epoch;
+    Some(Context { region_id: 1, region_epoch, ..Default::default() })
+}
+
+fn leader_hint(error: Option<RegionError>) -> u64 {
+    error.unwrap().not_leader.unwrap().leader.unwrap().store_id
 }
 
 #[test]
-fn equal_logs_give_equal_images() {
-    let (mut one, mut two) = (Solo::new(), Solo::new());
-    for start in (10..200).step_by(10) {
-        for solo in [&mut one, &mut two] {
-            solo.write(["a", "b", "c"][start % 3], &"x".repeat(start * 3), start as u64);
+fn a_write_is_read_everywhere_it_should_be() {
+    let mut cluster = Cluster::new();
+    cluster.put("a", "1");
+    assert_eq!(cluster.get("a").as_deref(), Some("1"));
+    assert_eq!(cluster.get("b"), None);
+    let leader = cluster.leader();
+    let other = leader % 3 + 1;
+    cluster.wait(Duration::from_millis(100));
+    assert_eq!(leader_hint(cluster.try_get(other, "a", 0).region_error), leader);
+    assert_eq!(leader_hint(cluster.prewrite(other, "a", "2", 900, 0).region_error), leader);
+    cluster.converge();
+}
+
+#[test]
+fn acknowledged_writes_survive_the_death_of_every_store() {
+    let mut cluster = Cluster::new();
+    for round in 0..6 {
+        for step in 0..5 {
+            cluster.put(&format!("k{step}"), &format!("{round}-{}", "x".repeat(300)));
+        }
+        let leader = cluster.leader();
+        cluster.kill(leader);
+        cluster.put("k9", &round.to_string());
+        cluster.start(leader);
+        for step in 0..5 {
+            assert!(cluster.get(&format!("k{step}")).unwrap().starts_with(&format!("{round}-")));
         }
     }
-    one.world.run(one.db.flush()).unwrap();
-    let (one, two) = (one.machine.snapshot(GROUP).unwrap(), two.machine.snapshot(GROUP).unwrap());
-    assert_eq!(one, two);
-}
-
-#[test]
-fn a_snapshot_replaces_everything_and_lasts() {
-    let mut source = Solo::new();
-    source.write("a", "new", 10);
-    source.write("b", "new", 20);
-    let snapshot = source.machine.snapshot(GROUP).unwrap();
-    assert_eq!((snapshot.index, snapshot.term, snapshot.voters.clone()), (4, 1, vec![101, 201, 301]));
-    let mut target = Solo::new();
-    target.write("z", "old", 5);
-    target.install(snapshot);
-    assert_eq!(target.machine.durable_index(GROUP), 4);
-    let target = target.crash();
-    assert_eq!(target.applied(), Position { index: 4, term: 1 });
-    assert_eq!(target.read("a").as_deref(), Some(&b"new"[..]));
-    assert_eq!(target.read("z"), None);
-}
-
-#[test]
-fn an_interrupted_install_leaves_the_old_region_or_the_new_one() {
-    let mut source = Solo::new();
-    for start in (10..100).step_by(10) {
-        source.write("a", &"new".repeat(500), start);
+    for store in 1..=3 {
+        cluster.kill(store);
     }
-    let snapshot = source.machine.snapshot(GROUP).unwrap();
-    let (mut old, mut new) = (0, 0);
-    for operations in 0..60 {
-        let mut target = Solo::new();
-        target.write("z", "old", 5);
-        target.world.run(target.db.flush()).unwrap();
-        crash_after(&target.platter, operations);
-        let Solo { world, machine, .. } = &mut target;
-        let installed = world.run(machine.install(GROUP, snapshot.clone()));
-        let target = target.crash();
-        if installed.is_ok() || target.read("a").is_some() {
-            new += 1;
-            assert_eq!((target.applied().index, target.read("z")), (snapshot.index, None));
-            assert!(target.read("a").is_some());
-        } else {
-            old += 1;
-            assert_eq!((target.applied().index, target.read("z").as_deref()), (2, Some(&b"old"[..])));
-        }
-    }
-    assert!(old > 5 && new > 5, "old {old}, new {new}");
+    (1..=3).for_each(|store| cluster.start(store));
+    assert_eq!(cluster.get("k9").as_deref(), Some("5"));
+    cluster.converge();
 }
 
 #[test]
-fn one_round_trip_is_granted_above_everything_read() {
-    let mut solo = Solo::new();
-    let regions = solo.machine.regions().clone();
-    let region = regions.get(1).unwrap();
-    solo.machine.role_changed(GROUP, nokv_replica::Role { leader: Some(101), term: 1, is_leader: true });
-    let ask = |solo: &mut Solo, key: &str, start: u64| {
-        let request = prewrite_request(key, &[put(key, "v")], start).one_pc(start + 1).0;
-        let entry = solo.entry(Cmd::Prewrite(request));
-        match solo.apply(&entry) {
-            response::Cmd::Prewrite(response) => response.one_pc_commit_version,
-            other => panic!("{other:?}"),
-        }
+fn a_store_that_fell_behind_gets_the_whole_region() {
+    let mut cluster = Cluster::new();
+    cluster.put("a", "1");
+    let behind = cluster.leader() % 3 + 1;
+    cluster.stop(behind);
+    for step in 0..60 {
+        cluster.put(&format!("k{}", step % 7), &"x".repeat(2000));
+    }
+    cluster.wait(Duration::from_secs(10));
+    cluster.start(behind);
+    cluster.converge();
+    let installed: u64 = cluster.stores.values().map(|store| store.status().raft.snapshots_installed).sum();
+    assert!(installed > 0, "the log was still there");
+}
+
+#[test]
+fn one_round_trip_needs_a_timestamp_and_yields_to_readers() {
+    let cluster = Cluster::new();
+    let leader = cluster.leader();
+    let region = cluster.stores[&leader].shared.door.regions.get(1).unwrap();
+    let commit = |key, start| {
+        cluster.prewrite(leader, key, "v", start, start + 1).response.unwrap().one_pc_commit_version
     };
-    assert_eq!(ask(&mut solo, "a", 10), 0, "no timestamp since the election");
-    region.one_pc().enable(1, 50);
-    assert_eq!(ask(&mut solo, "b", 48), 0);
-    assert_eq!(ask(&mut solo, "c", 50), 51);
-    assert_eq!(region.one_pc().admit_read(60), solo.index);
-    assert_eq!(ask(&mut solo, "d", 59), 0);
-    assert_eq!(ask(&mut solo, "e", 60), 61);
-    assert!(solo.read("e").is_some() && solo.read("d").is_none());
+    assert_eq!(commit("a", 200), 0);
+    let term = region.one_pc().wants().unwrap();
+    region.one_pc().enable(term, 300);
+    assert_eq!(commit("b", 300), 301);
+    assert_eq!(cluster.try_get(leader, "b", 500).response.unwrap().commit_version, 301);
+    assert_eq!(commit("c", 400), 0);
+    assert_eq!(commit("d", 500), 501);
 }
 
 #[test]
-fn a_damaged_image_is_refused() {
-    let mut solo = Solo::new();
-    solo.write("a", "1", 10);
-    let mut snapshot = solo.machine.snapshot(GROUP).unwrap();
-    snapshot.index += 1;
-    let Solo { world, machine, .. } = &mut solo;
-    assert!(world.run(machine.install(GROUP, snapshot)).is_err());
+fn leadership_is_handed_over_on_request() {
+    let mut cluster = Cluster::new();
+    cluster.put("a", "1");
+    let leader = cluster.leader();
+    let target = leader % 3 + 1;
+    let net = cluster.any().shared.env.net.clone();
+    let mut admin = RaftAdminClient::new(net.connect(&addr(leader)));
+    let transfer = |peer_id| TransferLeaderRequest { region_id: 1, peer_id };
+    cluster.world.run(admin.transfer_leader(transfer(target * 100 + 1))).unwrap();
+    cluster.wait(Duration::from_secs(1));
+    assert_eq!(cluster.leader(), target);
+    let refused = cluster.world.run(admin.transfer_leader(transfer(101))).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    let status = RegionRuntimeStatusRequest { region_id: 1 };
+    let status = cluster.world.run(admin.region_runtime_status(status)).unwrap().into_inner();
+    assert_eq!((status.known, status.hosted, status.leader), (true, true, false));
+    assert_eq!((status.local_peer_id, status.leader_peer_id), (leader * 100 + 1, target * 100 + 1));
+    assert!(status.applied_index >= 2);
 }
 
 #[test]
-fn a_directory_is_seeded_once() {
-    let (world, platter) = (World::default(), MemDisk::new(3));
-    let env = world.env(1, &platter);
-    let seed =
-        |store, regions: &[_]| world.run(crate::seed::seed_regions(&env, Path::new(DIR), store, regions));
-    seed(1, &[region(&[1, 2])]).unwrap();
-    seed(1, &[region(&[1, 2])]).unwrap();
-    assert!(matches!(seed(1, &[region(&[1, 3])]), Err(crate::Error::Used { .. })));
-    assert!(matches!(seed(2, &[region(&[1, 2])]), Err(crate::Error::WrongStore { .. })));
-    let db = Db::open_read_only(env.disk.clone(), Path::new(DIR), Options::default()).unwrap();
-    let there = catalog::read_entries(&db).unwrap();
-    assert_eq!(
-        (&there[0].region, &there[0].members),
-        (&region(&[1, 2]), &Members::all_vote(&region(&[1, 2])))
-    );
-}
-
-#[test]
-fn seeding_survives_a_crash_anywhere() {
-    for operations in 0..80 {
-        let (world, platter) = (World::default(), MemDisk::new(operations));
-        crash_after(&platter, operations);
-        let seed = || {
-            world.run(crate::seed::seed_regions(&world.env(1, &platter), Path::new(DIR), 1, &[region(&[1])]))
-        };
-        if seed().is_err() {
-            platter.crash(CrashMode::PowerLossWorst);
-            seed().unwrap();
-        }
-        seed().unwrap();
+fn without_a_majority_nothing_is_answered_wrongly() {
+    let mut cluster = Cluster::new();
+    cluster.put("a", "1");
+    let leader = cluster.leader();
+    for other in (1..=3).filter(|store| *store != leader) {
+        cluster.kill(other);
     }
+    let request = GetRequest { key: "a".into(), ..Default::default() };
+    let request = KvGetRequest { context: context(), request: Some(request) };
+    let mut client = cluster.client(leader);
+    match cluster.world.run(client.kv_get(request)) {
+        Err(status) => assert_eq!(status.code(), Code::DeadlineExceeded),
+        Ok(reply) => assert!(reply.into_inner().region_error.unwrap().not_leader.is_some()),
+    }
+}
+
+#[test]
+fn requests_that_make_no_sense_are_refused() {
+    let cluster = Cluster::new();
+    let mut client = cluster.client(cluster.leader());
+    let mut refused = |request: KvGetRequest| cluster.world.run(client.kv_get(request)).unwrap_err().code();
+    assert_eq!(refused(KvGetRequest { context: context(), request: None }), Code::InvalidArgument);
+    let get = |key: &[u8]| Some(GetRequest { key: Bytes::copy_from_slice(key), ..Default::default() });
+    assert_eq!(refused(KvGetRequest { context: None, request: get(b"a") }), Code::InvalidArgument);
+    assert_eq!(refused(KvGetRequest { context: context(), request: get(b"") }), Code::InvalidArgument);
+    assert_eq!(refused(KvGetRequest { context: context(), request: get(&[1; 5000]) }), Code::InvalidArgument);
 }

@@ -1,0 +1,237 @@
+//! The region machine on a real engine, with the test as its raft log.
+
+use crate::catalog::{self, Members, Position};
+use crate::machine::{Proposal, Reply, StoreMachine};
+use crate::mvcc::testing::{prewrite_request, put};
+use crate::region::Regions;
+use crate::testing::{World, crash_after, region};
+use crate::{bells::Bells, mvcc};
+use bytes::Bytes;
+use nokv_engine::{Db, Options};
+use nokv_env::mem_disk::{CrashMode, DiskFaults, MemDisk};
+use nokv_proto::kv::v1::{CommitRequest, GetRequest};
+use nokv_proto::meta::v1::RegionEpoch;
+use nokv_proto::raft::v1::request::Cmd;
+use nokv_proto::raft::v1::response;
+use nokv_replica::{Applied, GroupId, Machine, MachineSnapshot};
+use std::path::Path;
+use std::sync::Arc;
+
+const DIR: &str = "/store";
+const GROUP: GroupId = GroupId(1);
+
+/// A machine without raft: the test is the log.
+struct Solo {
+    world: World,
+    platter: Arc<MemDisk>,
+    db: Db,
+    machine: StoreMachine,
+    index: u64,
+}
+
+impl Solo {
+    fn new() -> Self {
+        let (world, platter) = (World::default(), MemDisk::new(3));
+        world
+            .run(crate::seed::seed_regions(&world.env(1, &platter), Path::new(DIR), 1, &[region(&[1, 2, 3])]))
+            .unwrap();
+        Self::open(world, platter)
+    }
+
+    fn open(world: World, platter: Arc<MemDisk>) -> Self {
+        let env = world.env(1, &platter);
+        let db = world.run(Db::open(&env, Path::new(DIR), Options::tiny())).unwrap();
+        let entries = catalog::read_entries(&db).unwrap();
+        let regions = Regions::new(&entries, 1);
+        let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &Arc::new(Bells::new(0)));
+        let index = entries[0].applied.index;
+        Self { world, platter, db, machine, index }
+    }
+
+    fn crash(self) -> Self {
+        let Self { world, platter, db, machine, .. } = self;
+        platter.set_faults(DiskFaults::default());
+        platter.crash(CrashMode::PowerLossWorst);
+        drop((db, machine));
+        Self::open(world, platter)
+    }
+
+    fn entry(&mut self, cmd: Cmd) -> Bytes {
+        let epoch = RegionEpoch { version: 1, conf_version: 1 };
+        let proposal = Proposal { epoch, cmd };
+        self.machine.propose(GROUP, 1, self.index + 1, proposal).unwrap_or_else(|reply| panic!("{reply:?}"))
+    }
+
+    fn apply(&mut self, data: &Bytes) -> response::Cmd {
+        self.index += 1;
+        let reply = self.machine.apply(GROUP, Applied { index: self.index, term: 1, data }).unwrap();
+        match reply {
+            Reply::Outcome(outcome) => outcome.unwrap(),
+            Reply::Configured => panic!("not a change"),
+        }
+    }
+
+    fn write(&mut self, key: &str, value: &str, start: u64) {
+        let prewrite = self.entry(Cmd::Prewrite(prewrite_request(key, &[put(key, value)], start).0));
+        self.apply(&prewrite);
+        let keys = vec![Bytes::copy_from_slice(key.as_bytes())];
+        let commit = CommitRequest { keys, start_version: start, commit_version: start + 1 };
+        let commit = self.entry(Cmd::Commit(commit));
+        assert!(matches!(self.apply(&commit), response::Cmd::Commit(response) if response.error.is_none()));
+    }
+
+    fn read(&self, key: &str) -> Option<Bytes> {
+        let request = GetRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() };
+        let response = mvcc::get(&self.db.snapshot(), &request, 0).unwrap();
+        (!response.not_found).then_some(response.value)
+    }
+
+    fn applied(&self) -> Position {
+        catalog::read_entries(&self.db).unwrap()[0].applied
+    }
+
+    fn install(&mut self, snapshot: MachineSnapshot) {
+        let Self { world, machine, .. } = self;
+        world.run(machine.install(GROUP, snapshot)).unwrap();
+    }
+}
+
+#[test]
+fn data_and_position_survive_together() {
+    let mut solo = Solo::new();
+    solo.write("a", "1", 10);
+    solo.world.run(solo.db.flush()).unwrap();
+    assert_eq!(solo.machine.durable_index(GROUP), 2);
+    solo.write("a", "2", 20);
+    assert_eq!(solo.applied(), Position { index: 4, term: 1 });
+    assert_eq!(solo.machine.durable_index(GROUP), 2);
+    let solo = solo.crash();
+    assert_eq!(solo.applied(), Position { index: 2, term: 1 });
+    assert_eq!(solo.read("a").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn equal_logs_give_equal_images() {
+    let (mut one, mut two) = (Solo::new(), Solo::new());
+    for start in (10..200).step_by(10) {
+        for solo in [&mut one, &mut two] {
+            solo.write(["a", "b", "c"][start % 3], &"x".repeat(start * 3), start as u64);
+        }
+    }
+    one.world.run(one.db.flush()).unwrap();
+    let (one, two) = (one.machine.snapshot(GROUP).unwrap(), two.machine.snapshot(GROUP).unwrap());
+    assert_eq!(one, two);
+}
+
+#[test]
+fn a_snapshot_replaces_everything_and_lasts() {
+    let mut source = Solo::new();
+    source.write("a", "new", 10);
+    source.write("b", "new", 20);
+    let snapshot = source.machine.snapshot(GROUP).unwrap();
+    assert_eq!((snapshot.index, snapshot.term, snapshot.voters.clone()), (4, 1, vec![101, 201, 301]));
+    let mut target = Solo::new();
+    target.write("z", "old", 5);
+    target.install(snapshot);
+    assert_eq!(target.machine.durable_index(GROUP), 4);
+    let target = target.crash();
+    assert_eq!(target.applied(), Position { index: 4, term: 1 });
+    assert_eq!(target.read("a").as_deref(), Some(&b"new"[..]));
+    assert_eq!(target.read("z"), None);
+}
+
+#[test]
+fn an_interrupted_install_leaves_the_old_region_or_the_new_one() {
+    let mut source = Solo::new();
+    for start in (10..100).step_by(10) {
+        source.write("a", &"new".repeat(500), start);
+    }
+    let snapshot = source.machine.snapshot(GROUP).unwrap();
+    let (mut old, mut new) = (0, 0);
+    for operations in 0..60 {
+        let mut target = Solo::new();
+        target.write("z", "old", 5);
+        target.world.run(target.db.flush()).unwrap();
+        crash_after(&target.platter, operations);
+        let Solo { world, machine, .. } = &mut target;
+        let installed = world.run(machine.install(GROUP, snapshot.clone()));
+        let target = target.crash();
+        if installed.is_ok() || target.read("a").is_some() {
+            new += 1;
+            assert_eq!((target.applied().index, target.read("z")), (snapshot.index, None));
+            assert!(target.read("a").is_some());
+        } else {
+            old += 1;
+            assert_eq!((target.applied().index, target.read("z").as_deref()), (2, Some(&b"old"[..])));
+        }
+    }
+    assert!(old > 5 && new > 5, "old {old}, new {new}");
+}
+
+#[test]
+fn one_round_trip_is_granted_above_everything_read() {
+    let mut solo = Solo::new();
+    let regions = solo.machine.regions().clone();
+    let region = regions.get(1).unwrap();
+    solo.machine.role_changed(GROUP, nokv_replica::Role { leader: Some(101), term: 1, is_leader: true });
+    let ask = |solo: &mut Solo, key: &str, start: u64| {
+        let request = prewrite_request(key, &[put(key, "v")], start).one_pc(start + 1).0;
+        let entry = solo.entry(Cmd::Prewrite(request));
+        match solo.apply(&entry) {
+            response::Cmd::Prewrite(response) => response.one_pc_commit_version,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(ask(&mut solo, "a", 10), 0, "no timestamp since the election");
+    region.one_pc().enable(1, 50);
+    assert_eq!(ask(&mut solo, "b", 48), 0);
+    assert_eq!(ask(&mut solo, "c", 50), 51);
+    assert_eq!(region.one_pc().admit_read(60), solo.index);
+    assert_eq!(ask(&mut solo, "d", 59), 0);
+    assert_eq!(ask(&mut solo, "e", 60), 61);
+    assert!(solo.read("e").is_some() && solo.read("d").is_none());
+}
+
+#[test]
+fn a_damaged_image_is_refused() {
+    let mut solo = Solo::new();
+    solo.write("a", "1", 10);
+    let mut snapshot = solo.machine.snapshot(GROUP).unwrap();
+    snapshot.index += 1;
+    let Solo { world, machine, .. } = &mut solo;
+    assert!(world.run(machine.install(GROUP, snapshot)).is_err());
+}
+
+#[test]
+fn a_directory_is_seeded_once() {
+    let (world, platter) = (World::default(), MemDisk::new(3));
+    let env = world.env(1, &platter);
+    let seed =
+        |store, regions: &[_]| world.run(crate::seed::seed_regions(&env, Path::new(DIR), store, regions));
+    seed(1, &[region(&[1, 2])]).unwrap();
+    seed(1, &[region(&[1, 2])]).unwrap();
+    assert!(matches!(seed(1, &[region(&[1, 3])]), Err(crate::Error::Used { .. })));
+    assert!(matches!(seed(2, &[region(&[1, 2])]), Err(crate::Error::WrongStore { .. })));
+    let db = Db::open_read_only(env.disk.clone(), Path::new(DIR), Options::default()).unwrap();
+    let there = catalog::read_entries(&db).unwrap();
+    assert_eq!(
+        (&there[0].region, &there[0].members),
+        (&region(&[1, 2]), &Members::all_vote(&region(&[1, 2])))
+    );
+}
+
+#[test]
+fn seeding_survives_a_crash_anywhere() {
+    for operations in 0..80 {
+        let (world, platter) = (World::default(), MemDisk::new(operations));
+        crash_after(&platter, operations);
+        let seed = || {
+            world.run(crate::seed::seed_regions(&world.env(1, &platter), Path::new(DIR), 1, &[region(&[1])]))
+        };
+        if seed().is_err() {
+            platter.crash(CrashMode::PowerLossWorst);
+            seed().unwrap();
+        }
+        seed().unwrap();
+    }
+}
