@@ -92,7 +92,8 @@ mod tests {
         let line = "2: FLOCK  ADVISORY  WRITE 4121 08:01:131 0 EOF";
         assert_eq!(lock_pid(line, 131), Some(4121));
         assert_eq!(lock_pid(line, 132), None);
-        let line = "   1: 0100007F:094B 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 9911 1 x";
+        let line =
+            "   1: 0100007F:094B 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 9911 1 x";
         assert_eq!(listener_inode(line, 0x94b), Some(9911));
         assert_eq!(listener_inode(line, 1), None);
     }

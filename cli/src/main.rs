@@ -8,12 +8,13 @@ mod args;
 mod cmd;
 mod config;
 mod errors;
+mod holder;
 mod logging;
 mod output;
 mod signals;
 mod usage;
 
-use args::{Cli, Command, Format};
+use args::{Cli, Format};
 use clap::Parser;
 use clap::error::ErrorKind;
 use errors::{Code, Failure};
@@ -61,7 +62,9 @@ fn wants_json() -> bool {
     let is = |at: usize, text: &str| words.get(at).is_some_and(|word| word == text);
     (0..words.len()).any(|at| {
         is(at, "--json")
-            || ["-o", "--output"].iter().any(|flag| is(at, flag) && (is(at + 1, "json") || is(at + 1, "jsonl")))
+            || ["-o", "--output"]
+                .iter()
+                .any(|flag| is(at, flag) && (is(at + 1, "json") || is(at + 1, "jsonl")))
             || ["-ojson", "-o=json", "--output=json", "-ojsonl", "-o=jsonl", "--output=jsonl"]
                 .iter()
                 .any(|flag| is(at, flag))
@@ -71,7 +74,9 @@ fn wants_json() -> bool {
 /// Refuses two answers to one question.
 fn check_format(global: &args::Global) -> errors::Result {
     match global.output {
-        Some(Format::Plain) if global.json => Err(Failure::usage("--json and -o plain contradict each other")),
+        Some(Format::Plain) if global.json => {
+            Err(Failure::usage("--json and -o plain contradict each other"))
+        }
         _ => Ok(()),
     }
 }

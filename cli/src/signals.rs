@@ -75,7 +75,10 @@ impl Reason {
 }
 
 /// Raises the flag once standard input ends.
-#[allow(clippy::disallowed_methods, reason = "a blocking read of standard input belongs on a thread of its own")]
+#[allow(
+    clippy::disallowed_methods,
+    reason = "a blocking read of standard input belongs on a thread of its own"
+)]
 fn watch_stdin() -> Stop {
     let gone = Stop::new();
     let raise = gone.clone();

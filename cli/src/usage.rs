@@ -36,7 +36,8 @@ pub fn failure(error: &clap::Error) -> Failure {
             Failure::usage(message)
         }
         ErrorKind::ValueValidation | ErrorKind::InvalidValue => {
-            let (flag, value) = (text(error, ContextKind::InvalidArg), text(error, ContextKind::InvalidValue));
+            let (flag, value) =
+                (text(error, ContextKind::InvalidArg), text(error, ContextKind::InvalidValue));
             let why = std::error::Error::source(error).map(|source| source.to_string());
             let mut message = match (value.is_empty(), why) {
                 (true, None) => format!("{flag} needs a value"),
@@ -61,8 +62,10 @@ pub fn failure(error: &clap::Error) -> Failure {
 fn first_lines(error: &clap::Error) -> String {
     let rendered = error.render().to_string();
     let body = rendered.strip_prefix("error: ").unwrap_or(&rendered);
-    let lines: Vec<&str> =
-        body.lines().take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more")).collect();
+    let lines: Vec<&str> = body
+        .lines()
+        .take_while(|line| !line.starts_with("Usage:") && !line.starts_with("For more"))
+        .collect();
     lines.join("\n").trim_end().to_owned()
 }
 
@@ -94,7 +97,8 @@ fn command_of(error: &clap::Error) -> String {
         _ => String::new(),
     };
     let words = usage.split_whitespace().skip_while(|word| *word != "nokv");
-    let words: Vec<&str> = words.take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
+    let words: Vec<&str> =
+        words.take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
     if words.is_empty() { "nokv".into() } else { words.join(" ") }
 }
 
@@ -111,7 +115,10 @@ mod tests {
     #[test]
     fn near_misses_are_suggested() {
         let text = said("nokv statsu");
-        assert!(text.starts_with("error[unknown_command]: unknown command 'statsu'; did you mean 'status'?"), "{text}");
+        assert!(
+            text.starts_with("error[unknown_command]: unknown command 'statsu'; did you mean 'status'?"),
+            "{text}"
+        );
         let text = said("nokv get --timeuot 3s k");
         assert!(text.contains("unknown flag '--timeuot'; did you mean '--timeout'?"), "{text}");
         assert!(text.contains("nokv get --help"), "{text}");

@@ -108,8 +108,10 @@ pub enum ImportFormat {
 
 /// `nokv import`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Progress is kept in the state file: after an interruption run the same command again. Writing a record\n\
-    twice is harmless, and of equal keys the last one in the file wins.")]
+#[command(
+    after_help = "Progress is kept in the state file: after an interruption run the same command again. Writing a record\n\
+    twice is harmless, and of equal keys the last one in the file wins."
+)]
 pub struct Import {
     /// File to load, or `-` for standard input (which cannot be resumed)
     pub file: PathBuf,
@@ -180,7 +182,9 @@ impl Phase {
 
 /// `nokv status`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Exit code: 0 healthy, 11 degraded (it serves, but something is down), 12 unavailable.")]
+#[command(
+    after_help = "Exit code: 0 healthy, 11 degraded (it serves, but something is down), 12 unavailable."
+)]
 pub struct Status {
     /// A meta-root's gRPC address [default: from --config]
     #[arg(long, env = "NOKV_ROOT_PEER", value_delimiter = ',', value_name = "NODE=HOST:PORT", value_parser = id_address, help_heading = "Cluster")]

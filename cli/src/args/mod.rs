@@ -48,7 +48,14 @@ pub struct Global {
     #[arg(long, global = true, help_heading = "Output")]
     pub json: bool,
     /// How results and errors are printed [default: plain]
-    #[arg(short = 'o', long = "output", global = true, value_enum, value_name = "FORMAT", help_heading = "Output")]
+    #[arg(
+        short = 'o',
+        long = "output",
+        global = true,
+        value_enum,
+        value_name = "FORMAT",
+        help_heading = "Output"
+    )]
     pub output: Option<Format>,
 }
 
@@ -71,16 +78,6 @@ pub enum Scope {
     Host,
     /// The docker_* members, where given
     Docker,
-}
-
-impl Scope {
-    /// The name on the command line.
-    pub fn name(self) -> &'static str {
-        match self {
-            Scope::Host => "host",
-            Scope::Docker => "docker",
-        }
-    }
 }
 
 /// Every command.

@@ -73,8 +73,10 @@ pub struct Serve {
 
 /// `nokv coordinator`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  nokv coordinator --coordinator-id c1 --root-peer 1=127.0.0.1:2380 \\\n    \
-    --root-peer 2=127.0.0.1:2381 --root-peer 3=127.0.0.1:2382")]
+#[command(
+    after_help = "Example:\n  nokv coordinator --coordinator-id c1 --root-peer 1=127.0.0.1:2380 \\\n    \
+    --root-peer 2=127.0.0.1:2381 --root-peer 3=127.0.0.1:2382"
+)]
 pub struct Coordinator {
     /// Stable id as lease holder; no two running coordinators may share it
     #[arg(long, env = "NOKV_COORDINATOR_ID", value_name = "ID", value_parser = name)]
@@ -110,8 +112,10 @@ pub struct Coordinator {
 
 /// `nokv meta-root`.
 #[derive(Debug, Clone, Args)]
-#[command(after_help = "Example:\n  nokv meta-root --workdir ./meta-root-1 --node-id 1 --transport-addr 127.0.0.1:3380 \\\n    \
-    --peer 1=127.0.0.1:3380 --peer 2=127.0.0.1:3381 --peer 3=127.0.0.1:3382")]
+#[command(
+    after_help = "Example:\n  nokv meta-root --workdir ./meta-root-1 --node-id 1 --transport-addr 127.0.0.1:3380 \\\n    \
+    --peer 1=127.0.0.1:3380 --peer 2=127.0.0.1:3381 --peer 3=127.0.0.1:3382"
+)]
 pub struct MetaRoot {
     /// Id of this node, one of the three peers
     #[arg(long, env = "NOKV_NODE_ID", value_name = "N", value_parser = id)]

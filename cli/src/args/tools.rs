@@ -90,6 +90,25 @@ pub enum Sim {
         #[arg(long, value_name = "J", value_parser = clap::value_parser!(u32).range(1..=1024))]
         jobs: Option<u32>,
     },
+    /// Make a failing seed small, as a case that can be saved
+    Shrink(SimShrink),
+}
+
+/// `nokv sim shrink`.
+#[derive(Debug, Clone, Args)]
+pub struct SimShrink {
+    /// The failing seed
+    #[arg(long, value_name = "S")]
+    pub seed: u64,
+    /// Length of the faulty phase, as it was given to `sim run`
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub duration: Option<Duration>,
+    /// Runs to spend
+    #[arg(long, value_name = "N", default_value_t = 300)]
+    pub tries: u64,
+    /// Where to save the case [default: print it]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `nokv sim run`.

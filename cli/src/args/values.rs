@@ -16,9 +16,11 @@ pub fn duration(text: &str) -> Result<Duration, String> {
         let (number, tail) = rest.split_at(digits);
         let letters = tail.find(|c: char| c.is_ascii_digit() || c == '.').unwrap_or(tail.len());
         let (unit, tail) = tail.split_at(letters);
-        let number: f64 = number.parse().map_err(|_| format!("want a number and a unit, like {}", example(text)))?;
+        let number: f64 =
+            number.parse().map_err(|_| format!("want a number and a unit, like {}", example(text)))?;
         let Some((_, nanos)) = NANOS.iter().find(|(name, _)| *name == unit) else {
-            let problem = if unit.is_empty() { "needs a unit".into() } else { format!("unknown unit '{unit}'") };
+            let problem =
+                if unit.is_empty() { "needs a unit".into() } else { format!("unknown unit '{unit}'") };
             return Err(format!("{problem}: write {} (units: ms, s, m, h)", example(text)));
         };
         total += number * nanos;
@@ -150,7 +152,9 @@ mod tests {
 
     #[test]
     fn durations_need_a_unit() {
-        for (text, ms) in [("300ms", 300), ("10s", 10_000), ("2m", 120_000), ("1h30m", 5_400_000), ("1.5s", 1500), ("0", 0)] {
+        for (text, ms) in
+            [("300ms", 300), ("10s", 10_000), ("2m", 120_000), ("1h30m", 5_400_000), ("1.5s", 1500), ("0", 0)]
+        {
             assert_eq!(duration(text), Ok(Duration::from_millis(ms)), "{text}");
         }
         assert_eq!(duration("30").unwrap_err(), "needs a unit: write 30s or 30ms (units: ms, s, m, h)");
@@ -169,7 +173,9 @@ mod tests {
         for good in ["127.0.0.1:1", "store-1:20160", "[::1]:2379"] {
             assert_eq!(address(good).as_deref(), Ok(good));
         }
-        for bad in ["", "127.0.0.1", ":2379", "h:0", "h:65536", "h:x", "a b:1", "::1:2379", "[x]:1", "http://a:1"] {
+        for bad in
+            ["", "127.0.0.1", ":2379", "h:0", "h:65536", "h:x", "a b:1", "::1:2379", "[x]:1", "http://a:1"]
+        {
             assert!(address(bad).is_err(), "{bad}");
         }
         assert_eq!(addresses("a:1, b:2"), Ok(Addresses(vec!["a:1".into(), "b:2".into()])));

@@ -134,7 +134,11 @@ mod tests {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../raft_config.example.json");
         let config = parsed(&format!("nokv coordinator --coordinator-id c1 --config {file}")).unwrap();
         assert_eq!(config.root_peers[&3], "127.0.0.1:2382");
-        let docker = parsed(&format!("nokv coordinator --coordinator-id c1 --config {file} --scope docker")).unwrap();
-        assert_eq!((docker.root_peers[&1].as_str(), docker.listen_addr.as_str()), ("meta-root-1:2380", "0.0.0.0:2379"));
+        let docker =
+            parsed(&format!("nokv coordinator --coordinator-id c1 --config {file} --scope docker")).unwrap();
+        assert_eq!(
+            (docker.root_peers[&1].as_str(), docker.listen_addr.as_str()),
+            ("meta-root-1:2380", "0.0.0.0:2379")
+        );
     }
 }

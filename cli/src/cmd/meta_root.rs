@@ -56,16 +56,20 @@ fn settings(args: &MetaRoot) -> Result<Config> {
             ids.join(", ")
         )));
     };
-    let workdir: PathBuf = args
-        .workdir
+    let workdir: PathBuf =
+        args.workdir.clone().or_else(|| own.and_then(|root| root.workdir(scope)).cloned()).ok_or_else(
+            || Failure::usage("no directory").next("give --workdir, or a work_dir in the file"),
+        )?;
+    let addr = args
+        .addr
         .clone()
-        .or_else(|| own.and_then(|root| root.workdir(scope)).cloned())
-        .ok_or_else(|| Failure::usage("no directory").next("give --workdir, or a work_dir in the file"))?;
-    let addr =
-        args.addr.clone().or_else(|| own.and_then(|root| root.addr(scope)).cloned()).unwrap_or_else(|| ADDR.into());
+        .or_else(|| own.and_then(|root| root.addr(scope)).cloned())
+        .unwrap_or_else(|| ADDR.into());
     let transport = args.transport_addr.clone().unwrap_or_else(|| told.clone());
     if addr == transport {
-        return Err(Failure::usage(format!("--addr and --transport-addr are both {addr}; they need two ports")));
+        return Err(Failure::usage(format!(
+            "--addr and --transport-addr are both {addr}; they need two ports"
+        )));
     }
     let mut config = Config::new(args.node_id, workdir, &addr, &transport, peers);
     config.tick = args.tick_interval;
@@ -86,7 +90,8 @@ mod tests {
         }
     }
 
-    const GOOD: &str = "nokv meta-root --workdir d --node-id 2 --transport-addr h:2 --peer 1=h:1 --peer 2=h:2";
+    const GOOD: &str =
+        "nokv meta-root --workdir d --node-id 2 --transport-addr h:2 --peer 1=h:1 --peer 2=h:2";
 
     #[test]
     fn exactly_three_peers() {
@@ -97,7 +102,10 @@ mod tests {
         assert!(message(&format!("{GOOD} --peer 3=h:2")).contains("address h:2 is given twice"));
         let config = parsed(&format!("{GOOD} --peer 3=h:3")).unwrap();
         assert_eq!((config.listen_addr.as_str(), config.transport_addr.as_str()), (ADDR, "h:2"));
-        assert!(message("nokv meta-root --workdir d --node-id 9 --peer 1=h:1 --peer 2=h:2 --peer 3=h:3").contains("not among"));
+        assert!(
+            message("nokv meta-root --workdir d --node-id 9 --peer 1=h:1 --peer 2=h:2 --peer 3=h:3")
+                .contains("not among")
+        );
     }
 
     #[test]
@@ -105,8 +113,12 @@ mod tests {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../raft_config.example.json");
         let config = parsed(&format!("nokv meta-root --node-id 2 --config {file}")).unwrap();
         assert_eq!(config.workdir, PathBuf::from("./artifacts/cluster/meta-root-2"));
-        assert_eq!((config.listen_addr.as_str(), config.transport_addr.as_str()), ("127.0.0.1:2381", "127.0.0.1:3381"));
-        let config = parsed(&format!("nokv meta-root --node-id 2 --config {file} --addr h:9 --workdir w")).unwrap();
+        assert_eq!(
+            (config.listen_addr.as_str(), config.transport_addr.as_str()),
+            ("127.0.0.1:2381", "127.0.0.1:3381")
+        );
+        let config =
+            parsed(&format!("nokv meta-root --node-id 2 --config {file} --addr h:9 --workdir w")).unwrap();
         assert_eq!((config.listen_addr.as_str(), config.workdir), ("h:9", PathBuf::from("w")));
     }
 }

@@ -13,6 +13,7 @@ mod regions;
 mod serve;
 mod server;
 mod sim;
+mod startup;
 mod status;
 
 use crate::args::{Cli, Command, Global};

@@ -30,8 +30,10 @@ pub fn coordinators(args: &Cluster, file: Option<&config::Cluster>) -> Result<Ve
     }
     let Some(file) = file else { return Ok(vec![COORDINATOR.to_owned()]) };
     match file.coordinators(args.scope) {
-        [] => Err(Failure::usage("the configuration names no coordinator and --coordinator-addr is not given")
-            .next("add coordinator.addr to the file, or give --coordinator-addr")),
+        [] => {
+            Err(Failure::usage("the configuration names no coordinator and --coordinator-addr is not given")
+                .next("add coordinator.addr to the file, or give --coordinator-addr"))
+        }
         some => Ok(some.to_vec()),
     }
 }
@@ -60,7 +62,10 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
             let failure = Failure::new(Code::Unavailable, format!("{what}: no answer within {after}"))
                 .detail("coordinators", coordinators.to_vec());
             let failure = if cause.is_empty() { failure } else { failure.why(cause) };
-            failure.next(format!("is the cluster running? nokv status --coordinator-addr {}", coordinators.join(",")))
+            failure.next(format!(
+                "is the cluster running? nokv status --coordinator-addr {}",
+                coordinators.join(",")
+            ))
         }
         ClientError::OutcomeUnknown { start_ts, commit_ts, cause, .. } => {
             Failure::new(Code::OutcomeUnknown, "the write was sent and no answer came; it may have happened")

@@ -8,7 +8,6 @@ use crate::output::say;
 use nokv_raftstore::Config;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Where a store listens when nobody says otherwise.
@@ -26,17 +25,15 @@ pub fn run(args: &Serve) -> Result<u8> {
     server::run(async |env, mut signals| {
         let started = signals.race(nokv_raftstore::Store::start(env.clone(), config.clone())).await;
         let Ok(started) = started else { return Ok(()) };
-        let store = Arc::new(started.map_err(|error| startup::store(&error))?);
+        let store = started.map_err(|error| startup::store(&error))?;
         introduce(&store, &config);
-        let watched = Arc::downgrade(&store);
-        let vars = move || watched.upgrade().map(|store| serde_json::json!(store.status())).unwrap_or_default();
+        let status = store.status_source();
+        let vars = move || serde_json::json!(status());
         let metrics = server::metrics(args.metrics_addr.as_ref(), "Serve", "NoKV.Stats", vars).await?;
         say("Press Ctrl+C to stop");
         let ended = server::until_stopped(&mut signals, store.failed()).await;
         drop(metrics);
-        if let Some(store) = server::sole_owner(&env, store).await {
-            store.stop().await;
-        }
+        store.stop().await;
         ended
     })
 }
@@ -94,7 +91,9 @@ fn settings(args: &Serve) -> Result<Config> {
         (None, None) => Vec::new(),
     };
     if coordinators.is_empty() {
-        return Err(Failure::usage("no coordinator").next("give --coordinator-addr, or coordinator.addr in the file"));
+        return Err(
+            Failure::usage("no coordinator").next("give --coordinator-addr, or coordinator.addr in the file")
+        );
     }
     let advertised = args.advertise_addr.clone().or_else(|| own.and_then(|store| store.addr(scope)).cloned());
     let advertised = advertised.unwrap_or_else(|| addr.clone());
@@ -167,7 +166,10 @@ mod tests {
         assert_eq!(config.coordinators, ["127.0.0.1:2379"]);
         assert_eq!(config.store_addrs.keys().copied().collect::<Vec<_>>(), [1, 3]);
         let docker = parsed(&format!("nokv serve --store-id 2 --config {FILE} --scope docker")).unwrap();
-        assert_eq!((docker.listen_addr.as_str(), docker.advertise_addr.as_str()), ("0.0.0.0:20160", "store-2:20160"));
+        assert_eq!(
+            (docker.listen_addr.as_str(), docker.advertise_addr.as_str()),
+            ("0.0.0.0:20160", "store-2:20160")
+        );
     }
 
     #[test]
@@ -175,7 +177,8 @@ mod tests {
         let config = parsed("nokv serve --store-id 7 --workdir d --coordinator-addr a:1,b:2").unwrap();
         assert_eq!((config.listen_addr.as_str(), config.coordinators.len()), (ADDR, 2));
         let config =
-            parsed(&format!("nokv serve --store-id 2 --config {FILE} --addr h:1 --store-addr 3=x:9")).unwrap();
+            parsed(&format!("nokv serve --store-id 2 --config {FILE} --addr h:1 --store-addr 3=x:9"))
+                .unwrap();
         assert_eq!((config.listen_addr.as_str(), config.store_addrs[&3].as_str()), ("h:1", "x:9"));
     }
 
@@ -184,7 +187,10 @@ mod tests {
         let message = |line: &str| parsed(line).unwrap_err().message().to_owned();
         assert!(message("nokv serve --store-id 1 --coordinator-addr a:1").contains("no directory"));
         assert!(message("nokv serve --store-id 1 --workdir d").contains("no coordinator"));
-        assert!(message(&format!("nokv serve --store-id 9 --config {FILE}")).contains("no store 9 (it has 1, 2, 3)"));
+        assert!(
+            message(&format!("nokv serve --store-id 9 --config {FILE}"))
+                .contains("no store 9 (it has 1, 2, 3)")
+        );
         let base = "nokv serve --store-id 1 --workdir d --coordinator-addr a:1";
         assert!(message(&format!("{base} --election-tick 2")).contains("(got 2 and 2)"));
         assert!(message(&format!("{base} --addr 0.0.0.0:1")).contains("cannot reach"));

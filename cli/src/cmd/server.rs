@@ -60,7 +60,8 @@ pub async fn metrics(
 ) -> Result<Option<HttpServer>> {
     let Some(addr) = addr else { return Ok(None) };
     let page: Page = Arc::new(move || {
-        let command: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
+        let command: Vec<String> =
+            std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
         let mut document = serde_json::json!({ "cmdline": command });
         document[name] = vars();
         format!("{document:#}\n")
@@ -79,7 +80,9 @@ pub fn listen_failure(addr: &str, flag: &str, error: &io::Error) -> Failure {
         io::ErrorKind::AddrInUse => {
             let failure = Failure::new(Code::AddressInUse, format!("{addr} is in use by another process"));
             let failure = match holder::of_port(addr) {
-                Some(holder) => failure.why(format!("it belongs to {}", holder.describe())).detail("pid", holder.pid),
+                Some(holder) => {
+                    failure.why(format!("it belongs to {}", holder.describe())).detail("pid", holder.pid)
+                }
                 None => failure,
             };
             failure.detail("addr", addr).next(next)
@@ -87,7 +90,9 @@ pub fn listen_failure(addr: &str, flag: &str, error: &io::Error) -> Failure {
         io::ErrorKind::AddrNotAvailable => {
             Failure::usage(format!("cannot listen on {addr}: it is no address of this machine")).next(next)
         }
-        _ => Failure::new(Code::Io, format!("cannot listen on {addr}: {error}")).detail("addr", addr).next(next),
+        _ => Failure::new(Code::Io, format!("cannot listen on {addr}: {error}"))
+            .detail("addr", addr)
+            .next(next),
     }
 }
 

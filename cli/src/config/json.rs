@@ -218,7 +218,9 @@ impl Parser<'_> {
         loop {
             match self.bump() {
                 None => return Err((start, "this string has no end".into())),
-                Some('\\') => drop(self.bump()),
+                Some('\\') => {
+                    self.bump();
+                }
                 Some('"') => break,
                 Some(_) => {}
             }
@@ -240,11 +242,12 @@ impl Parser<'_> {
     }
 
     fn word(&mut self) -> Result<Json, SyntaxError> {
-        for (word, value) in
-            [("null", Json::Null), ("true", Json::Bool(true)), ("false", Json::Bool(false))]
+        for (word, value) in [("null", Json::Null), ("true", Json::Bool(true)), ("false", Json::Bool(false))]
         {
             if self.rest.starts_with(word) {
-                (0..word.len()).for_each(|_| drop(self.bump()));
+                for _ in word.chars() {
+                    self.bump();
+                }
                 return Ok(value);
             }
         }

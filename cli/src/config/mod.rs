@@ -89,7 +89,10 @@ mod tests {
     fn the_example_is_good() {
         let cluster = parse(EXAMPLE).unwrap();
         let store = cluster.store(2).unwrap();
-        assert_eq!(cluster.store_workdir(store, Scope::Host).unwrap(), Path::new("./artifacts/cluster/store-2"));
+        assert_eq!(
+            cluster.store_workdir(store, Scope::Host).unwrap(),
+            Path::new("./artifacts/cluster/store-2")
+        );
         assert_eq!(store.listen_addr(Scope::Host).unwrap(), "127.0.0.1:20171");
         assert_eq!(store.addr(Scope::Docker).unwrap(), "store-2:20160");
         assert_eq!(cluster.coordinators(Scope::Host), ["127.0.0.1:2379"]);

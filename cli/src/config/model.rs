@@ -174,8 +174,7 @@ impl MetaRoot {
 impl Region {
     /// As the cluster knows regions.
     pub fn descriptor(&self) -> RegionDescriptor {
-        let peers =
-            self.peers.iter().map(|&(store_id, peer_id)| RegionPeer { store_id, peer_id }).collect();
+        let peers = self.peers.iter().map(|&(store_id, peer_id)| RegionPeer { store_id, peer_id }).collect();
         RegionDescriptor {
             region_id: self.id,
             start_key: self.start_key.clone().into(),

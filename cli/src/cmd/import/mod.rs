@@ -65,7 +65,8 @@ async fn import(env: &Env, args: &Import, global: &Global, mut signals: Signals)
     if start.records > 0 {
         note(&bar, &format!("going on after {} records that were imported before", start.records));
     }
-    let work = Work { env, reach: &reach, args, bar: &bar, progress: Progress::new(env), began: env.clock.now() };
+    let work =
+        Work { env, reach: &reach, args, bar: &bar, progress: Progress::new(env), began: env.clock.now() };
     let mut flight = Flight::new(&work, reader, state_file, start);
     let ended = flight.run(&mut signals).await;
     flight.save(true)?;
@@ -405,4 +406,3 @@ impl<'a> Flight<'a> {
         out.flush()
     }
 }
-

@@ -101,9 +101,8 @@ impl Reader {
                 let read = text.len() as u64;
                 let body = text.strip_suffix(b"\n").unwrap_or(&text);
                 let parsed = if *json { json_record(body) } else { tsv_record(body) };
-                let (key, value) = parsed
-                    .and_then(check_sizes)
-                    .map_err(|what| bad_line(&self.name, *line + 1, &what))?;
+                let (key, value) =
+                    parsed.and_then(check_sizes).map_err(|what| bad_line(&self.name, *line + 1, &what))?;
                 *offset += read;
                 *line += 1;
                 Ok(Some(Record { key, value, end: *offset, end_line: *line }))
@@ -111,12 +110,14 @@ impl Reader {
             Source::Csv { input, base, base_line } => {
                 let mut row = csv::ByteRecord::new();
                 let line = *base_line + input.position().line();
-                let found = input.read_byte_record(&mut row).map_err(|error| csv_failure(&self.name, line, error))?;
+                let found =
+                    input.read_byte_record(&mut row).map_err(|error| csv_failure(&self.name, line, error))?;
                 if !found {
                     return Ok(None);
                 }
-                let (key, value) =
-                    csv_record(&row).and_then(check_sizes).map_err(|what| bad_line(&self.name, line, &what))?;
+                let (key, value) = csv_record(&row)
+                    .and_then(check_sizes)
+                    .map_err(|what| bad_line(&self.name, line, &what))?;
                 let end = input.position();
                 Ok(Some(Record {
                     key,
@@ -164,7 +165,9 @@ fn json_record(line: &[u8]) -> std::result::Result<(Bytes, Bytes), String> {
     let record: JsonRecord = serde_json::from_slice(line).map_err(|error| error.to_string())?;
     let field = |text: Option<String>, encoded: Option<String>, name: &str| match (text, encoded) {
         (Some(text), None) => Ok(Bytes::from(text)),
-        (None, Some(encoded)) => from_base64(&encoded).map(Bytes::from).map_err(|e| format!("{name}_base64: {e}")),
+        (None, Some(encoded)) => {
+            from_base64(&encoded).map(Bytes::from).map_err(|e| format!("{name}_base64: {e}"))
+        }
         _ => Err(format!("want either \"{name}\" or \"{name}_base64\"")),
     };
     Ok((field(record.key, record.key_base64, "key")?, field(record.value, record.value_base64, "value")?))
@@ -174,7 +177,9 @@ fn check_sizes((key, value): (Bytes, Bytes)) -> std::result::Result<(Bytes, Byte
     if key.is_empty() {
         return Err("the key is empty".into());
     }
-    for (what, bytes, bytes_max) in [("key", key.len(), KEY_BYTES_MAX), ("value", value.len(), VALUE_BYTES_MAX)] {
+    for (what, bytes, bytes_max) in
+        [("key", key.len(), KEY_BYTES_MAX), ("value", value.len(), VALUE_BYTES_MAX)]
+    {
         if bytes > bytes_max {
             return Err(format!("the {what} has {bytes} bytes, at most {bytes_max} are possible"));
         }
@@ -214,7 +219,10 @@ mod tests {
         let files = [
             ("a\t1\nb\tx\ty\n", ImportFormat::Tsv),
             ("a,1\n\"b\",\"x\ty\"\n", ImportFormat::Csv),
-            ("{\"key\":\"a\",\"value\":\"1\"}\n{\"key_base64\":\"Yg==\",\"value\":\"x\\ty\"}", ImportFormat::Jsonl),
+            (
+                "{\"key\":\"a\",\"value\":\"1\"}\n{\"key_base64\":\"Yg==\",\"value\":\"x\\ty\"}",
+                ImportFormat::Jsonl,
+            ),
         ];
         for (text, format) in files {
             let mut reader = reader(text, format, 10);
@@ -227,7 +235,9 @@ mod tests {
 
     #[test]
     fn a_reader_goes_on_where_another_stopped() {
-        for (text, format) in [("a\t1\nb\t2\nc\t3\n", ImportFormat::Tsv), ("a,1\nb,\"2\n2\"\nc,3\n", ImportFormat::Csv)] {
+        for (text, format) in
+            [("a\t1\nb\t2\nc\t3\n", ImportFormat::Tsv), ("a,1\nb,\"2\n2\"\nc,3\n", ImportFormat::Csv)]
+        {
             let mut first = reader(text, format, 2);
             let batch = first.next_batch().unwrap().unwrap();
             let rest = &text.as_bytes()[batch.end as usize..];
@@ -243,7 +253,11 @@ mod tests {
             ("a\t1\nbroken\nc\t3\n", ImportFormat::Tsv, "f:2: no TAB"),
             ("a\t1\n\tempty\n", ImportFormat::Tsv, "f:2: the key is empty"),
             ("a,1\nb\n", ImportFormat::Csv, "f:2: want 2 fields"),
-            ("{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\"}\n", ImportFormat::Jsonl, "f:2: want either \"value\""),
+            (
+                "{\"key\":\"a\",\"value\":\"1\"}\n{\"key\":\"b\"}\n",
+                ImportFormat::Jsonl,
+                "f:2: want either \"value\"",
+            ),
             ("{\"key\":\"a\",\"value\":\"1\"}\n{]\n", ImportFormat::Jsonl, "f:2: "),
         ] {
             let mut reader = reader(text, format, 10);

@@ -64,9 +64,8 @@ impl<'a> StateFile<'a> {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(Failure::io("read the state file", &error)),
         };
-        let state: State = serde_json::from_slice(&bytes).map_err(|error| {
-            self.mismatch(format!("it is no state file of an import ({error})"))
-        })?;
+        let state: State = serde_json::from_slice(&bytes)
+            .map_err(|error| self.mismatch(format!("it is no state file of an import ({error})")))?;
         if state.version != VERSION {
             return Err(self.mismatch(format!("it has version {}, this nokv knows {VERSION}", state.version)));
         }
@@ -75,7 +74,9 @@ impl<'a> StateFile<'a> {
         }
         let length = self.length()?;
         if length < state.offset {
-            return Err(self.mismatch(format!("{} bytes were imported, the file has only {length}", state.offset)));
+            return Err(
+                self.mismatch(format!("{} bytes were imported, the file has only {length}", state.offset))
+            );
         }
         if self.hashes(state.offset)? != (state.head_hash.clone(), state.tail_hash.clone()) {
             return Err(self.mismatch("the imported part of the file has changed since".into()));
@@ -88,7 +89,8 @@ impl<'a> StateFile<'a> {
         let (head_hash, tail_hash) = self.hashes(offset)?;
         let file_bytes = self.length()?;
         let format = self.format.clone();
-        let state = State { version: VERSION, format, file_bytes, offset, lines, records, head_hash, tail_hash };
+        let state =
+            State { version: VERSION, format, file_bytes, offset, lines, records, head_hash, tail_hash };
         let text = serde_json::to_string_pretty(&state).unwrap_or_default() + "\n";
         write_atomically(self.disk, &self.path, text.as_bytes())
             .map_err(|error| Failure::io(format!("write the state file {}", self.path.display()), &error))
@@ -97,7 +99,9 @@ impl<'a> StateFile<'a> {
     /// Forgets a finished import.
     pub fn remove(&self) -> Result {
         match self.disk.remove_file(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(Failure::io("remove the state file", &error)),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(Failure::io("remove the state file", &error))
+            }
             _ => Ok(()),
         }
     }

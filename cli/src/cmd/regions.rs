@@ -1,0 +1,167 @@
+//! `nokv regions`: the catalog of a store directory, or what the coordinators know.
+
+use crate::args::client::Regions;
+use crate::args::{Format, Global};
+use crate::cmd::{reach, startup};
+use crate::errors::{Code, Failure, Result};
+use crate::output::{Out, base64};
+use nokv_env::Env;
+use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
+use serde_json::{Map, Value, json};
+use std::path::Path;
+
+/// Lists regions, sorted by id.
+pub async fn run(env: &Env, args: &Regions, global: &Global) -> Result<u8> {
+    let mut rows = match &args.workdir {
+        Some(dir) => offline(env, dir)?,
+        None => live(env, args).await?,
+    };
+    rows.sort_by_key(|(region, _)| region.region_id);
+    let mut out = Out::new();
+    match global.format() {
+        Format::Plain if rows.is_empty() => out.line("Regions: (none)")?,
+        Format::Plain => {
+            out.line("Regions:")?;
+            for (region, leader) in &rows {
+                let leader = leader.map(|store| format!(" leader=store-{store}")).unwrap_or_default();
+                out.line(&format!("{}{leader}", line(region)))?;
+            }
+        }
+        Format::Json => {
+            let regions: Vec<Value> = rows.iter().map(|(region, leader)| to_json(region, *leader)).collect();
+            out.json(&json!({ "regions": regions }))?;
+        }
+        Format::Jsonl => {
+            rows.iter().try_for_each(|(region, leader)| out.line(&to_json(region, *leader).to_string()))?;
+        }
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+/// A region, and the store that leads it when that is known.
+type Row = (RegionDescriptor, Option<u64>);
+
+/// Reads a store's catalog; changes nothing, also while the store runs.
+fn offline(env: &Env, dir: &Path) -> Result<Vec<Row>> {
+    let not_there = |what: &str| {
+        Failure::new(Code::NotAWorkdir, format!("{}: {what}", dir.display()))
+            .next("give the directory that `nokv serve` was started with")
+            .detail("path", dir.display().to_string())
+    };
+    let exists = |path: &Path| {
+        env.disk.exists(path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))
+    };
+    if !exists(dir)? {
+        return Err(not_there("no such directory"));
+    }
+    let names = env.disk.list(dir).map_err(|error| Failure::io(format!("list {}", dir.display()), &error))?;
+    if names.is_empty() {
+        return Err(not_there("the directory is empty"));
+    }
+    let mode = nokv_raftstore::mode::read(&*env.disk, dir).map_err(|error| startup::store(&error))?;
+    let db = nokv_engine::Db::open_read_only(env.disk.clone(), dir, nokv_engine::Options::default())
+        .map_err(|error| startup::engine(&error))?;
+    if mode.mode == nokv_raftstore::mode::Mode::Standalone {
+        eprintln!("note: {} is a stand-alone database; it has no region catalog", dir.display());
+        return Ok(Vec::new());
+    }
+    let regions = nokv_raftstore::catalog::read(&db).map_err(|error| startup::store(&error))?;
+    Ok(regions.into_iter().map(|region| (region, None)).collect())
+}
+
+async fn live(env: &Env, args: &Regions) -> Result<Vec<Row>> {
+    let reach = reach::reach(env, &args.cluster)?;
+    let routes = reach.client.list_regions().await.map_err(|error| reach.failure(&error))?;
+    let row = |route: nokv_proto::coordinator::v1::RegionRoute| {
+        let leader = route.leader.map(|peer| peer.store_id).filter(|store| *store != 0);
+        Some((route.descriptor?, leader))
+    };
+    Ok(routes.into_iter().filter_map(row).collect())
+}
+
+/// One region as text.
+pub fn line(region: &RegionDescriptor) -> String {
+    let (version, conf) = region.epoch_pair();
+    let peers: Vec<String> = region
+        .peers
+        .iter()
+        .map(|peer| format!("{{store:{} peer:{}}}", peer.store_id, peer.peer_id))
+        .collect();
+    format!(
+        "  - id={} state={} epoch={{ver:{version} conf:{conf}}} range=[\"{}\",\"{}\") peers=[{}]",
+        region.region_id,
+        state_name(region),
+        region.start_key.escape_ascii(),
+        region.end_key.escape_ascii(),
+        peers.join(" ")
+    )
+}
+
+/// The number of the reference's JSON: 0 new, 1 running, 2 removing, 3 tombstone.
+fn state_number(region: &RegionDescriptor) -> i32 {
+    (region.state - 1).max(0)
+}
+
+fn state_name(region: &RegionDescriptor) -> String {
+    match region.state() {
+        RegionReplicaState::New => "new".into(),
+        RegionReplicaState::Running => "running".into(),
+        RegionReplicaState::Removing => "removing".into(),
+        RegionReplicaState::Tombstone => "tombstone".into(),
+        RegionReplicaState::Unspecified => format!("unknown({})", region.state),
+    }
+}
+
+fn to_json(region: &RegionDescriptor, leader: Option<u64>) -> Value {
+    let (version, conf_version) = region.epoch_pair();
+    let mut object = Map::new();
+    object.insert("id".into(), json!(region.region_id));
+    for (name, key) in [("start_key", &region.start_key), ("end_key", &region.end_key)] {
+        if !key.is_empty() {
+            object.insert(name.into(), json!(base64(key)));
+        }
+    }
+    object.insert("epoch".into(), json!({"version": version, "conf_version": conf_version}));
+    if !region.peers.is_empty() {
+        let peers: Vec<Value> = region
+            .peers
+            .iter()
+            .map(|peer| json!({"store_id": peer.store_id, "peer_id": peer.peer_id}))
+            .collect();
+        object.insert("peers".into(), json!(peers));
+    }
+    object.insert("state".into(), json!(state_number(region)));
+    if let Some(leader) = leader {
+        object.insert("leader_store_id".into(), json!(leader));
+    }
+    Value::Object(object)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nokv_proto::meta::v1::{RegionEpoch, RegionPeer};
+
+    #[test]
+    fn regions_look_like_the_reference_prints_them() {
+        let region = RegionDescriptor {
+            region_id: 1,
+            start_key: "a".into(),
+            end_key: "m".into(),
+            epoch: Some(RegionEpoch { version: 1, conf_version: 3 }),
+            peers: vec![RegionPeer { store_id: 1, peer_id: 101 }],
+            state: RegionReplicaState::Running.into(),
+            ..Default::default()
+        };
+        assert_eq!(
+            line(&region),
+            "  - id=1 state=running epoch={ver:1 conf:3} range=[\"a\",\"m\") peers=[{store:1 peer:101}]"
+        );
+        assert_eq!(
+            to_json(&region, None),
+            json!({"id": 1, "start_key": "YQ==", "end_key": "bQ==", "epoch": {"version": 1, "conf_version": 3},
+                   "peers": [{"store_id": 1, "peer_id": 101}], "state": 1})
+        );
+    }
+}

@@ -1,0 +1,309 @@
+//! `nokv status`: asks every process there should be, and says what the answers add up to.
+//!
+//! Coordinators, meta-roots and stores are asked directly and at the same time, each with a short patience, so a
+//! dead process is seen at once and not only when its heartbeats have been missed for long.
+
+mod look;
+mod show;
+
+use crate::args::client::Status;
+use crate::args::{Format, Global};
+use crate::cmd::reach;
+use crate::errors::{Code, Result};
+use crate::output::Out;
+use look::{Asked, Picture, Root};
+use nokv_env::Env;
+use nokv_proto::coordinator::v1::RegionRoute;
+use std::collections::BTreeMap;
+
+/// Prints the state of the cluster; the exit code is its health.
+pub async fn run(env: &Env, args: &Status, global: &Global) -> Result<u8> {
+    let file = reach::file(&args.cluster)?;
+    let coordinators = reach::coordinators(&args.cluster, file.as_ref())?;
+    let roots: Vec<(u64, String)> = match (args.root_peer.as_slice(), &file) {
+        ([], Some(file)) => file
+            .meta_roots
+            .iter()
+            .filter_map(|root| Some((root.node_id, root.addr(args.cluster.scope)?.clone())))
+            .collect(),
+        (given, _) => given.iter().map(|peer| (peer.id, peer.addr.clone())).collect(),
+    };
+    let picture = look::look(env, &coordinators, &roots).await;
+    let judgement = judge(&picture);
+    let mut out = Out::new();
+    match global.format() {
+        Format::Plain => out.write(show::text(&picture, &judgement).as_bytes())?,
+        Format::Json => out.json(&show::json(&picture, &judgement))?,
+        Format::Jsonl => out.line(&show::json(&picture, &judgement).to_string())?,
+    }
+    out.flush()?;
+    Ok(judgement.health.exit())
+}
+
+/// What the answers add up to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Health {
+    Healthy,
+    /// It serves, but something is down or unknown.
+    Degraded,
+    /// Some keys cannot be read or written, or nothing can.
+    Unavailable,
+}
+
+impl Health {
+    fn name(self) -> &'static str {
+        match self {
+            Health::Healthy => "healthy",
+            Health::Degraded => "degraded",
+            Health::Unavailable => "unavailable",
+        }
+    }
+
+    fn exit(self) -> u8 {
+        match self {
+            Health::Healthy => 0,
+            Health::Degraded => Code::Degraded.exit(),
+            Health::Unavailable => Code::ClusterDown.exit(),
+        }
+    }
+}
+
+/// The health, and a sentence for each thing that is wrong.
+struct Judgement {
+    health: Health,
+    problems: Vec<String>,
+}
+
+impl Judgement {
+    fn add(&mut self, health: Health, problem: String) {
+        self.health = self.health.max(health);
+        self.problems.push(problem);
+    }
+}
+
+fn judge(picture: &Picture) -> Judgement {
+    let mut judgement = Judgement { health: Health::Healthy, problems: Vec::new() };
+    judge_roots(picture, &mut judgement);
+    judge_coordinators(picture, &mut judgement);
+    judge_stores(picture, &mut judgement);
+    judge_regions(picture, &mut judgement);
+    judgement
+}
+
+fn judge_roots(picture: &Picture, judgement: &mut Judgement) {
+    for (root, asked) in &picture.roots {
+        if let Err(why) = &asked.answer {
+            judgement.add(
+                Health::Degraded,
+                format!("meta-root-{} does not answer at {}: {why}", root, asked.addr),
+            );
+        }
+    }
+    let up = picture.roots.iter().filter(|(_, asked)| asked.answer.is_ok()).count();
+    if !picture.roots.is_empty() && up * 2 <= picture.roots.len() {
+        let total = picture.roots.len();
+        judgement.add(
+            Health::Unavailable,
+            format!("the meta-root has no quorum: {up} of {total} answer; no new routes, ids or timestamps"),
+        );
+    } else if !picture.roots.is_empty() && picture.leading_root().is_none() {
+        judgement.add(Health::Degraded, "no meta-root leads just now; an election may be under way".into());
+    }
+}
+
+fn judge_coordinators(picture: &Picture, judgement: &mut Judgement) {
+    for asked in &picture.coordinators {
+        if let Err(why) = &asked.answer {
+            judgement
+                .add(Health::Degraded, format!("the coordinator at {} does not answer: {why}", asked.addr));
+        }
+    }
+    let answers = picture.coordinators.iter().filter_map(|asked| asked.answer.as_ref().ok());
+    if answers.clone().count() == 0 {
+        judgement.add(Health::Unavailable, "no coordinator answers".into());
+    } else if picture.lease_holder().is_none() {
+        judgement.add(Health::Unavailable, "no coordinator holds the lease; no ids or timestamps".into());
+    }
+    for status in answers.filter(|status| !status.root_available) {
+        judgement.add(
+            Health::Degraded,
+            format!("coordinator {} cannot reach the meta-root", status.coordinator_id),
+        );
+    }
+}
+
+fn judge_stores(picture: &Picture, judgement: &mut Judgement) {
+    for (store, probe) in &picture.stores {
+        let (id, addr) = (store.store_id, &store.address);
+        match probe {
+            Err(why) => {
+                judgement.add(Health::Degraded, format!("store-{id} does not answer at {addr}: {why}"))
+            }
+            Ok(()) if !store.up => judgement.add(
+                Health::Degraded,
+                format!(
+                    "store-{id} sends no heartbeats (the last one {} s ago)",
+                    store.heartbeat_age_ms / 1000
+                ),
+            ),
+            Ok(()) => {}
+        }
+    }
+}
+
+fn judge_regions(picture: &Picture, judgement: &mut Judgement) {
+    let answered = picture.coordinators.iter().any(|asked| asked.answer.is_ok());
+    if answered && picture.regions.is_empty() {
+        judgement.add(Health::Unavailable, "no region is known; stores publish them when they start".into());
+    }
+    for route in &picture.regions {
+        let Some(region) = &route.descriptor else { continue };
+        let up = region.peers.iter().filter(|peer| picture.store_is_up(peer.store_id)).count();
+        let id = region.region_id;
+        if up * 2 <= region.peers.len() {
+            let total = region.peers.len();
+            judgement.add(
+                Health::Unavailable,
+                format!("region {id} has no quorum: {up} of {total} stores are up"),
+            );
+        } else if picture.leader(route).is_none() {
+            judgement.add(
+                Health::Degraded,
+                format!("region {id} has no known leader; an election may be under way"),
+            );
+        }
+    }
+}
+
+impl Picture {
+    /// The meta-root that leads in the newest term.
+    fn leading_root(&self) -> Option<u64> {
+        let leads = self.roots.iter().filter_map(|(node, asked)| {
+            let root: &Root = asked.answer.as_ref().ok()?;
+            root.is_leader.then_some((root.term, *node))
+        });
+        leads.max().map(|(_, node)| node)
+    }
+
+    /// The coordinator that holds the lease, by its own word.
+    fn lease_holder(&self) -> Option<&str> {
+        let held = self.coordinators.iter().filter_map(|asked: &Asked<_>| asked.answer.as_ref().ok());
+        held.filter(|status| status.holds_lease)
+            .max_by_key(|status| status.lease_generation)
+            .map(|status| status.coordinator_id.as_str())
+    }
+
+    fn store_is_up(&self, store: u64) -> bool {
+        self.stores.iter().any(|(info, probe)| info.store_id == store && info.up && probe.is_ok())
+    }
+
+    /// The store that leads a region, if it is up.
+    fn leader(&self, route: &RegionRoute) -> Option<u64> {
+        route.leader.map(|peer| peer.store_id).filter(|store| self.store_is_up(*store))
+    }
+
+    /// The store that leads most regions.
+    fn leading_store(&self) -> Option<u64> {
+        let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
+        for store in self.regions.iter().filter_map(|route| self.leader(route)) {
+            *counts.entry(store).or_default() += 1;
+        }
+        counts
+            .into_iter()
+            .max_by_key(|&(store, count)| (count, std::cmp::Reverse(store)))
+            .map(|(store, _)| store)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nokv_proto::coordinator::v1::{CoordinatorStatusResponse, StoreInfo};
+    use nokv_proto::meta::v1::{RegionDescriptor, RegionPeer};
+
+    fn asked<T>(addr: &str, answer: T) -> Asked<T> {
+        Asked { addr: addr.to_owned(), answer: Ok(answer) }
+    }
+
+    fn good() -> Picture {
+        let root = |node: u64| {
+            let root = Root { is_leader: node == 2, term: 3, applied_index: 7 };
+            (node, asked("r", root))
+        };
+        let coordinator = |id: &str, holds_lease| {
+            asked(
+                id,
+                CoordinatorStatusResponse {
+                    coordinator_id: id.into(),
+                    holds_lease,
+                    root_available: true,
+                    ..Default::default()
+                },
+            )
+        };
+        let store = |id| (StoreInfo { store_id: id, up: true, ..Default::default() }, Ok(()));
+        let peers: Vec<RegionPeer> =
+            (1..=3).map(|store_id| RegionPeer { store_id, peer_id: store_id + 100 }).collect();
+        let region = |id, leader: usize| RegionRoute {
+            descriptor: Some(RegionDescriptor { region_id: id, peers: peers.clone(), ..Default::default() }),
+            leader: Some(peers[leader - 1]),
+        };
+        Picture {
+            roots: (1..=3).map(root).collect(),
+            coordinators: vec![coordinator("c1", false), coordinator("c2", true)],
+            stores: (1..=3).map(store).collect(),
+            regions: vec![region(1, 3), region(2, 3), region(3, 1)],
+        }
+    }
+
+    fn down<T>(what: &mut std::result::Result<T, String>) {
+        *what = Err("refused".into());
+    }
+
+    #[test]
+    fn all_green_names_who_leads() {
+        let picture = good();
+        let judgement = judge(&picture);
+        assert_eq!((judgement.health, judgement.problems), (Health::Healthy, vec![]));
+        assert_eq!(picture.leading_root(), Some(2));
+        assert_eq!(picture.lease_holder(), Some("c2"));
+        assert_eq!(picture.leading_store(), Some(3));
+    }
+
+    #[test]
+    fn one_of_each_down_is_degraded() {
+        let mut picture = good();
+        down(&mut picture.roots[0].1.answer);
+        down(&mut picture.coordinators[0].answer);
+        down(&mut picture.stores[1].1);
+        let judgement = judge(&picture);
+        assert_eq!(judgement.health, Health::Degraded);
+        assert!(judgement.problems.iter().any(|problem| problem.contains("store-2 does not answer")));
+        assert_eq!(judgement.problems.len(), 3);
+    }
+
+    #[test]
+    fn without_quorum_lease_or_coordinator_nothing_serves() {
+        let broken: [fn(&mut Picture); 4] = [
+            |picture| picture.roots[..2].iter_mut().for_each(|root| down(&mut root.1.answer)),
+            |picture| picture.stores[..2].iter_mut().for_each(|store| down(&mut store.1)),
+            |picture| picture.coordinators.iter_mut().for_each(|asked| down(&mut asked.answer)),
+            |picture| down(&mut picture.coordinators[1].answer),
+        ];
+        for breaks in broken {
+            let mut picture = good();
+            breaks(&mut picture);
+            assert_eq!(judge(&picture).health, Health::Unavailable);
+        }
+    }
+
+    #[test]
+    fn a_dead_leader_is_no_leader() {
+        let mut picture = good();
+        down(&mut picture.stores[2].1);
+        let judgement = judge(&picture);
+        assert_eq!(judgement.health, Health::Degraded);
+        assert!(judgement.problems.iter().any(|problem| problem.contains("region 1 has no known leader")));
+        assert_eq!(picture.leading_store(), Some(1));
+    }
+}

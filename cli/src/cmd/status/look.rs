@@ -1,0 +1,108 @@
+//! Asking everybody at once.
+
+use futures_util::future::{join, join_all};
+use nokv_client::{Client, ClientConfig};
+use nokv_env::{BoxFuture, ClockExt, Env};
+use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use nokv_proto::coordinator::v1::{
+    CoordinatorStatusRequest, CoordinatorStatusResponse, RegionRoute, StoreInfo,
+};
+use nokv_proto::grpc::health::v1::HealthCheckRequest;
+use nokv_proto::grpc::health::v1::health_client::HealthClient;
+use nokv_proto::meta::v1::MetadataRootStatusRequest;
+use nokv_proto::meta::v1::metadata_root_client::MetadataRootClient;
+use std::time::Duration;
+use tonic::Status;
+
+/// Patience with one process.
+const PATIENCE: Duration = Duration::from_millis(2000);
+
+/// An answer, or why there is none.
+pub type Answer<T> = Result<T, String>;
+
+/// Somebody who was asked.
+pub struct Asked<T> {
+    /// Where.
+    pub addr: String,
+    /// What came back.
+    pub answer: Answer<T>,
+}
+
+/// What a meta-root says of itself.
+pub struct Root {
+    /// Whether it leads.
+    pub is_leader: bool,
+    /// Its raft term.
+    pub term: u64,
+    /// How far it has applied the log.
+    pub applied_index: u64,
+}
+
+/// All answers.
+pub struct Picture {
+    /// Meta-roots by node id; empty when nobody told us where they are.
+    pub roots: Vec<(u64, Asked<Root>)>,
+    /// Coordinators, in the order of their addresses.
+    pub coordinators: Vec<Asked<CoordinatorStatusResponse>>,
+    /// Stores as a coordinator knows them, and whether each answers us.
+    pub stores: Vec<(StoreInfo, Answer<()>)>,
+    /// Regions as a coordinator knows them.
+    pub regions: Vec<RegionRoute>,
+}
+
+/// Asks everybody.
+pub async fn look(env: &Env, coordinators: &[String], roots: &[(u64, String)]) -> Picture {
+    let ask_roots = join_all(roots.iter().map(|(node, addr)| async move { (*node, root(env, addr).await) }));
+    let ask_coordinators = join_all(coordinators.iter().map(|addr| coordinator(env, addr)));
+    let ((roots, coordinators), (stores, regions)) =
+        join(join(ask_roots, ask_coordinators), cluster(env, coordinators)).await;
+    let probes = join_all(stores.iter().map(|store| probe(env, &store.address))).await;
+    Picture { roots, coordinators, stores: stores.into_iter().zip(probes).collect(), regions }
+}
+
+async fn root(env: &Env, addr: &str) -> Asked<Root> {
+    let mut stub = MetadataRootClient::new(env.net.connect(addr));
+    let call = Box::pin(async move { stub.status(MetadataRootStatusRequest {}).await });
+    let answer = patiently(env, call).await.map(|status| Root {
+        is_leader: status.is_leader,
+        term: status.term,
+        applied_index: status.applied_index,
+    });
+    Asked { addr: addr.to_owned(), answer }
+}
+
+async fn coordinator(env: &Env, addr: &str) -> Asked<CoordinatorStatusResponse> {
+    let mut stub = CoordinatorClient::new(env.net.connect(addr));
+    let call = Box::pin(async move { stub.status(CoordinatorStatusRequest {}).await });
+    Asked { addr: addr.to_owned(), answer: patiently(env, call).await }
+}
+
+/// What any coordinator knows of stores and regions; nothing, when none answers.
+async fn cluster(env: &Env, coordinators: &[String]) -> (Vec<StoreInfo>, Vec<RegionRoute>) {
+    let mut config = ClientConfig::new(coordinators.to_vec());
+    (config.deadline, config.coordinator_timeout) = (PATIENCE, PATIENCE / 3);
+    let client = Client::new(env.clone(), config);
+    let (stores, regions) = join(client.list_stores(), client.list_regions()).await;
+    (stores.unwrap_or_default(), regions.unwrap_or_default())
+}
+
+/// Whether a store serves.
+async fn probe(env: &Env, addr: &str) -> Answer<()> {
+    if addr.is_empty() {
+        return Err("its address is not known yet".into());
+    }
+    let mut stub = HealthClient::new(env.net.connect(addr));
+    let call = Box::pin(async move { stub.check(HealthCheckRequest::default()).await });
+    patiently(env, call).await.map(drop)
+}
+
+async fn patiently<T>(env: &Env, call: BoxFuture<'static, Result<tonic::Response<T>, Status>>) -> Answer<T> {
+    match env.clock.timeout(PATIENCE, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
+            Err("another kind of process listens there".into())
+        }
+        Ok(Err(status)) => Err(status.message().to_owned()),
+        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}

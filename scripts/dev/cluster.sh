@@ -1,0 +1,255 @@
+#!/usr/bin/env bash
+# Runs a local cluster, every process on its own: three meta-roots, one or more coordinators, the stores of the
+# configuration file. Fresh store directories get their regions from the file; used ones keep theirs.
+#
+# usage: cluster.sh [--workdir DIR] [--config FILE] [--coordinators N] [--background] [MORE]
+#        cluster.sh [--workdir DIR] stop                 stops what --background started
+#        cluster.sh [--workdir DIR] restart NAME         starts NAME (store-1, coordinator-1, meta-root-1) again
+#
+#   --workdir DIR             data, logs/NAME.log and pids/NAME          (./artifacts/cluster)
+#   --config FILE             stores and regions                         (./raft_config.example.json)
+#   --coordinators N          on ports 2379, 2378, ...                   (1)
+#   --coordinator-listen ADDR address of the first coordinator           (127.0.0.1:2379)
+#   --coordinator-id ID       name of the first coordinator              (coordinator-1)
+#   --root-refresh, --lease-ttl, --lease-renew-before                    (200ms, 10s, 3s)
+#   --raft-debug-log, --no-raft-debug-log                                (off)
+#   --background              return once all ports answer; without it, logs go to the terminal until Ctrl-C
+#
+# The binary is NOKV_BIN or target/release/nokv, which is built when missing.
+set -eu
+cd "$(dirname "$(readlink -f "$0")")/../.."
+
+workdir=./artifacts/cluster config=./raft_config.example.json
+coordinators=1 listen=127.0.0.1:2379 coordinator_id=coordinator-1
+root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false
+background=false command=start name=
+
+say() { printf '== %s\n' "$*"; }
+die() { printf 'error: %s\n' "$*" >&2 && exit "${2:-1}"; }
+usage_error() { printf 'error: %s\nsee %s --help\n' "$*" "$0" >&2 && exit 2; }
+value() { [ $# -ge 2 ] || usage_error "$1 needs a value"; }
+
+while [ $# -gt 0 ]; do
+    case $1 in
+    --*=*) # --flag=value
+        flag=${1%%=*} rest=${1#*=}
+        shift
+        set -- "$flag" "$rest" "$@"
+        continue
+        ;;
+    --workdir) value "$@" && workdir=$2 && shift ;;
+    --config) value "$@" && config=$2 && shift ;;
+    --coordinators) value "$@" && coordinators=$2 && shift ;;
+    --coordinator-listen) value "$@" && listen=$2 && shift ;;
+    --coordinator-id) value "$@" && coordinator_id=$2 && shift ;;
+    --root-refresh) value "$@" && root_refresh=$2 && shift ;;
+    --lease-ttl) value "$@" && lease_ttl=$2 && shift ;;
+    --lease-renew-before) value "$@" && lease_renew_before=$2 && shift ;;
+    --raft-debug-log) raft_debug_log=true ;;
+    --no-raft-debug-log) raft_debug_log=false ;;
+    --background) background=true ;;
+    -h | --help) sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
+    stop) command=stop ;;
+    restart) value "$@" && command=restart name=$2 && shift ;;
+    *) usage_error "unknown argument '$1'" ;;
+    esac
+    shift
+done
+case $coordinators in '' | *[!0-9]* | 0) usage_error "--coordinators needs a number above 0, not '$coordinators'" ;; esac
+
+nokv=${NOKV_BIN:-$PWD/target/release/nokv}
+if [ ! -x "$nokv" ]; then
+    [ -z "${NOKV_BIN:-}" ] || die "NOKV_BIN=$NOKV_BIN is not a program"
+    cargo build --release
+fi
+mkdir -p "$workdir/pids" "$workdir/logs" "$workdir/commands"
+workdir=$(cd "$workdir" && pwd)
+# What is meant for clients must not configure servers.
+for variable in $(env | sed -n 's/^\(NOKV_[A-Z_]*\)=.*/\1/p'); do
+    case $variable in NOKV_LOG | NOKV_BIN) ;; *) unset "$variable" ;; esac
+done
+
+# ---- what runs where -------------------------------------------------------------------------------------------
+
+store_ids() { "$nokv" config stores --config "$config" | cut -d' ' -f1; }
+store_addr() { "$nokv" config stores --config "$config" | awk -v id="$1" '$1 == id { print ($2 == "-" ? $3 : $2) }'; }
+
+coordinator_name() { if [ "$1" -eq 1 ]; then echo "$coordinator_id"; else echo "coordinator-$1"; fi; }
+coordinator_addr() { echo "${listen%:*}:$((${listen##*:} - $1 + 1))"; }
+coordinator_list() {
+    local n list=
+    for n in $(seq "$coordinators"); do list=$list,$(coordinator_addr "$n"); done
+    echo "${list#,}"
+}
+
+# names: every process, in the order in which they start.
+names() {
+    local n
+    for n in 1 2 3; do echo "meta-root-$n"; done
+    for n in $(seq "$coordinators"); do coordinator_name "$n"; done
+    for n in $(store_ids); do echo "store-$n"; done
+}
+
+# arguments NAME: fills `args` with its command line, `addr` with where it will answer.
+arguments() {
+    local n
+    case $1 in
+    meta-root-*)
+        n=${1##*-}
+        addr=127.0.0.1:$((2379 + n))
+        args=(meta-root --addr "$addr" --workdir "$workdir/$1" --node-id "$n" --transport-addr "127.0.0.1:$((3379 + n))"
+            --peer 1=127.0.0.1:3380 --peer 2=127.0.0.1:3381 --peer 3=127.0.0.1:3382)
+        ;;
+    store-*)
+        n=${1##*-}
+        addr=$(store_addr "$n")
+        [ -n "$addr" ] || die "$config has no store $n"
+        args=(serve --config "$config" --store-id "$n" --workdir "$workdir/$1" --coordinator-addr "$(coordinator_list)"
+            "--raft-debug-log=$raft_debug_log")
+        ;;
+    *)
+        for n in $(seq "$coordinators") 0; do
+            [ "$n" -ne 0 ] || die "there is no process $1; there are: $(names | tr '\n' ' ')"
+            [ "$(coordinator_name "$n")" != "$1" ] || break
+        done
+        addr=$(coordinator_addr "$n")
+        args=(coordinator --addr "$addr" --coordinator-id "$1" --root-refresh "$root_refresh" --lease-ttl "$lease_ttl"
+            --lease-renew-before "$lease_renew_before"
+            --root-peer 1=127.0.0.1:2380 --root-peer 2=127.0.0.1:2381 --root-peer 3=127.0.0.1:2382)
+        ;;
+    esac
+}
+
+# ---- starting and stopping -------------------------------------------------------------------------------------
+
+# alive NAME: its pid is there and belongs to a nokv, not to a newcomer with an old number.
+alive() {
+    local pid
+    pid=$(cat "$workdir/pids/$1" 2>/dev/null) && kill -0 "$pid" 2>/dev/null || return 1
+    [ ! -r "/proc/$pid/comm" ] || [ "$(cat "/proc/$pid/comm")" = "$(basename "$nokv" | cut -c1-15)" ]
+}
+
+# spawn NAME: starts what commands/NAME says (address, then one argument a line), out of reach of the terminal's
+# Ctrl-C: that is ours to pass on.
+spawn() {
+    local addr args log=$workdir/logs/$1.log
+    ! alive "$1" || die "$1 runs already (pid $(cat "$workdir/pids/$1")); stop it: $0 --workdir $workdir stop"
+    { read -r addr && mapfile -t args; } <"$workdir/commands/$1"
+    setsid "$nokv" "${args[@]}" >>"$log" 2>&1 </dev/null &
+    echo $! >"$workdir/pids/$1"
+    wait_port "$1" "$addr" "$log"
+}
+
+answers() { (exec 3<>"/dev/tcp/${1%:*}/${1##*:}") 2>/dev/null; }
+
+# wait_port NAME ADDR LOG
+wait_port() {
+    local deadline=$((SECONDS + 30))
+    while ! answers "$2" || ! alive "$1"; do
+        if ! alive "$1"; then
+            tail -n 10 "$3" >&2
+            die "$1 ended at once; its log is $3"
+        fi
+        [ $SECONDS -lt $deadline ] || die "$1 does not answer at $2 after 30 s; its log is $3"
+        sleep 0.1
+    done
+}
+
+# stop NAME: asks it to stop; kills it if it does not.
+stop() {
+    local deadline=$((SECONDS + 15)) pid
+    if alive "$1"; then
+        pid=$(cat "$workdir/pids/$1")
+        kill -INT "$pid" 2>/dev/null || true
+        while alive "$1"; do
+            if [ $SECONDS -ge $deadline ]; then
+                say "$1 does not stop, killing it"
+                kill -9 "$pid" 2>/dev/null || true
+            fi
+            sleep 0.05
+        done
+    fi
+    rm -f "$workdir/pids/$1"
+}
+
+# stop_all: stores, then coordinators, then meta-roots.
+stop_all() {
+    local name pids
+    pids=$(ls "$workdir/pids")
+    for name in $(grep '^store-' <<<"$pids") $(grep -v -e '^store-' -e '^meta-root-' <<<"$pids") $(grep '^meta-root-' <<<"$pids"); do
+        stop "$name"
+    done
+}
+
+# seed ID: gives a fresh store directory its regions, leaves a used one alone. A dirty one is refused by nokv.
+seed() {
+    local dir=$workdir/store-$1
+    if [ -f "$dir/CURRENT" ]; then return 0; fi
+    "$nokv" config seed --config "$config" --store-id "$1" --workdir "$dir"
+}
+
+start_all() {
+    local id name
+    "$nokv" config check --config "$config" >/dev/null
+    for id in $(store_ids); do seed "$id"; done
+    rm -f "$workdir"/commands/*
+    for name in $(names); do
+        arguments "$name"
+        printf '%s\n' "$addr" "${args[@]}" >"$workdir/commands/$name"
+    done
+    for name in $(names); do spawn "$name"; done
+}
+
+# follow: the logs on the terminal, each line with the name of its process.
+follow() {
+    local name
+    for name in $(names); do
+        tail -n +1 -F "$workdir/logs/$name.log" 2>/dev/null > >(exec sed -u "s/^/[$name] /") &
+        tails+=($!)
+    done
+}
+
+finish() {
+    trap '' INT TERM EXIT
+    say 'stopping'
+    stop_all
+    kill ${tails[@]+"${tails[@]}"} 2>/dev/null || true
+    say "stopped; the data stays in $workdir"
+}
+
+case $command in
+stop) stop_all && say 'stopped' ;;
+restart)
+    [ -f "$workdir/commands/$name" ] || die "there is no process $name; there are: $(ls "$workdir/commands" | tr '\n' ' ')"
+    stop "$name"
+    spawn "$name"
+    ;;
+start)
+    tails=()
+    trap 'stop_all' EXIT
+    trap 'exit 130' INT
+    trap 'exit 143' TERM
+    # A log of an earlier run would be shown again.
+    $background || rm -f "$workdir"/logs/*.log
+    start_all
+    say "coordinators: $(coordinator_list)"
+    if $background; then
+        trap - EXIT
+        say "running; data, logs and pids in $workdir; stop it: $0 --workdir $workdir stop"
+        exit 0
+    fi
+    trap 'finish; exit 0' INT TERM EXIT
+    follow
+    told=' '
+    while sleep 1; do
+        for name in $(names); do
+            if alive "$name"; then
+                told=${told/ $name / }
+            elif [[ $told != *" $name "* ]]; then
+                told+="$name "
+                say "$name ended; bring it back: $0 --workdir $workdir restart $name"
+            fi
+        done
+    done
+    ;;
+esac

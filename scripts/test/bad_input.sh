@@ -1,0 +1,259 @@
+#!/usr/bin/env bash
+# Bad input, given to real processes with real files: every case must end with the right exit code, name the right
+# error, and leave data directories as they were.
+#
+# usage: bad_input.sh [--workdir DIR]        (the binary is NOKV_BIN or target/release/nokv)
+set -eu
+cd "$(dirname "$(readlink -f "$0")")/../.."
+work=
+while [ $# -gt 0 ]; do
+    case $1 in
+    --workdir) work=$2 && shift 2 ;;
+    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 0 ;;
+    *) echo "unknown argument $1" >&2 && exit 2 ;;
+    esac
+done
+nokv=${NOKV_BIN:-$PWD/target/release/nokv}
+[ -x "$nokv" ] || cargo build --release
+example=$PWD/raft_config.example.json
+[ -n "$work" ] || work=$(mktemp -d)
+mkdir -p "$work"
+work=$(cd "$work" && pwd)
+for variable in $(env | sed -n 's/^\(NOKV_[A-Z_]*\)=.*/\1/p'); do unset "$variable"; done
+
+cases=0 failed=0 pids=()
+cleanup() {
+    for pid in ${pids[@]+"${pids[@]}"}; do kill -9 "$pid" 2>/dev/null || true; done
+}
+trap cleanup EXIT
+
+wrong() {
+    failed=$((failed + 1))
+    printf 'WRONG  %s\n' "$1"
+    shift
+    printf '       %s\n' "$@"
+    sed 's/^/       | /' "$work/err"
+}
+
+# expect EXIT CODE TEXT COMMAND...: runs nokv; TEXT must appear in the message.
+expect() {
+    local exit=$1 code=$2 text=$3 got=0
+    shift 3
+    cases=$((cases + 1))
+    timeout -k 5 30 "$nokv" "$@" >"$work/out" 2>"$work/err" </dev/null || got=$?
+    if [ "$got" -ne "$exit" ]; then
+        wrong "nokv $*" "exit code $got, want $exit"
+    elif ! grep -qF "error[$code]" "$work/err"; then
+        wrong "nokv $*" "no error[$code]"
+    elif ! grep -qF -- "$text" "$work/err"; then
+        wrong "nokv $*" "the message does not say: $text"
+    fi
+}
+
+# fingerprint DIR: names and contents, without the lock file that says who looked last.
+fingerprint() {
+    (cd "$1" && find . -type f ! -name LOCK -print0 | LC_ALL=C sort -z | xargs -0 sha256sum && find . -type d | LC_ALL=C sort) |
+        sha256sum
+}
+
+# untouched DIR EXIT CODE TEXT COMMAND...: the same, and DIR must stay as it is.
+untouched() {
+    local dir=$1 before after
+    shift
+    before=$(fingerprint "$dir")
+    expect "$@"
+    after=$(fingerprint "$dir")
+    [ "$before" = "$after" ] || wrong "$*" "$dir was changed"
+}
+
+# flip FILE OFFSET: inverts the bits of one byte; a negative offset counts from the end.
+flip() {
+    local file=$1 at=$2 size byte
+    size=$(stat -c %s "$file")
+    [ "$at" -ge 0 ] || at=$((size + at))
+    byte=$(od -An -tu1 -j "$at" -N 1 "$file" | tr -d ' ')
+    printf "$(printf '\\%03o' $((byte ^ 255)))" | dd of="$file" bs=1 seek="$at" conv=notrunc status=none
+}
+middle() { echo $(($(stat -c %s "$1") / 2)); }
+
+# copy NAME FROM: a fresh copy of a directory to damage.
+copy() {
+    rm -rf "${work:?}/$1"
+    cp -r "$2" "$work/$1"
+    echo "$work/$1"
+}
+
+# hold COMMAND...: starts a server and waits for its port lines; `stop_held` ends it.
+hold() {
+    "$nokv" "$@" >"$work/held.out" 2>"$work/held.err" </dev/null &
+    held=$!
+    pids+=("$held")
+    for _ in $(seq 100); do
+        if grep -q 'listening on' "$work/held.out"; then return 0; fi
+        kill -0 "$held" 2>/dev/null || break
+        sleep 0.1
+    done
+    cat "$work/held.err" >&2
+    echo "FAILED: nokv $* does not start" >&2
+    exit 1
+}
+stop_held() {
+    kill -INT "$held"
+    wait "$held" || true
+}
+
+# ---- the command line ------------------------------------------------------------------------------------------
+
+expect 2 unknown_command "did you mean 'status'" statsu
+expect 2 unknown_command "did you mean 'serve'" serv
+expect 2 unknown_command "unknown command 'stat'" stat
+expect 2 usage "did you mean '--timeout'" get --timeuot 3s k
+expect 2 usage 'unknown flag' get --no-such-flag k
+expect 2 usage 'needs a unit' get --timeout 30 k
+expect 2 usage 'must be above zero' get --timeout 0s k
+expect 2 usage 'has no port' get --coordinator-addr localhost k
+expect 2 usage 'has port 0' get --coordinator-addr localhost:0 k
+expect 2 usage 'contradict' get --json -o plain k
+expect 2 usage 'json' scan -o xml
+expect 2 usage 'lies before' scan --start b --end a
+expect 2 usage 'hexadecimal' get --hex abc
+expect 2 usage '--store-id' serve --workdir "$work/none"
+expect 2 usage 'scope' serve --store-id 1 --scope dokcer
+expect 2 usage 'no coordinator' serve --store-id 1 --workdir "$work/none"
+expect 2 usage '(got 2 and 2)' serve --store-id 1 --workdir "$work/none" --coordinator-addr a:1 --election-tick 2
+root=(meta-root --workdir "$work/none" --node-id 1 --transport-addr 127.0.0.1:24380 --addr 127.0.0.1:24390)
+one=(--peer 1=127.0.0.1:24380) two=(--peer 2=127.0.0.1:24381) three=(--peer 3=127.0.0.1:24382)
+expect 2 usage 'need exactly 3 --peer, got 2 (1, 2)' "${root[@]}" "${one[@]}" "${two[@]}"
+expect 2 usage 'need exactly 3 --peer, got 4' "${root[@]}" "${one[@]}" "${two[@]}" "${three[@]}" --peer 4=127.0.0.1:24383
+expect 2 usage 'given twice' "${root[@]}" "${one[@]}" "${two[@]}" --peer 2=127.0.0.1:24382
+expect 2 usage 'not among' meta-root --workdir "$work/none" --node-id 9 "${one[@]}" "${two[@]}" "${three[@]}"
+expect 2 usage 'need exactly 3 --root-peer, got 2 (1, 2)' coordinator --coordinator-id c --root-peer 1=a:1 --root-peer 2=a:2
+expect 2 usage '(3s >= 2s)' coordinator --coordinator-id c --root-peer 1=a:1 --root-peer 2=a:2 --root-peer 3=a:3 --lease-ttl 2s
+[ ! -e "$work/none" ] || wrong 'refused servers' "$work/none was created"
+expect 2 usage 'no seed' sim run --seeds 5..5
+
+# ---- the configuration file ------------------------------------------------------------------------------------
+
+# config SED EXIT CODE TEXT: the example, changed.
+config() {
+    local sed=$1
+    shift
+    sed "$sed" "$example" >"$work/config.json"
+    expect "$@" config check --config "$work/config.json"
+}
+expect 3 file_not_found 'no-such-file' config check --config "$work/no-such-file"
+expect 3 file_not_found 'no-such-file' serve --store-id 1 --config "$work/no-such-file"
+config '1s/{/{,/' 2 config_invalid ':1:2: want a member name'
+config '3s/coordinator/cordinator/' 2 config_invalid "did you mean 'coordinator'"
+config 's/"max_retries": 8/"max_retries": "8"/' 2 config_invalid 'must be a number, not a string'
+config 's/"end_key": "m"/"end_key": "q"/' 2 config_invalid 'region 2 overlaps region 1'
+config 's/"start_key": "m"/"start_key": "p"/' 2 config_invalid 'no region holds the keys from "m" to "p"'
+config 's/"peer_id": 102/"peer_id": 101/' 2 config_invalid 'peer id 101 is used twice'
+config 's/"store_id": 3, "listen/"store_id": 2, "listen/' 2 config_invalid 'store id 2 is used twice'
+config 's/"leader_store_id": 2/"leader_store_id": 7/' 2 config_invalid 'leader_store_id 7 is not a member'
+config 's/cluster\/store-{id}/cluster\/store/' 2 config_invalid 'must contain {id}'
+config 's/127.0.0.1:2379/127.0.0.1/' 2 config_invalid 'has no port'
+config 's/"id": 2/"id": 2, "id": 3/' 2 config_invalid 'given twice'
+config 's/"end_key": "m"/"end_key": "q"/; s/"peer_id": 102/"peer_id": 101/' 2 config_invalid 'has 2 problems'
+expect 2 usage 'no store 9 (it has 1, 2, 3)' serve --store-id 9 --config "$example"
+
+# ---- keys, values, files; nobody has to be asked ---------------------------------------------------------------
+
+nobody=(--coordinator-addr 127.0.0.1:24999 --timeout 1s)
+expect 2 key_empty 'the key is empty' put "${nobody[@]}" '' v
+expect 2 key_empty 'the key is empty' get "${nobody[@]}" ''
+expect 8 too_large 'the key has 4097 bytes' put "${nobody[@]}" "$(printf 'k%.0s' $(seq 4097))" v
+head -c $((4 * 1024 * 1024 + 1)) /dev/zero >"$work/large"
+expect 8 too_large 'the value has 4194305 bytes' put "${nobody[@]}" k --value-file "$work/large"
+expect 4 unavailable 'no answer' get "${nobody[@]}" k
+expect 4 unavailable 'no answer' put "${nobody[@]}" k v
+expect 3 file_not_found 'no-such-file' import "${nobody[@]}" --format tsv "$work/no-such-file"
+expect 3 not_a_workdir 'no such directory' regions --workdir "$work/no-such-dir"
+mkdir -p "$work/empty"
+untouched "$work/empty" 3 not_a_workdir 'empty' regions --workdir "$work/empty"
+
+# ---- a cluster with data; its directories are damaged afterwards -----------------------------------------------
+
+offset=4000
+"$nokv" demo --dir "$work/demo" --port-offset $offset >"$work/demo.out" 2>"$work/demo.err" </dev/null &
+demo=$!
+pids+=("$demo")
+for _ in $(seq 900); do
+    if grep -q '^ready in' "$work/demo.out" || ! kill -0 $demo 2>/dev/null; then break; fi
+    sleep 0.1
+done
+grep -q '^ready in' "$work/demo.out" || { cat "$work/demo.err" "$work/demo.out" >&2 && echo 'FAILED: no demo cluster' >&2 && exit 1; }
+live=(--coordinator-addr 127.0.0.1:$((2379 + offset)))
+awk 'BEGIN { for (i = 0; i < 5000; i++) printf "%s%05d\tvalue %d\n", (i % 2 ? "a" : "x"), i, i }' >"$work/good.tsv"
+"$nokv" import "${live[@]}" --format tsv "$work/good.tsv" >/dev/null
+
+expect 3 key_not_found 'no value at "missing"' get "${live[@]}" missing
+expect 5 wrong_service 'is not a coordinator' get --coordinator-addr 127.0.0.1:$((20170 + offset)) k
+expect 5 address_in_use "pid $(cat /proc/$demo/task/$demo/children 2>/dev/null | cut -d' ' -f4)" \
+    coordinator --coordinator-id other --addr 127.0.0.1:$((2379 + offset)) --root-peer 1=a:1 --root-peer 2=a:2 --root-peer 3=a:3
+expect 5 workdir_in_use "pid $demo" demo --dir "$work/demo"
+store=(serve --config "$work/demo/raft_config.json" --coordinator-addr 127.0.0.1:24999 --addr 127.0.0.1:24170 --advertise-addr 127.0.0.1:24170)
+expect 5 workdir_in_use 'pid ' "${store[@]}" --store-id 1
+{ head -n 3 "$work/good.tsv" && echo 'no tab in this line' && tail -n 3 "$work/good.tsv"; } >"$work/bad.tsv"
+expect 2 bad_line 'bad.tsv:4: no TAB' import "${live[@]}" --format tsv "$work/bad.tsv"
+{ printf 'other\tvalue\n' && cat "$work/good.tsv"; } >"$work/bad.tsv"
+expect 5 import_state_mismatch 'has changed since' import "${live[@]}" --format tsv "$work/bad.tsv"
+rm -f "$work/bad.tsv.nokv-import"
+kill -INT $demo
+wait $demo
+
+# ---- a store directory -----------------------------------------------------------------------------------------
+
+good=$work/demo/store-1
+untouched "$good" 5 store_id_mismatch 'bound to store 1, not store 2' "${store[@]}" --store-id 2 --workdir "$good"
+untouched "$good" 5 workdir_not_fresh "$good" config seed --config "$example" --store-id 2 --workdir "$good"
+hold "${store[@]}" --store-id 1 --workdir "$(copy held "$good")"
+expect 5 workdir_in_use "pid $held" "${store[@]}" --store-id 1 --workdir "$work/held" --addr 127.0.0.1:24171
+expect 5 address_in_use "pid $held" "${store[@]}" --store-id 1 --workdir "$(copy second "$good")"
+stop_held
+
+# damaged WHAT FILE OFFSET EXIT CODE: a copy of the store with one byte flipped, opened in every way there is.
+damaged() {
+    local dir file
+    dir=$(copy damaged "$good")
+    file=$(cd "$dir" && ls $2 2>/dev/null | tail -n 1)
+    [ -n "$file" ] || { echo "FAILED: no $1 like $2 in $good" >&2 && ls -R "$good" >&2 && exit 1; }
+    if [ "$3" = middle ]; then flip "$dir/$file" "$(middle "$dir/$file")"; else flip "$dir/$file" "$3"; fi
+    untouched "$dir" "$4" "$5" "$(basename "$file")" "${store[@]}" --store-id 1 --workdir "$dir"
+}
+damaged 'manifest' 'MANIFEST*' middle 6 corrupt
+damaged 'CURRENT' 'CURRENT' 1 6 corrupt
+damaged 'table footer' '*.sst' -5 6 corrupt
+damaged 'raft log' 'raft/*' middle 6 corrupt
+damaged 'mode' 'MODE.json' 12 6 corrupt
+dir=$(copy damaged "$good")
+rm "$dir/CURRENT"
+untouched "$dir" 6 current_missing 'CURRENT is missing' "${store[@]}" --store-id 1 --workdir "$dir"
+untouched "$dir" 6 current_missing 'CURRENT is missing' regions --workdir "$dir"
+mkdir -p "$work/dirty" && echo precious >"$work/dirty/notes.txt"
+untouched "$work/dirty" 5 workdir_not_fresh 'dirty' config seed --config "$example" --store-id 1 --workdir "$work/dirty"
+
+# ---- a meta-root directory -------------------------------------------------------------------------------------
+
+rooted=$work/demo/meta-root-1
+peers=(--peer 1=127.0.0.1:$((3380 + offset)) --peer 2=127.0.0.1:$((3381 + offset)) --peer 3=127.0.0.1:$((3382 + offset)))
+as=(meta-root --addr 127.0.0.1:24380 "${peers[@]}")
+untouched "$rooted" 5 membership_mismatch 'node 1' "${as[@]}" --node-id 2 --workdir "$rooted"
+untouched "$rooted" 5 membership_mismatch 'node 1' meta-root --addr 127.0.0.1:24380 --node-id 1 --workdir "$rooted" \
+    "${peers[@]:0:4}" --peer 3=127.0.0.1:24555
+hold "${as[@]}" --node-id 1 --workdir "$(copy held "$rooted")"
+expect 5 workdir_in_use "pid $held" "${as[@]}" --node-id 1 --workdir "$work/held" --addr 127.0.0.1:24381
+expect 5 address_in_use "pid $held" "${as[@]}" --node-id 1 --workdir "$(copy second "$rooted")"
+stop_held
+for file in root.checkpoint identity 'raft/*'; do
+    dir=$(copy damaged "$rooted")
+    target=$(cd "$dir" && ls $file | tail -n 1)
+    flip "$dir/$target" "$(middle "$dir/$target")"
+    untouched "$dir" 6 corrupt "$(basename "$target")" "${as[@]}" --node-id 1 --workdir "$dir"
+done
+
+if [ $failed -gt 0 ]; then
+    echo "FAILED: $failed of $cases cases"
+    exit 1
+fi
+echo "ok $cases cases"
