@@ -126,6 +126,8 @@ pub(crate) fn decode(id: u64, offset: u64, data: &[u8]) -> Option<Frame<'_>> {
 pub(crate) struct End {
     /// Everything below is sound.
     pub(crate) offset: u64,
+    /// The highest claim among the sound frames: everything below was once synced with success.
+    pub(crate) claimed: u64,
     /// The last frame is a seal.
     pub(crate) sealed: bool,
     /// Bytes from `offset` to the end of the file.
@@ -142,13 +144,14 @@ pub(crate) fn scan(
     visit: &mut dyn FnMut(u64, Frame<'_>) -> Result<()>,
 ) -> Result<End> {
     let mut offset = HEADER_BYTES as u64;
-    let mut sealed = false;
+    let (mut sealed, mut claimed) = (false, 0);
     while !sealed && let Some(frame) = decode(id, offset, data) {
         match frame.kind {
             KIND_SEAL => sealed = true,
             KIND_CLAIM => {}
             _ => visit(offset, frame)?,
         }
+        claimed = claimed.max(frame.durable);
         offset += frame.bytes();
     }
     let torn_bytes = data.len() as u64 - offset;
@@ -160,7 +163,7 @@ pub(crate) fn scan(
             format!("the record fails its checksum, but was durable below {claim} (claimed at {witness})");
         return Err(Error::corrupt(file, offset, what));
     }
-    Ok(End { offset, sealed, torn_bytes })
+    Ok(End { offset, claimed, sealed, torn_bytes })
 }
 
 /// Whether any sound frame stands in `data`, wherever.
@@ -253,7 +256,12 @@ mod tests {
         assert_eq!(found, [b"first".to_vec()]);
         assert_eq!(
             end,
-            End { offset: starts[1] as u64, sealed: false, torn_bytes: (data.len() - starts[1]) as u64 }
+            End {
+                offset: starts[1] as u64,
+                claimed: 0,
+                sealed: false,
+                torn_bytes: (data.len() - starts[1]) as u64
+            }
         );
     }
 

@@ -74,13 +74,19 @@ impl Segment {
         Ok(Self::new(file, path, id, frame::HEADER_BYTES as u64, false))
     }
 
-    /// Opens a file that was read before, for appending after `end`. Cuts a torn tail. What was read may come from a
-    /// page cache that nobody synced, so this syncs.
+    /// Opens a file that was read before, for appending after `end`. Cuts a torn tail.
+    ///
+    /// What was read may come from a page cache that nobody synced, so this syncs. The sync of a process before us
+    /// may even have failed: the cache then calls pages clean that never reached the disk, and a sync does not
+    /// write them. So whatever no frame claims to be durable is written once more.
     pub(crate) fn resume(disk: &dyn Disk, path: &Path, id: u64, end: End) -> Result<Self> {
         let file = disk.open(path, OpenMode::Write).at(path, "open")?;
         if end.torn_bytes > 0 {
             file.truncate(end.offset).at(path, "truncate")?;
         }
+        let unclaimed = end.offset.saturating_sub(end.claimed) as usize;
+        let tail = file.read_exact_at(unclaimed, end.claimed).at(path, "read")?;
+        file.write_at(&tail, end.claimed).at(path, "write")?;
         file.sync_data().at(path, "sync")?;
         Ok(Self::new(file, path, id, end.offset, end.offset > frame::HEADER_BYTES as u64))
     }

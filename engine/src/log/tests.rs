@@ -213,3 +213,28 @@ fn reading_changes_nothing() {
     let (log, found) = open(&disk).unwrap();
     assert_eq!((found, log.torn_bytes()), (records(1), 26));
 }
+
+/// The page cache may show a successor what a failed sync lost. It must not build on that.
+#[test]
+fn what_a_failed_sync_lost_is_written_again_by_the_next_process() {
+    for seed in 0..50 {
+        let platter = platter(seed);
+        let (mut log, _) = open(&platter.mount()).unwrap();
+        log.append(1, &record(0));
+        log.sync().unwrap();
+        log.append(1, &record(1));
+        let sync_error_at = Some(platter.counters().syncs + 1);
+        platter.set_faults(DiskFaults { sync_error_at, ..DiskFaults::default() });
+        assert!(log.sync().is_err());
+        platter.crash(CrashMode::ProcessKill);
+
+        let (mut log, mut found) = open(&platter.mount()).unwrap();
+        log.append(1, &record(2));
+        log.sync().unwrap();
+        log.append(1, &record(3));
+        log.sync().unwrap();
+        found.extend([record(2), record(3)]);
+        platter.crash(CrashMode::PowerLossWorst);
+        assert_eq!(open(&platter.mount()).unwrap().1, found, "seed {seed}");
+    }
+}
