@@ -19,7 +19,7 @@ use crate::record::{self, Hard, Place, Record};
 use nokv_engine::log::{Log, LogOptions, Position};
 use nokv_env::Disk;
 use raft::eraftpb::Entry;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -48,12 +48,23 @@ impl RaftLog {
             doing: "create",
             source: Arc::new(source),
         })?;
-        let mut replay = Replay { dir: dir.to_owned(), groups: BTreeMap::new(), last: None };
+        let mut replay =
+            Replay { dir: dir.to_owned(), groups: BTreeMap::new(), stated: BTreeSet::new(), last: None };
         let options = LogOptions { extension: EXTENSION.to_owned(), segment_bytes };
         let log = Log::open(disk, dir, options, &mut |position, kind, payload| {
             replay.take(position, kind, payload)
         })?;
-        Ok((RaftLog { log, unsynced: false }, replay.finish()?))
+        let stated = match replay.last {
+            Some(last) if last.segment == log.active_segment() => std::mem::take(&mut replay.stated),
+            _ => BTreeSet::new(),
+        };
+        let groups = replay.finish()?;
+        let mut raft_log = RaftLog { log, unsynced: false };
+        // A crash may have torn the states off the head of the newest segment.
+        for (group, log) in groups.iter().filter(|(group, _)| !stated.contains(group)) {
+            raft_log.state(*group, log);
+        }
+        Ok((raft_log, groups))
     }
 
     /// Bytes of an unfinished write that were cut at open.
@@ -192,16 +203,22 @@ fn leading(entries: &[Entry]) -> usize {
 struct Replay {
     dir: PathBuf,
     groups: BTreeMap<GroupId, GroupLog>,
+    /// Groups whose state stands in the segment being read.
+    stated: BTreeSet<GroupId>,
     last: Option<Position>,
 }
 
 impl Replay {
     fn take(&mut self, position: Position, kind: u8, payload: &[u8]) -> Result<()> {
+        if self.last.is_none_or(|last| last.segment != position.segment) {
+            self.stated.clear();
+        }
         self.last = Some(position);
         let (group, record) = record::decode(kind, payload).map_err(|what| self.corrupt(position, what))?;
         let group = GroupId(group);
         let known = self.groups.entry(group);
         if let Record::State { peer, hard, base, installing } = record {
+            self.stated.insert(group);
             let log = known.or_insert_with(|| GroupLog::new(peer, base));
             log.truncate(base);
             (log.peer, log.hard, log.installing) = (peer, hard, installing);
@@ -251,6 +268,156 @@ impl Replay {
             file: self.dir.join(format!("{:05}.{EXTENSION}", position.segment)),
             offset: position.offset,
             what: what.to_owned(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use bytes::Bytes;
+    use nokv_env::mem_disk::{CrashMode, MemDisk};
+
+    const G1: GroupId = GroupId(1);
+    const G2: GroupId = GroupId(2);
+
+    fn dir() -> &'static Path {
+        Path::new("/raft")
+    }
+
+    fn open(platter: &Arc<MemDisk>) -> Result<(RaftLog, BTreeMap<GroupId, GroupLog>)> {
+        RaftLog::open(platter.mount(), dir(), 1 << 20)
+    }
+
+    /// A fresh log with two groups.
+    fn begin(platter: &Arc<MemDisk>) -> (RaftLog, GroupLog, GroupLog) {
+        let (mut log, known) = open(platter).expect("open");
+        assert!(known.is_empty());
+        let (one, two) = (GroupLog::new(11, Place::default()), GroupLog::new(12, Place::default()));
+        log.state(G1, &one);
+        log.state(G2, &two);
+        (log, one, two)
+    }
+
+    fn hard(term: u64, commit: u64) -> Hard {
+        Hard { term, vote: 9, commit }
+    }
+
+    fn entries(range: std::ops::RangeInclusive<u64>, term: u64) -> Vec<Entry> {
+        let data = Bytes::from_static(b"data");
+        range.map(|index| Entry { index, term, data: data.clone(), ..Entry::default() }).collect()
+    }
+
+    fn shape(log: &GroupLog) -> (Hard, Place, Vec<(u64, u64)>) {
+        (log.hard, log.base(), log.iter_from(0).map(|entry| (entry.index, entry.term)).collect())
+    }
+
+    #[test]
+    fn what_was_synced_is_found_again_and_the_rest_is_not() {
+        let platter = MemDisk::new(1);
+        let (mut log, mut one, mut two) = begin(&platter);
+        log.append(G1, &mut one, hard(1, 0), entries(1..=3, 1));
+        log.append(G2, &mut two, hard(1, 0), entries(1..=1, 1));
+        log.append(G1, &mut one, hard(2, 2), entries(3..=4, 2));
+        assert!(log.sync().expect("sync"));
+        assert!(!log.sync().expect("nothing to sync"));
+        let want = (shape(&one), shape(&two));
+        log.append(G2, &mut two, hard(5, 0), entries(2..=2, 5));
+        platter.crash(CrashMode::PowerLossWorst);
+        let (_, known) = open(&platter).expect("reopen");
+        assert_eq!((shape(&known[&G1]), shape(&known[&G2])), want);
+        assert_eq!(known[&G1].peer, 11);
+    }
+
+    #[test]
+    fn the_commit_index_on_disk_is_never_ahead_of_the_entries() {
+        let platter = MemDisk::new(2);
+        let (mut log, mut one, _) = begin(&platter);
+        log.append(G1, &mut one, hard(1, 50), Vec::new());
+        assert_eq!(one.hard.commit, 0);
+    }
+
+    #[test]
+    fn segments_without_needed_entries_go_and_replay_copes() {
+        let platter = MemDisk::new(3);
+        let (mut log, mut one, mut two) = begin(&platter);
+        for segment in 0..4 {
+            let first = segment * 5 + 1;
+            log.append(G1, &mut one, hard(1, first), entries(first..=first + 4, 1));
+            if segment == 1 {
+                log.append(G2, &mut two, hard(1, 0), entries(1..=2, 1));
+            }
+            log.roll([(G1, &one), (G2, &two)].into_iter()).expect("roll");
+        }
+        assert_eq!((one.oldest_segment(), two.oldest_segment()), (Some(1), Some(2)));
+        log.truncate(G1, &mut one, 17);
+        assert_eq!((one.oldest_segment(), log.active_segment()), (Some(4), 5));
+        log.purge_below(2).expect("purge");
+        log.relocate(G2, &mut two);
+        assert_eq!(two.oldest_segment(), Some(5));
+        log.purge_below(4).expect("purge");
+        let want = (shape(&one), shape(&two));
+        platter.crash(CrashMode::PowerLossWorst);
+        let (log, known) = open(&platter).expect("reopen");
+        assert_eq!(log.segments(), (2, 4));
+        assert_eq!((shape(&known[&G1]), shape(&known[&G2])), want);
+        assert_eq!(known[&G2].oldest_segment(), Some(5));
+    }
+
+    #[test]
+    fn a_missing_truncation_is_damage() {
+        let platter = MemDisk::new(4);
+        let (mut log, mut one, _) = begin(&platter);
+        log.append(G1, &mut one, hard(1, 0), entries(1..=5, 1));
+        log.roll([(G1, &one)].into_iter()).expect("roll");
+        log.append(G1, &mut one, hard(1, 0), entries(6..=9, 1));
+        log.sync().expect("sync");
+        platter.crash(CrashMode::PowerLossWorst);
+        platter.mount().remove_file(&dir().join("00001.raft")).expect("lose a segment");
+        let lost = open(&platter).err().expect("damage");
+        assert!(lost.is_corrupt(), "{lost}");
+        assert!(lost.to_string().contains("entry 1 of g1 is missing"), "{lost}");
+    }
+
+    #[test]
+    fn snapshots_restart_a_log_and_removed_groups_are_forgotten() {
+        let platter = MemDisk::new(5);
+        let (mut log, mut one, mut two) = begin(&platter);
+        log.append(G1, &mut one, hard(1, 0), entries(1..=5, 1));
+        log.removed(G2);
+        let place = Place { index: 40, term: 3 };
+        log.installing(G1, &mut one, place);
+        log.sync().expect("sync");
+        let (_, known) = open(&platter).expect("reopen");
+        assert_eq!(known[&G1].installing, Some(place));
+        assert!(!known.contains_key(&G2));
+        log.installed(G1, &mut one, place);
+        log.append(G1, &mut one, hard(3, 40), entries(41..=42, 3));
+        log.append(G2, &mut two, hard(1, 0), Vec::new());
+        log.sync().expect("sync");
+        let orphaned = open(&platter).err().expect("a record without its state");
+        assert!(orphaned.is_corrupt(), "{orphaned}");
+    }
+
+    #[test]
+    fn a_crash_while_a_segment_is_started_loses_no_state() {
+        for seed in 0..40 {
+            let platter = MemDisk::new(seed);
+            let (mut log, mut one, mut two) = begin(&platter);
+            log.append(G1, &mut one, hard(1, 0), entries(1..=5, 1));
+            log.append(G2, &mut two, hard(4, 0), entries(1..=1, 4));
+            log.sync().expect("sync");
+            log.roll([(G1, &one), (G2, &two)].into_iter()).expect("roll");
+            log.log.write().expect("write");
+            platter.crash(CrashMode::PowerLoss);
+            let (mut log, mut known) = open(&platter).expect("reopen");
+            let (mut one, mut two) = (known.remove(&G1).expect("g1"), known.remove(&G2).expect("g2"));
+            log.truncate(G1, &mut one, 5);
+            log.relocate(G2, &mut two);
+            log.purge_below(2).expect("purge");
+            platter.crash(CrashMode::PowerLossWorst);
+            let (_, known) = open(&platter).expect("reopen without the first segment");
+            assert_eq!((shape(&known[&G1]), shape(&known[&G2])), (shape(&one), shape(&two)));
         }
     }
 }
