@@ -8,6 +8,7 @@ use crate::history::Recorder;
 use crate::plan::Plan;
 use crate::services::{Role, coordinators};
 use crate::workload::Workload;
+use crate::workload::keys::Name;
 use crate::workload::session::Runner;
 use crate::world::{Standing, World};
 use futures_util::future::{Either, select};

@@ -17,12 +17,15 @@ pub enum Name {
     Account(u32),
     /// A list.
     List(u32),
+    /// Written and deleted by the liveness check, one for each sixteenth of the keys.
+    Alive(u32),
 }
 
 impl Name {
     /// The key itself.
     pub fn key(self) -> Bytes {
         let name = match self {
+            Name::Alive(number) => return Bytes::from(format!("{:02x}/v{number}", number * 16)),
             Name::Key(number) => format!("k{number}"),
             Name::Account(number) => format!("a{number}"),
             Name::List(number) => format!("l{number}"),
@@ -38,6 +41,7 @@ impl Name {
             b'k' => Name::Key(number),
             b'a' => Name::Account(number),
             b'l' => Name::List(number),
+            b'v' if number < 16 => Name::Alive(number),
             _ => return None,
         };
         (parsed.key() == key).then_some(parsed)
@@ -117,7 +121,7 @@ mod tests {
 
     #[test]
     fn names_and_values_are_recognised() {
-        for name in [Name::Key(3), Name::Account(7), Name::List(0)] {
+        for name in [Name::Key(3), Name::Account(7), Name::List(0), Name::Alive(11)] {
             assert_eq!(Name::parse(&name.key()), Some(name));
         }
         assert_eq!(Name::parse(b"zz/k3"), None);
