@@ -2,7 +2,14 @@
 
 use crate::store::Shared;
 use nokv_proto::admin::v1::raft_admin_server::RaftAdmin;
-use nokv_proto::admin::v1::*;
+use nokv_proto::admin::v1::{
+    AddPeerRequest, AddPeerResponse, ExecutionRestartState, ExecutionRestartStatus, ExecutionStatusRequest,
+    ExecutionStatusResponse, ExportRegionSnapshotRequest, ExportRegionSnapshotResponse,
+    ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ImportRegionSnapshotRequest,
+    ImportRegionSnapshotResponse, ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse,
+    RegionRuntimeStatusRequest, RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse,
+    TransferLeaderRequest, TransferLeaderResponse,
+};
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
 

@@ -9,7 +9,7 @@ use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
 
 /// What comes of a command: an answer, or a region error when the region has changed since it was proposed.
-pub(crate) type Outcome = Result<response::Cmd, Box<RegionError>>;
+pub(crate) type Outcome = Result<Box<response::Cmd>, Box<RegionError>>;
 
 /// Evaluates `command` against the state before it. The region may have changed between proposal and apply, so epoch
 /// and range are checked here again; a refused command has no effect.
@@ -22,7 +22,7 @@ pub(crate) fn evaluate(
     if let Err(refused) = admit(region, command) {
         return Ok(Err(refused));
     }
-    Ok(Ok(match &command.cmd {
+    Ok(Ok(Box::new(match &command.cmd {
         Cmd::Get(get) => response::Cmd::Get(mvcc::get(reader, get, 0)?),
         Cmd::Scan(scan) => response::Cmd::Scan(mvcc::scan(reader, scan, &region.range(), 0)?),
         Cmd::Prewrite(prewrite) => response::Cmd::Prewrite(mvcc::prewrite(reader, prewrite, writes)?),
@@ -34,7 +34,7 @@ pub(crate) fn evaluate(
         Cmd::CheckTxnStatus(check) => {
             response::Cmd::CheckTxnStatus(mvcc::check_txn_status(reader, check, writes)?)
         }
-    }))
+    })))
 }
 
 fn admit(region: &RegionDescriptor, command: &Command) -> Result<(), Box<RegionError>> {

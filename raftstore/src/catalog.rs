@@ -61,7 +61,9 @@ impl Members {
         out.put_u8(VERSION);
         for list in [&self.voters, &self.learners, &self.voters_outgoing, &self.learners_next] {
             encode_varint(list.len() as u64, &mut out);
-            list.iter().for_each(|id| encode_varint(*id, &mut out));
+            for id in list {
+                encode_varint(*id, &mut out);
+            }
         }
         out.put_u8(u8::from(self.auto_leave));
         out.freeze()

@@ -3,6 +3,7 @@
 use nokv_env::net::MESSAGE_BYTES_MAX;
 use nokv_env::{Channel, ClockExt, Env};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tonic::{Response, Status};
 
@@ -14,6 +15,8 @@ pub(crate) struct Coordinators {
     env: Env,
     timeout: Duration,
     clients: Vec<(String, Client)>,
+    /// The coordinator that last took what only some can take.
+    preferred: AtomicUsize,
 }
 
 impl Coordinators {
@@ -24,7 +27,8 @@ impl Coordinators {
                 .max_encoding_message_size(MESSAGE_BYTES_MAX);
             (addr.clone(), client)
         };
-        Self { env: env.clone(), timeout, clients: addrs.iter().map(client).collect() }
+        let clients = addrs.iter().map(client).collect();
+        Self { env: env.clone(), timeout, clients, preferred: AtomicUsize::new(0) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -33,6 +37,17 @@ impl Coordinators {
 
     pub(crate) fn addr(&self, at: usize) -> &str {
         &self.clients[at].0
+    }
+
+    /// All coordinators, the one that last helped first.
+    pub(crate) fn by_preference(&self) -> impl Iterator<Item = usize> + use<> {
+        let (count, first) = (self.len(), self.preferred.load(Ordering::Relaxed));
+        (0..count).map(move |step| (first + step) % count)
+    }
+
+    /// Remembers who helped.
+    pub(crate) fn prefer(&self, at: usize) {
+        self.preferred.store(at, Ordering::Relaxed);
     }
 
     /// Calls one coordinator, within the timeout.

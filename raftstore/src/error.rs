@@ -1,6 +1,7 @@
 //! Why a store does not start, named by who must act.
 
 use nokv_engine as engine;
+use nokv_env::disk;
 use std::io;
 use std::path::PathBuf;
 
@@ -84,4 +85,16 @@ pub enum Error {
         /// The error of the operating system.
         source: io::Error,
     },
+}
+
+impl Error {
+    /// Whether this is a simulated node's death rather than a failure to report.
+    pub fn is_crashed(&self) -> bool {
+        match self {
+            Error::Engine(error) => error.is_crashed(),
+            Error::Replica(error) => error.is_crashed(),
+            Error::Io { source, .. } => disk::is_crashed(source),
+            _ => false,
+        }
+    }
 }

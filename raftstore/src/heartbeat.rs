@@ -227,12 +227,13 @@ async fn publish_one(shared: &Shared, event: Event) -> bool {
     let request =
         PublishRootEventRequest { event: Some(root_event(shared, &event)), expected_cluster_epoch: 0 };
     let mut last = None;
-    for at in 0..shared.coordinators.len() {
+    for at in shared.coordinators.by_preference() {
         let request = request.clone();
         let call =
             |mut client: crate::control::Client| async move { client.publish_root_event(request).await };
         match shared.coordinators.call(at, call).await {
             Ok(reply) if reply.accepted => {
+                shared.coordinators.prefer(at);
                 match event {
                     Event::Joined => shared.publications.joined.store(true, Ordering::Relaxed),
                     Event::Region(region) => {
@@ -246,7 +247,10 @@ async fn publish_one(shared: &Shared, event: Event) -> bool {
             Err(error) => last = Some(error),
         }
     }
-    tracing::debug!(error = ?last, "the meta-root has not accepted an event yet");
+    match last {
+        Some(error) => tracing::info!(%error, "the meta-root has not accepted an event of this store yet"),
+        None => tracing::info!("the meta-root has not accepted an event of this store yet"),
+    }
     false
 }
 

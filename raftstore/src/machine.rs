@@ -8,7 +8,7 @@
 use crate::apply::{self, Outcome};
 use crate::bells::Bells;
 use crate::catalog::{self, Entry, Members, Position};
-use crate::command::{self, Command};
+use crate::command::Command;
 use crate::image;
 use crate::mvcc::Writes;
 use crate::region::{Region, Regions, epoch_matches, refuse};

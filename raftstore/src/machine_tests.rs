@@ -66,7 +66,7 @@ impl Solo {
         self.index += 1;
         let reply = self.machine.apply(GROUP, Applied { index: self.index, term: 1, data }).unwrap();
         match reply {
-            Reply::Outcome(outcome) => outcome.unwrap(),
+            Reply::Outcome(outcome) => *outcome.unwrap(),
             Reply::Configured => panic!("not a change"),
         }
     }

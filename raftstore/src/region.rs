@@ -116,15 +116,14 @@ impl Regions {
     pub(crate) fn all(&self) -> Vec<Arc<Region>> {
         lock(&self.0).values().cloned().collect()
     }
-
-    pub(crate) fn len(&self) -> usize {
-        lock(&self.0).len()
-    }
 }
 
 /// Region errors, one constructor a reason.
 pub(crate) mod refuse {
-    use super::*;
+    use super::{
+        EpochNotMatch, KeyNotInRegion, NotLeader, RegionDescriptor, RegionError, RegionNotFound, State,
+    };
+    use nokv_proto::error::v1::{RaftEntryTooLarge, StoreNotMatch};
 
     pub(crate) fn not_leader(state: &State) -> Box<RegionError> {
         let error = NotLeader { region_id: state.descriptor.region_id, leader: state.leader() };
@@ -156,12 +155,12 @@ pub(crate) mod refuse {
     }
 
     pub(crate) fn too_large(region_id: u64) -> Box<RegionError> {
-        let error = nokv_proto::error::v1::RaftEntryTooLarge { region_id };
+        let error = RaftEntryTooLarge { region_id };
         Box::new(RegionError { entry_too_large: Some(error), ..Default::default() })
     }
 
     pub(crate) fn store(asked: u64, actual: u64) -> Box<RegionError> {
-        let error = nokv_proto::error::v1::StoreNotMatch { request_store_id: asked, actual_store_id: actual };
+        let error = StoreNotMatch { request_store_id: asked, actual_store_id: actual };
         Box::new(RegionError { store_not_match: Some(error), ..Default::default() })
     }
 }

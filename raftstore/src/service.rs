@@ -10,7 +10,12 @@ use nokv_engine::{Pressure, Snapshot};
 use nokv_env::ClockExt;
 use nokv_proto::admin::v1::{ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason};
 use nokv_proto::kv::v1::no_kv_server::NoKv;
-use nokv_proto::kv::v1::*;
+use nokv_proto::kv::v1::{
+    Context, KvBatchGetRequest, KvBatchGetResponse, KvBatchRollbackRequest, KvBatchRollbackResponse,
+    KvCheckTxnStatusRequest, KvCheckTxnStatusResponse, KvCommitRequest, KvCommitResponse, KvGetRequest,
+    KvGetResponse, KvPrewriteRequest, KvPrewriteResponse, KvResolveLockRequest, KvResolveLockResponse,
+    KvScanRequest, KvScanResponse,
+};
 use nokv_proto::limits::COMMAND_BYTES_MAX;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
@@ -187,7 +192,7 @@ impl KvService {
 }
 
 fn unwrap(outcome: Outcome) -> Result<response::Cmd, Refused> {
-    outcome.map_err(Refused::Region)
+    outcome.map(|response| *response).map_err(Refused::Region)
 }
 
 /// Bytes of a command in the log, about.

@@ -14,7 +14,6 @@ use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 use tonic::body::Body;
 use tonic::service::Routes;
 
@@ -250,6 +249,3 @@ pub(crate) fn crash_after(platter: &MemDisk, operations: u64) {
     let at = platter.ops() + operations + 1;
     platter.set_faults(DiskFaults { crash_at_op: Some(at), ..DiskFaults::default() });
 }
-
-/// A while, in virtual time.
-pub(crate) const WHILE: Duration = Duration::from_secs(5);

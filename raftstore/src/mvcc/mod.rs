@@ -66,9 +66,9 @@ pub trait Reader {
     /// The value of `key`.
     fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>>;
     /// Keys and values within `bounds`, ascending.
-    fn iter<'a>(&'a self, cf: Cf, bounds: Bounds) -> Entries<'a>;
+    fn iter(&self, cf: Cf, bounds: Bounds) -> Entries<'_>;
     /// Keys and values within `bounds`, descending.
-    fn iter_rev<'a>(&'a self, cf: Cf, bounds: Bounds) -> Entries<'a>;
+    fn iter_rev(&self, cf: Cf, bounds: Bounds) -> Entries<'_>;
 }
 
 /// An iteration of a [`Reader`].
@@ -79,11 +79,11 @@ impl Reader for engine::Snapshot {
         Ok(engine::Snapshot::get(self, cf, key)?)
     }
 
-    fn iter<'a>(&'a self, cf: Cf, bounds: Bounds) -> Entries<'a> {
+    fn iter(&self, cf: Cf, bounds: Bounds) -> Entries<'_> {
         Box::new(engine::Snapshot::iter(self, cf, bounds).map(|entry| Ok(entry?)))
     }
 
-    fn iter_rev<'a>(&'a self, cf: Cf, bounds: Bounds) -> Entries<'a> {
+    fn iter_rev(&self, cf: Cf, bounds: Bounds) -> Entries<'_> {
         Box::new(engine::Snapshot::iter_rev(self, cf, bounds).map(|entry| Ok(entry?)))
     }
 }

@@ -69,7 +69,7 @@ impl World {
     fn begin(&mut self) {
         let start = self.tso();
         let mut changes = BTreeMap::new();
-        for _ in 0..1 + self.below(3) {
+        for _ in 0..=self.below(3) {
             let long = if self.below(2) == 0 { "-".repeat(300) } else { String::new() };
             let value = (self.below(4) != 0).then(|| format!("{start}{long}"));
             changes.insert(KEYS[self.below(KEYS.len())], value);

@@ -22,7 +22,7 @@ enum Found {
     OwnLock,
     /// The transaction is committed here already.
     Committed(u64),
-    Obstacle(KeyError),
+    Obstacle(Box<KeyError>),
 }
 
 /// Evaluates a prewrite.
@@ -50,7 +50,7 @@ pub fn prewrite(
                 writes.probe("mvcc.prewrite.already_committed");
                 return Ok(PrewriteResponse { one_pc_commit_version: commit_ts, ..Default::default() });
             }
-            Found::Obstacle(error) => response.errors.push(error),
+            Found::Obstacle(error) => response.errors.push(*error),
         }
     }
     if !response.errors.is_empty() {
@@ -65,6 +65,10 @@ pub fn prewrite(
         return Ok(response);
     }
     commit_at_once(reader, request, free, writes)
+}
+
+fn obstacle(error: KeyError) -> Found {
+    Found::Obstacle(Box::new(error))
 }
 
 fn malformed(request: &PrewriteRequest) -> Option<KeyError> {
@@ -119,20 +123,20 @@ fn examine(
         let (ts, write) = entry?;
         match look::says(ts, &write, start_ts) {
             Fate::Committed { commit_ts } => return Ok(Found::Committed(commit_ts)),
-            Fate::RolledBack => return Ok(Found::Obstacle(rolled_back(request, &mutation.key))),
+            Fate::RolledBack => return Ok(obstacle(rolled_back(request, &mutation.key))),
             Fate::Unknown if write.kind == Kind::Rollback => {}
             Fate::Unknown => _ = conflict.get_or_insert((ts, write.start_ts)),
         }
     }
     if let Some((commit_ts, conflict_ts)) = conflict {
-        return Ok(Found::Obstacle(write_conflict(request, &mutation.key, conflict_ts, commit_ts)));
+        return Ok(obstacle(write_conflict(request, &mutation.key, conflict_ts, commit_ts)));
     }
     if let Some(lock) = lock {
-        return Ok(Found::Obstacle(look::locked(&mutation.key, &lock)));
+        return Ok(obstacle(look::locked(&mutation.key, &lock)));
     }
     if mutation.assertion_not_exist && exists(reader, stored, start_ts)? {
         let exists = KeyAlreadyExists { key: mutation.key.clone() };
-        return Ok(Found::Obstacle(KeyError { already_exists: Some(exists), ..Default::default() }));
+        return Ok(obstacle(KeyError { already_exists: Some(exists), ..Default::default() }));
     }
     Ok(Found::Free)
 }

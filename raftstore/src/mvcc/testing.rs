@@ -51,11 +51,11 @@ impl Reader for Map {
         Ok(self.0.get(&(cf.0, Bytes::copy_from_slice(key))).cloned())
     }
 
-    fn iter<'a>(&'a self, cf: Cf, bounds: Bounds) -> Entries<'a> {
+    fn iter(&self, cf: Cf, bounds: Bounds) -> Entries<'_> {
         Box::new(self.range(cf, bounds))
     }
 
-    fn iter_rev<'a>(&'a self, cf: Cf, bounds: Bounds) -> Entries<'a> {
+    fn iter_rev(&self, cf: Cf, bounds: Bounds) -> Entries<'_> {
         Box::new(self.range(cf, bounds).rev())
     }
 }
@@ -166,11 +166,11 @@ impl Db {
         response.kvs.iter().map(|kv| String::from_utf8(kv.key.to_vec()).unwrap()).collect()
     }
 
-    pub(crate) fn lock(&self, key: &str) -> Option<Lock> {
+    pub(super) fn lock(&self, key: &str) -> Option<Lock> {
         look::lock(&self.map, &key::stored(key.as_bytes())).unwrap()
     }
 
-    pub(crate) fn record(&self, key: &str, ts: u64) -> Option<Write> {
+    pub(super) fn record(&self, key: &str, ts: u64) -> Option<Write> {
         look::record_at(&self.map, &key::stored(key.as_bytes()), ts).unwrap()
     }
 
