@@ -243,14 +243,31 @@ impl World {
         for (version, key, value) in &self.reads {
             assert_eq!(*value, expected(key, *version), "{key} at {version}");
         }
-        for key in KEYS {
-            for version in (0..self.clock).step_by(7).skip(1) {
-                assert_eq!(
-                    self.db.value(key, version),
-                    expected(key, version),
-                    "{key} at {version}, settled"
-                );
+        for version in (0..self.clock).step_by(7).skip(1) {
+            let all = KEYS.map(|key| (key, expected(key, version)));
+            for (key, value) in &all {
+                assert_eq!(self.db.value(key, version), *value, "{key} at {version}, settled");
             }
+            let mut present: Vec<_> =
+                all.into_iter().filter_map(|(key, value)| Some((key.to_owned(), value?))).collect();
+            assert_eq!(self.pages(scan_from("").at(version)), present, "scan at {version}");
+            present.reverse();
+            assert_eq!(self.pages(scan_from("").down().at(version)), present, "scan down at {version}");
+        }
+    }
+
+    /// The keys and values of a scan, two a page.
+    fn pages(&self, scan: Scan) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8(bytes.to_vec()).unwrap();
+        let (mut all, mut next) = (Vec::new(), scan.limit(2));
+        loop {
+            let page = self.db.scan(next.clone());
+            assert_eq!(page.error, None);
+            all.extend(page.kvs.iter().map(|kv| (text(&kv.key), text(&kv.value))));
+            if !page.more {
+                return all;
+            }
+            next = next.from(&text(&page.resume_key));
         }
     }
 }

@@ -315,6 +315,7 @@ impl Status {
     }
 }
 
+#[derive(Clone)]
 pub(crate) struct Scan(ScanRequest);
 
 pub(crate) fn scan_from(key: &str) -> Scan {
@@ -322,6 +323,11 @@ pub(crate) fn scan_from(key: &str) -> Scan {
 }
 
 impl Scan {
+    pub(crate) fn from(mut self, key: &str) -> Self {
+        self.0.start_key = bytes(key);
+        self
+    }
+
     pub(crate) fn limit(mut self, limit: u32) -> Self {
         self.0.limit = limit;
         self
