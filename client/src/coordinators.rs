@@ -1,7 +1,8 @@
 //! Asking the coordinators: any one of them for routes, the lease holder for ids and timestamps.
 //!
 //! The endpoint that answered last is asked first. A refusal that another endpoint may not share (lease not
-//! held, unreachable, root unavailable) moves on to the next one; a full round without success waits.
+//! held, unreachable, root unavailable) moves on to the next one; a full round without success waits. A standby says
+//! where the lease holder serves, so one known coordinator is enough to find the one that hands out timestamps.
 
 use crate::attempt::Attempt;
 use crate::client::Shared;
@@ -24,7 +25,9 @@ type Reply<T> = BoxFuture<'static, std::result::Result<T, Status>>;
 
 /// The coordinator endpoints of one cluster.
 pub(crate) struct Coordinators {
-    endpoints: Vec<(String, Stub)>,
+    /// Configured endpoints, then those that standbys pointed at. Only grows.
+    endpoints: Mutex<Vec<(String, Stub)>>,
+    env: Env,
     /// Who answered last about routes.
     view: AtomicUsize,
     /// Who held the lease last.
@@ -37,20 +40,15 @@ pub(crate) struct Coordinators {
 
 /// Regions asked for per page of a listing.
 const LIST_PAGE: u32 = 1000;
+/// More coordinators than anybody runs: a bound on what pointers may add.
+const ENDPOINTS_MAX: usize = 16;
 
 impl Coordinators {
     pub(crate) fn new(env: &Env, addresses: &[String]) -> Self {
-        let endpoints = addresses
-            .iter()
-            .map(|addr| {
-                let stub = Stub::new(env.net.connect(addr))
-                    .max_decoding_message_size(MESSAGE_BYTES_MAX)
-                    .max_encoding_message_size(MESSAGE_BYTES_MAX);
-                (addr.clone(), stub)
-            })
-            .collect();
+        let endpoints = addresses.iter().map(|addr| (addr.clone(), stub(env, addr))).collect();
         Self {
-            endpoints,
+            endpoints: Mutex::new(endpoints),
+            env: env.clone(),
             view: AtomicUsize::new(0),
             holder: AtomicUsize::new(0),
             timestamps: Mutex::default(),
@@ -161,6 +159,28 @@ impl Coordinators {
         Ok(self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?.stores)
     }
 
+    fn count(&self) -> usize {
+        lock(&self.endpoints).len()
+    }
+
+    fn endpoint(&self, turn: usize) -> (String, Stub) {
+        let endpoints = lock(&self.endpoints);
+        endpoints[turn % endpoints.len()].clone()
+    }
+
+    /// The place of `addr` among the endpoints, which it joins when it is new.
+    fn learn(&self, addr: &str) -> Option<usize> {
+        let mut endpoints = lock(&self.endpoints);
+        if let Some(known) = endpoints.iter().position(|(known, _)| known == addr) {
+            return Some(known);
+        }
+        if endpoints.len() >= ENDPOINTS_MAX {
+            return None;
+        }
+        endpoints.push((addr.to_owned(), stub(&self.env, addr)));
+        Some(endpoints.len() - 1)
+    }
+
     /// Asks one endpoint after the other until one gives a reply that `check` accepts.
     async fn ask<T>(
         &self,
@@ -170,26 +190,32 @@ impl Coordinators {
         call: impl Fn(Stub) -> Reply<T> + Send + Sync,
         check: impl Fn(&T) -> std::result::Result<(), String> + Send + Sync,
     ) -> Result<T> {
-        if self.endpoints.is_empty() {
+        if self.count() == 0 {
             return Err(ClientError::InvalidArgument("no coordinator address was given".into()));
         }
         loop {
-            for _ in 0..self.endpoints.len() {
+            for _ in 0..self.count() {
                 let turn = preferred.load(Ordering::Relaxed);
-                let (addr, stub) = &self.endpoints[turn % self.endpoints.len()];
+                let (addr, stub) = self.endpoint(turn);
                 let limit = attempt.slice(shared.config.coordinator_timeout)?;
                 let problem = match shared.env.clock.timeout(limit, call(stub.clone())).await {
                     Ok(Ok(reply)) => match check(&reply) {
                         Ok(()) => return Ok(reply),
                         Err(wrong) => format!("its reply is stale or broken ({wrong})"),
                     },
-                    Ok(Err(status)) => refusal(addr, &status)?,
+                    Ok(Err(status)) => {
+                        let reason = refusal(&addr, &status)?;
+                        if let Some(there) = pointer(status.message()).and_then(|at| self.learn(at)) {
+                            let _ = preferred.compare_exchange(turn, there, Ordering::Relaxed, Ordering::Relaxed);
+                        }
+                        reason
+                    }
                     Err(_) => format!("no answer within {limit:?}"),
                 };
                 tracing::debug!(addr, problem, "coordinator did not serve");
                 attempt.note(format!("coordinator {addr}: {problem}"));
                 attempt.cause().clone_into(&mut lock(&self.problem));
-                // Only if nobody else has moved on in the meantime.
+                // Only if nobody else (or a pointer) has moved on in the meantime.
                 let _ = preferred.compare_exchange(
                     turn,
                     turn.wrapping_add(1),
@@ -201,6 +227,18 @@ impl Coordinators {
             attempt.pause(Wait::Backoff, cause).await?;
         }
     }
+}
+
+fn stub(env: &Env, addr: &str) -> Stub {
+    Stub::new(env.net.connect(addr))
+        .max_decoding_message_size(MESSAGE_BYTES_MAX)
+        .max_encoding_message_size(MESSAGE_BYTES_MAX)
+}
+
+/// The address in `coordinator lease not held: held by ID at ADDRESS`.
+fn pointer(message: &str) -> Option<&str> {
+    let (_, rest) = message.split_once("lease not held: held by ")?;
+    rest.rsplit_once(" at ").map(|(_, addr)| addr).filter(|addr| addr.contains(':'))
 }
 
 /// What a refusal says, or the error when no other endpoint would answer differently.
@@ -216,4 +254,16 @@ fn refusal(addr: &str, status: &Status) -> Result<String> {
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_standby_points_at_the_holder() {
+        assert_eq!(pointer("coordinator lease not held: held by c 1 at host:2378"), Some("host:2378"));
+        assert_eq!(pointer("coordinator lease not held: held by c1"), None);
+        assert_eq!(pointer("coordinator lease not held: not granted yet"), None);
+    }
 }

@@ -11,6 +11,8 @@ pub struct Config {
     pub coordinator_id: String,
     /// gRPC listen address, `host:port`.
     pub listen_addr: String,
+    /// Address that clients of other coordinators are sent to while this one holds the lease.
+    pub advertise_addr: String,
     /// gRPC addresses of the three meta-roots by node id.
     pub root_peers: BTreeMap<u64, String>,
     /// Life of the lease without renewal. Shorter: faster take-over; too short: a machine that stands still loses it.
@@ -39,6 +41,7 @@ impl Config {
         Self {
             coordinator_id: coordinator_id.to_owned(),
             listen_addr: listen_addr.to_owned(),
+            advertise_addr: listen_addr.to_owned(),
             root_peers,
             lease_ttl: Duration::from_secs(10),
             lease_renew_before: Duration::from_secs(3),

@@ -13,8 +13,8 @@ use std::time::Duration;
 pub struct Lease {
     generation: u64,
     trusted_until: Option<Instant>,
-    /// Who held the lease when the root last refused it to us.
-    other_holder: Option<String>,
+    /// Who held the lease when the root last refused it to us, and where that one serves.
+    other_holder: Option<(String, String)>,
 }
 
 impl Lease {
@@ -32,9 +32,9 @@ impl Lease {
     }
 
     /// Somebody else holds the lease.
-    pub fn refused(&mut self, holder: &str) {
+    pub fn refused(&mut self, holder: &str, address: &str) {
         self.trusted_until = None;
-        self.other_holder = Some(holder.to_owned());
+        self.other_holder = Some((holder.to_owned(), address.to_owned()));
     }
 
     /// Gives the lease up (before releasing it at the root).
@@ -47,10 +47,11 @@ impl Lease {
         self.trusted_until.filter(|until| now < *until).map(|_| self.generation)
     }
 
-    /// Why the lease is not held, for the error text.
+    /// Why the lease is not held, for the error text. Clients follow the address at its end.
     pub fn reason(&self) -> String {
         match &self.other_holder {
-            Some(holder) => format!("held by {holder}"),
+            Some((holder, address)) if address.is_empty() => format!("held by {holder}"),
+            Some((holder, address)) => format!("held by {holder} at {address}"),
             None if self.generation == 0 => "not granted yet".to_owned(),
             None => "expired, waiting for the metadata root".to_owned(),
         }
@@ -83,8 +84,8 @@ mod tests {
     fn refusal_ends_trust_at_once() {
         let mut lease = Lease::default();
         lease.granted(1, Instant(0), Duration::from_secs(10));
-        lease.refused("c2");
+        lease.refused("c2", "host:1");
         assert_eq!(lease.generation(Instant(1)), None);
-        assert_eq!(lease.reason(), "held by c2");
+        assert_eq!(lease.reason(), "held by c2 at host:1");
     }
 }

@@ -196,6 +196,7 @@ impl Shared {
             now_unix_nano: wall_nanos,
             expires_unix_nano: wall_nanos + ttl.as_nanos() as i64,
             ttl_millis: ttl.as_millis() as u64,
+            address: self.config.advertise_addr.clone(),
             ..Default::default()
         };
         let reply = match self.root.lease(sent + self.config.request_timeout, command).await {
@@ -218,7 +219,7 @@ impl Shared {
             }
             return renew;
         }
-        self.lease().refused(&lease.holder_id);
+        self.lease().refused(&lease.holder_id, &lease.address);
         // Standing by: look often enough that a dead holder is replaced soon after its lease ends.
         (ttl / 8).clamp(Duration::from_millis(100), Duration::from_secs(2))
     }

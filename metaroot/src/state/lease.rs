@@ -87,7 +87,12 @@ impl RootState {
             Some(current) if is_takeover(request, current) => fresh(current.cert_generation + 1, at, command),
             Some(_) => return Ok(false),
         };
-        let lease = RootCoordinatorLease { ttl_millis, expires_unix_nano: command.expires_unix_nano, ..next };
+        let lease = RootCoordinatorLease {
+            ttl_millis,
+            expires_unix_nano: command.expires_unix_nano,
+            address: command.address.clone(),
+            ..next
+        };
         self.record_lease(lease, &command.handoff_frontiers, events)?;
         Ok(true)
     }
