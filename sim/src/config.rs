@@ -170,7 +170,7 @@ impl WorldConfig {
             chance_percent: draw.pick(&[0, 30, 60]),
             deadline_ms: draw.pick(&[1_000, 3_000, 8_000]),
             faults: if quiet { Vec::new() } else { faults },
-            fault_pause_ms: draw.pick(&[300, 1_000, 1_000, 3_000]),
+            fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
         }
     }
 

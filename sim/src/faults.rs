@@ -16,6 +16,8 @@ use std::time::Duration;
 const STOP_PATIENCE_MS: u64 = 10_000;
 /// How long an armed disk fault waits for its operation.
 const ARMED_MS: u64 = 5_000;
+/// How often it is looked at. Most tasks that meet the crash tell at once, see `NodeTasks::yield_now`.
+const ARMED_LOOK_NS: u64 = 1_000_000;
 
 /// Carries out a plan, and knows how to end what it began.
 pub struct Faults {
@@ -257,7 +259,8 @@ impl Faults {
         disk.set_faults(faults);
         let deadline = world.now() + ARMED_MS * 1_000_000;
         while !disk.crashed() && world.now() < deadline && !self.healing.is_stopped() {
-            world.around.exec.sleep_until(world.now() + 50_000).await;
+            let look = world.around.exec.sleep_until(world.now() + ARMED_LOOK_NS);
+            futures_util::future::select(look, std::pin::pin!(world.around.watch.disk_crashed.notified())).await;
         }
         if disk.crashed() {
             self.down(node, Down::Power, down_ms).await;

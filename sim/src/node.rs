@@ -68,6 +68,7 @@ impl Surroundings {
             tasks: Arc::new(NodeTasks {
                 exec: self.exec.clone(),
                 trace: self.trace.clone(),
+                watch: self.watch.clone(),
                 place,
                 disk: parts.disk.clone(),
             }),
@@ -127,6 +128,7 @@ impl Clock for NodeClock {
 struct NodeTasks {
     exec: Arc<dyn Executor>,
     trace: Arc<Trace>,
+    watch: Arc<Watch>,
     place: Place,
     disk: Arc<MemDisk>,
 }
@@ -143,6 +145,7 @@ impl Tasks for NodeTasks {
     fn yield_now(&self) -> BoxFuture<'static, ()> {
         if self.disk.crashed() {
             // The node died in a disk operation; the world will drop this task.
+            self.watch.disk_crashed.notify_waiters();
             return Box::pin(std::future::pending());
         }
         let debt = self.disk.take_latency().as_nanos() as u64;

@@ -299,7 +299,7 @@ fn one_of(draw: &mut Draw, names: &[String]) -> String {
 
 /// How long a fault lasts: shorter and longer than an election, a lease, a keepalive.
 fn duration(draw: &mut Draw) -> u64 {
-    let scale = draw.pick(&[100, 1_000, 1_000, 4_000, 12_000]);
+    let scale = draw.pick(&[100, 400, 1_000, 1_000, 4_000, 12_000]);
     draw.between(scale / 4, scale)
 }
 

@@ -68,10 +68,11 @@ impl Scenario {
             self.world.boot(node);
         }
         self.prepare().await?;
-        self.load().await?;
+        let running = self.load().await;
         let healed = self.world.now();
         self.faults.heal().await;
         self.everything_serves(healed).await?;
+        self.sessions_end(healed, &running).await?;
         self.last_reads(healed).await?;
         self.quiet().await
     }
@@ -150,8 +151,8 @@ impl Scenario {
         Ok(())
     }
 
-    /// Sessions and faults, side by side, for the load phase.
-    async fn load(&self) -> Result<(), Violation> {
+    /// Sessions and faults, side by side, for the load phase. Returns the number of sessions that still run.
+    async fn load(&self) -> Arc<AtomicUsize> {
         let stop = Stop::new();
         let clients = self.clients();
         let running = Arc::new(AtomicUsize::new(self.workload.sessions.len()));
@@ -167,18 +168,20 @@ impl Scenario {
         self.faults.run(self.plan.clone());
         self.world.sleep_ms(self.load_ms).await;
         stop.stop();
-        // Whatever is still under way ends by its deadline once the world is healed.
-        let world = self.world.clone();
+        running
+    }
+
+    /// Whatever is still under way ends by its deadline. The history is complete only then.
+    async fn sessions_end(&self, healed: u64, running: &AtomicUsize) -> Result<(), Violation> {
         let bound_ms = LIVENESS_MS + self.world.config.deadline_ms;
-        self.world.go("sessions-end", async move {
-            world.sleep_ms(bound_ms).await;
-            let left = running.load(Ordering::Relaxed);
-            if left > 0 {
-                let facts =
-                    format!("{left} sessions still wait for an answer {bound_ms} ms after the load phase");
-                world.around.watch.fail(world.now(), Violation::new("liveness", facts));
+        while running.load(Ordering::Relaxed) > 0 {
+            if self.world.now() > healed + bound_ms * 1_000_000 {
+                let left = running.load(Ordering::Relaxed);
+                let facts = format!("{left} sessions still wait for an answer {bound_ms} ms after healing");
+                return Err(Violation::new("liveness", facts));
             }
-        });
+            self.world.sleep_ms(50).await;
+        }
         Ok(())
     }
 

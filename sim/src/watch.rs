@@ -9,6 +9,7 @@ use nokv_env::Fact;
 use nokv_env::task::Stop;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
+use tokio::sync::Notify;
 
 /// Lines of the timeline that are kept.
 const TIMELINE_LINES_MAX: usize = 4_000;
@@ -27,12 +28,14 @@ pub struct Watch {
     state: Mutex<State>,
     /// Raised at the first violation.
     pub failed: Stop,
+    /// Told when a task notices that its disk has crashed.
+    pub disk_crashed: Notify,
 }
 
 impl Watch {
     /// An observer for the run of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { seed, state: Mutex::default(), failed: Stop::new() }
+        Self { seed, state: Mutex::default(), failed: Stop::new(), disk_crashed: Notify::new() }
     }
 
     /// The seed of the run.
