@@ -122,11 +122,18 @@ arguments() {
 
 # ---- starting and stopping -------------------------------------------------------------------------------------
 
-# alive NAME: its pid is there and belongs to a nokv, not to a newcomer with an old number.
+# alive NAME: its pid is there and belongs to a nokv: not to a newcomer with an old number, nor to a dead process that
+# nobody has waited for yet (in containers, often nobody ever does).
 alive() {
-    local pid
+    local pid stat
     pid=$(cat "$workdir/pids/$1" 2>/dev/null) && kill -0 "$pid" 2>/dev/null || return 1
-    [ ! -r "/proc/$pid/comm" ] || [ "$(cat "/proc/$pid/comm")" = "$(basename "$nokv" | cut -c1-15)" ]
+    if [ ! -d /proc/self ]; then return 0; fi
+    stat=$(cat "/proc/$pid/stat" 2>/dev/null) || return 1
+    case $stat in
+    *') Z '*) return 1 ;;
+    *"($(basename "$nokv" | cut -c1-15)) "*) return 0 ;;
+    *) return 1 ;;
+    esac
 }
 
 # spawn NAME: starts what commands/NAME says (address, then one argument a line), out of reach of the terminal's
@@ -137,22 +144,25 @@ spawn() {
     { read -r addr && mapfile -t args; } <"$workdir/commands/$1"
     setsid "$nokv" "${args[@]}" >>"$log" 2>&1 </dev/null &
     echo $! >"$workdir/pids/$1"
-    wait_port "$1" "$addr" "$log"
+    wait_port "$1" $! "$addr" "$log"
 }
 
 answers() { (exec 3<>"/dev/tcp/${1%:*}/${1##*:}") 2>/dev/null; }
 
-# wait_port NAME ADDR LOG
+# wait_port NAME PID ADDR LOG
 wait_port() {
     local deadline=$((SECONDS + 30))
-    while ! answers "$2" || ! alive "$1"; do
-        if ! alive "$1"; then
-            tail -n 10 "$3" >&2
-            die "$1 ended at once; its log is $3"
+    until answers "$3"; do
+        if ! kill -0 "$2" 2>/dev/null; then
+            tail -n 10 "$4" >&2
+            die "$1 ended at once; its log is $4"
         fi
-        [ $SECONDS -lt $deadline ] || die "$1 does not answer at $2 after 30 s; its log is $3"
+        [ $SECONDS -lt $deadline ] || die "$1 does not answer at $3 after 30 s; its log is $4"
         sleep 0.1
     done
+    # Somebody answers. If our process is gone, it found the port taken.
+    sleep 0.1
+    kill -0 "$2" 2>/dev/null || { tail -n 10 "$4" >&2 && die "$1 ended at once; its log is $4"; }
 }
 
 # stop NAME: asks it to stop; kills it if it does not.
@@ -226,6 +236,9 @@ restart)
     ;;
 start)
     tails=()
+    for name in $(ls "$workdir/pids"); do
+        ! alive "$name" || die "$name runs already (pid $(cat "$workdir/pids/$name")); stop it: $0 --workdir $workdir stop"
+    done
     trap 'stop_all' EXIT
     trap 'exit 130' INT
     trap 'exit 143' TERM

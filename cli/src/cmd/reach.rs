@@ -6,6 +6,7 @@ use crate::config;
 use crate::errors::{Code, Failure, Result};
 use nokv_client::{Client, ClientConfig, ClientError};
 use nokv_env::Env;
+use std::time::Duration;
 
 /// Where a coordinator is when nobody says otherwise.
 pub const COORDINATOR: &str = "127.0.0.1:2379";
@@ -53,12 +54,18 @@ impl Reach {
     }
 }
 
+/// What is left of ten seconds after a microsecond of work is ten seconds to people.
+fn rounded(duration: Duration) -> Duration {
+    let unit: u128 = if duration < Duration::from_secs(1) { 10 } else { 1000 };
+    Duration::from_millis((duration.as_millis().div_ceil(unit) * unit) as u64)
+}
+
 /// Words a client's error.
 pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
     let asked = coordinators.join(", ");
     match error {
         ClientError::Timeout { what, after, cause } => {
-            let after = show_duration(*after);
+            let after = show_duration(rounded(*after));
             let failure = Failure::new(Code::Unavailable, format!("{what}: no answer within {after}"))
                 .detail("coordinators", coordinators.to_vec());
             let failure = if cause.is_empty() { failure } else { failure.why(cause) };

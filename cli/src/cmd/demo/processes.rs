@@ -17,17 +17,9 @@ const STOP_LOOK_INTERVAL: Duration = Duration::from_millis(20);
 /// Lines of a log shown when its process died.
 const LAST_LINES: usize = 8;
 
-/// What a child is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
-    MetaRoot,
-    Coordinator,
-    Store,
-}
-
 /// A child.
 pub struct Process {
-    role: Role,
+    is_root: bool,
     /// `store-1`.
     pub name: String,
     /// Where it listens.
@@ -72,7 +64,7 @@ impl Processes {
         for root in &cluster.meta_roots {
             let arguments = ["meta-root".into(), "--node-id".into(), root.node_id.to_string()];
             let addr = root.addr(Scope::Host).cloned().unwrap_or_default();
-            all.spawn(Role::MetaRoot, format!("meta-root-{}", root.node_id), addr, &arguments, dir, file)?;
+            all.spawn(format!("meta-root-{}", root.node_id), addr, &arguments, dir, file)?;
         }
         for (n, addr) in cluster.coordinators(Scope::Host).iter().enumerate() {
             let name = format!("coordinator-{}", n + 1);
@@ -83,19 +75,18 @@ impl Processes {
                 "--addr".into(),
                 addr.clone(),
             ];
-            all.spawn(Role::Coordinator, name, addr.clone(), &arguments, dir, file)?;
+            all.spawn(name, addr.clone(), &arguments, dir, file)?;
         }
         for store in &cluster.stores {
             let arguments = ["serve".into(), "--store-id".into(), store.store_id.to_string()];
             let addr = store.listen_addr(Scope::Host).cloned().unwrap_or_default();
-            all.spawn(Role::Store, format!("store-{}", store.store_id), addr, &arguments, dir, file)?;
+            all.spawn(format!("store-{}", store.store_id), addr, &arguments, dir, file)?;
         }
         Ok(all)
     }
 
     fn spawn(
         &mut self,
-        role: Role,
         name: String,
         addr: String,
         arguments: &[String],
@@ -124,7 +115,8 @@ impl Processes {
             .process_group(0)
             .spawn()
             .map_err(failed)?;
-        self.0.push(Process { role, name, addr, log, arguments, child, ended: false });
+        let is_root = name.starts_with("meta-root-");
+        self.0.push(Process { is_root, name, addr, log, arguments, child, ended: false });
         Ok(())
     }
 
@@ -145,16 +137,16 @@ impl Processes {
         ended
     }
 
-    /// Stops stores, then coordinators, then meta-roots; names those that had to be killed.
+    /// Stops stores and coordinators, then the meta-roots that they say goodbye to; names those that had to be killed.
     pub async fn stop(&mut self, env: &Env) -> Vec<String> {
         let deadline = env.clock.now() + STOP_PATIENCE;
         let mut killed = Vec::new();
-        for role in [Role::Store, Role::Coordinator, Role::MetaRoot] {
-            let of_role = |process: &&mut Process| process.role == role;
-            for process in self.0.iter_mut().filter(of_role) {
+        for roots in [false, true] {
+            let of_kind = |process: &&mut Process| process.is_root == roots;
+            for process in self.0.iter_mut().filter(of_kind) {
                 drop(process.child.stdin.take());
             }
-            for process in self.0.iter_mut().filter(of_role) {
+            for process in self.0.iter_mut().filter(of_kind) {
                 while matches!(process.child.try_wait(), Ok(None)) {
                     if env.clock.now() >= deadline {
                         killed.push(process.name.clone());
