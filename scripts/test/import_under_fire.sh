@@ -56,7 +56,7 @@ say "$total records"
 start_cluster() {
     "$cluster" --workdir "$dir" --coordinators 2 --background
     for _ in $(seq 120); do
-        "$nokv" put ready yes >/dev/null 2>&1 && "$nokv" del ready >/dev/null 2>&1 && return 0
+        "$nokv" put '~probe~' yes >/dev/null 2>&1 && "$nokv" del '~probe~' >/dev/null 2>&1 && return 0
         sleep 0.5
     done
     die 'the cluster does not serve'
@@ -97,7 +97,8 @@ check() {
 
 start_cluster
 say 'import, with kills on the way'
-"$nokv" import "$work/import.tsv" --format tsv --state "$work/import.state" --retry-for 120s 2>"$work/import.log" &
+# Small batches, so that the import is still under way at the last kill.
+"$nokv" import "$work/import.tsv" --format tsv --batch 32 --jobs 4 --state "$work/import.state" --retry-for 120s 2>"$work/import.log" &
 import=$!
 sleep 2
 kill_hard "$(leading store)"
