@@ -77,7 +77,7 @@ codes! {
     WrongService "wrong_service" 5 false "the address belongs to another kind of process";
     Refused "refused" 5 false "the state of the cluster forbids it";
     ImportStateMismatch "import_state_mismatch" 5 false "the state file belongs to another input file";
-    Corrupt "corrupt" 6 false "bytes on disk are not what was written there; nothing was changed";
+    Corrupt "corrupt" 6 false "bytes on disk are not what was written there; the file is left as it is";
     CurrentMissing "current_missing" 6 false "the directory holds data but CURRENT is gone; nothing was changed";
     Io "io" 6 false "the operating system refused to read or write";
     Denied "denied" 7 false "the other side refuses this client";

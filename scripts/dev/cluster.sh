@@ -194,7 +194,7 @@ stop_all() {
 # seed ID: gives a fresh store directory its regions, leaves a used one alone. A dirty one is refused by nokv.
 seed() {
     local dir=$workdir/store-$1
-    if [ -f "$dir/CURRENT" ]; then return 0; fi
+    if [ -f "$dir/MODE.json" ]; then return 0; fi
     "$nokv" config seed --config "$config" --store-id "$1" --workdir "$dir"
 }
 

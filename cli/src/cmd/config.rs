@@ -8,7 +8,7 @@ use crate::config::{self, Cluster, Region, Store};
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
 use serde_json::{Value, json};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// Carries out a `nokv config` command.
 pub fn run(command: &Config, global: &Global) -> Result<u8> {
@@ -136,6 +136,26 @@ fn root_rows(cluster: &Cluster, scope: Scope) -> Vec<Vec<Value>> {
     cluster.meta_roots.iter().map(row).collect()
 }
 
+/// Refuses a directory that somebody uses for something else.
+fn only_ours(env: &nokv_env::Env, dir: &Path) -> Result {
+    let names = match env.disk.list(dir) {
+        Ok(names) => names,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Failure::io(format!("list {}", dir.display()), &error)),
+    };
+    let known = |name: &String| {
+        let name = name.trim_end_matches(".tmp");
+        matches!(name, "LOCK" | "CURRENT" | "MODE.json" | "raft")
+            || name.starts_with("MANIFEST-")
+            || Path::new(name).extension().is_some_and(|extension| extension == "wal" || extension == "sst")
+    };
+    let Some(foreign) = names.iter().find(|name| !known(name)) else { return Ok(()) };
+    Err(Failure::new(Code::WorkdirNotFresh, format!("{} holds other things: {foreign}", dir.display()))
+        .why("a store's directory is its own; seeding between other files would mix them up")
+        .next("choose an empty or new directory")
+        .detail("path", dir.display().to_string()))
+}
+
 /// Writes the first regions of one store into its fresh directory.
 async fn seed(env: &nokv_env::Env, args: &Seed, format: Format) -> Result<u8> {
     let cluster = config::load(&args.file.config)?;
@@ -154,6 +174,7 @@ async fn seed(env: &nokv_env::Env, args: &Seed, format: Format) -> Result<u8> {
             format!("the file has no region on store {}", args.store_id),
         ));
     }
+    only_ours(env, &workdir)?;
     nokv_raftstore::seed::seed_regions(env, &workdir, args.store_id, &regions)
         .await
         .map_err(|error| startup::store(&error))?;

@@ -7,8 +7,8 @@ use nokv_raftstore as raftstore;
 use std::path::Path;
 
 /// What to do about damaged files.
-const RESTORE: &str = "nothing was changed. Restore the file from a copy, or move the directory away and start empty: \
-    the other replicas have the data";
+const RESTORE: &str = "the file is left as it is. Restore it from a copy, or move the directory away and start empty: the other \
+    replicas have the data";
 
 fn damaged(path: &Path, message: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Corrupt, message)

@@ -126,7 +126,7 @@ async fn check_ports(cluster: &Cluster) -> Result {
 async fn seed(env: &Env, cluster: &Cluster) -> Result {
     for store in &cluster.stores {
         let Some(dir) = cluster.store_workdir(store, Scope::Host) else { continue };
-        let used = env.disk.exists(&dir.join("CURRENT"));
+        let used = env.disk.exists(&dir.join(nokv_raftstore::mode::FILE_NAME));
         if used.map_err(|error| Failure::io(format!("look at {}", dir.display()), &error))? {
             continue;
         }

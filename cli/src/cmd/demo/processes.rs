@@ -85,14 +85,7 @@ impl Processes {
         Ok(all)
     }
 
-    fn spawn(
-        &mut self,
-        name: String,
-        addr: String,
-        arguments: &[String],
-        dir: &Path,
-        file: &Path,
-    ) -> Result {
+    fn spawn(&mut self, name: String, addr: String, arguments: &[String], dir: &Path, file: &Path) -> Result {
         let mut arguments = arguments.to_vec();
         arguments.extend(["--config".to_owned(), file.display().to_string()]);
         let log = dir.join("logs").join(format!("{name}.log"));
