@@ -206,7 +206,8 @@ impl Coordinators {
                     Ok(Err(status)) => {
                         let reason = refusal(&addr, &status)?;
                         if let Some(there) = pointer(status.message()).and_then(|at| self.learn(at)) {
-                            let _ = preferred.compare_exchange(turn, there, Ordering::Relaxed, Ordering::Relaxed);
+                            let _ =
+                                preferred.compare_exchange(turn, there, Ordering::Relaxed, Ordering::Relaxed);
                         }
                         reason
                     }

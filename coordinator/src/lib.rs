@@ -179,7 +179,8 @@ impl Shared {
         loop {
             let pause = self.campaign().await;
             // A fifth of jitter keeps coordinators from marching in step.
-            let jitter = pause.mul_f64((rng.next_u32() as f64 / f64::from(u32::MAX)).mul_add(0.4, -0.2).abs());
+            let jitter =
+                pause.mul_f64((rng.next_u32() as f64 / f64::from(u32::MAX)).mul_add(0.4, -0.2).abs());
             self.env.clock.sleep(pause + jitter).await;
         }
     }

@@ -75,12 +75,7 @@ fn evidence(
             ServingClass::Degraded,
         )
     } else if lag > 0 {
-        (
-            DegradedMode::RootLagging,
-            CatchUpState::Lagging,
-            SyncHealth::Lagging,
-            ServingClass::BoundedStale,
-        )
+        (DegradedMode::RootLagging, CatchUpState::Lagging, SyncHealth::Lagging, ServingClass::BoundedStale)
     } else {
         (DegradedMode::Healthy, CatchUpState::Fresh, SyncHealth::Healthy, ServingClass::Authoritative)
     };
@@ -150,7 +145,10 @@ mod tests {
     #[test]
     fn a_key_belongs_to_the_half_open_range() {
         let view = view();
-        assert_eq!((found(&view, "a"), found(&view, "lzzz"), found(&view, "m"), found(&view, "z")), (1, 1, 2, 2));
+        assert_eq!(
+            (found(&view, "a"), found(&view, "lzzz"), found(&view, "m"), found(&view, "z")),
+            (1, 1, 2, 2)
+        );
     }
 
     #[test]

@@ -38,11 +38,12 @@ impl Coordinator for Service {
         let holds_lease = shared.lease().generation(now).is_some();
         let mut moved = shared.moved.lock().unwrap_or_else(PoisonError::into_inner);
         let order = holds_lease
-            .then(|| {
-                schedule::balance_leaders(&view, store, now, shared.config.store_down_after, &mut moved)
-            })
+            .then(|| schedule::balance_leaders(&view, store, now, shared.config.store_down_after, &mut moved))
             .flatten();
-        Ok(Response::new(pb::StoreHeartbeatResponse { accepted: true, operations: order.into_iter().collect() }))
+        Ok(Response::new(pb::StoreHeartbeatResponse {
+            accepted: true,
+            operations: order.into_iter().collect(),
+        }))
     }
 
     async fn region_liveness(
@@ -86,8 +87,7 @@ impl Coordinator for Service {
         &self,
         request: Request<pb::AssessRootEventRequest>,
     ) -> Reply<pb::AssessRootEventResponse> {
-        let event =
-            request.into_inner().event.ok_or_else(|| Error::InvalidRequest("no event".into()))?;
+        let event = request.into_inner().event.ok_or_else(|| Error::InvalidRequest("no event".into()))?;
         let assessment = Some(transition::assess(&self.0.view(), &event));
         Ok(Response::new(pb::AssessRootEventResponse { assessment }))
     }
@@ -144,10 +144,7 @@ impl Coordinator for Service {
         Ok(Response::new(pb::ListStoresResponse { stores }))
     }
 
-    async fn list_regions(
-        &self,
-        request: Request<pb::ListRegionsRequest>,
-    ) -> Reply<pb::ListRegionsResponse> {
+    async fn list_regions(&self, request: Request<pb::ListRegionsRequest>) -> Reply<pb::ListRegionsResponse> {
         let request = request.into_inner();
         let view = self.0.view();
         let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };

@@ -5,7 +5,9 @@ use nokv_proto::coordinator::v1::{
     TransitionAssessment, TransitionDecision, TransitionEntry, TransitionKind, TransitionReason,
     TransitionRetryClass, TransitionStatus,
 };
-use nokv_proto::meta::v1::{RegionDescriptor, RootEvent, RootEventKind, RootPendingPeerChangeKind, root_event};
+use nokv_proto::meta::v1::{
+    RegionDescriptor, RootEvent, RootEventKind, RootPendingPeerChangeKind, root_event,
+};
 
 /// Changes under way, as the root records them.
 pub fn list(view: &View) -> Vec<TransitionEntry> {
@@ -18,8 +20,7 @@ pub fn list(view: &View) -> Vec<TransitionEntry> {
         ..Default::default()
     };
     let peers = view.pending_peer_changes.values().map(|change| {
-        let verb =
-            if change.kind() == RootPendingPeerChangeKind::Removal { "remove" } else { "add" };
+        let verb = if change.kind() == RootPendingPeerChangeKind::Removal { "remove" } else { "add" };
         let id = format!("peer:{}:{verb}:{}:{}", change.region_id, change.store_id, change.peer_id);
         TransitionEntry {
             pending_peer_change: Some(change.clone()),
@@ -64,7 +65,8 @@ pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
     use TransitionDecision::{Apply, Skip};
     use TransitionReason as Reason;
     use TransitionStatus as Status;
-    let pending = list(view).into_iter().find(|entry| entry.key == key && kind != TransitionKind::Unspecified);
+    let pending =
+        list(view).into_iter().find(|entry| entry.key == key && kind != TransitionKind::Unspecified);
     let matches = pending.as_ref().is_some_and(|entry| entry.transition_id == transition_id);
     match (Class::of(event.kind()), pending.is_some(), matches) {
         (Class::Planned, _, true) => judged(Status::Pending, Reason::MatchingPending, Skip),

@@ -60,8 +60,7 @@ impl View {
         self.pending_peer_changes =
             checkpoint.pending_peer_changes.into_iter().map(|change| (change.region_id, change)).collect();
         self.pending_range_changes = checkpoint.pending_range_changes;
-        self.addresses =
-            checkpoint.stores.into_iter().map(|store| (store.store_id, store.address)).collect();
+        self.addresses = checkpoint.stores.into_iter().map(|store| (store.store_id, store.address)).collect();
         self.state = checkpoint.state.unwrap_or_default();
         self.leaders.retain(|region, _| self.regions.contains_key(region));
         self.saw(&token);
@@ -84,7 +83,10 @@ impl View {
 
     /// The region that holds `key`.
     pub fn region_of(&self, key: &[u8]) -> Option<&meta::RegionDescriptor> {
-        let (_, id) = self.by_start.range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key))).next_back()?;
+        let (_, id) = self
+            .by_start
+            .range::<[u8], _>((std::ops::Bound::Unbounded, std::ops::Bound::Included(key)))
+            .next_back()?;
         self.regions.get(id).filter(|region| region.end_key.is_empty() || key < &region.end_key[..])
     }
 

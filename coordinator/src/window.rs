@@ -120,9 +120,11 @@ mod tests {
     #[test]
     fn random_lives_are_unique_and_monotonic_over_generations() {
         let mut rng = RngSource::new(1, 0).stream("test");
-        let (mut window, mut committed, mut generation, mut highest, mut clock) = (Window::default(), 0, 0, 0, 50);
+        let (mut window, mut committed, mut generation, mut highest, mut clock) =
+            (Window::default(), 0, 0, 0, 50);
         for _ in 0..20_000 {
-            clock = (clock + rng.next_u64() % 3).saturating_sub(u64::from(rng.next_u64().is_multiple_of(50)) * 20);
+            clock = (clock + rng.next_u64() % 3)
+                .saturating_sub(u64::from(rng.next_u64().is_multiple_of(50)) * 20);
             match rng.next_u64() % 8 {
                 0 => {
                     generation += 1;
