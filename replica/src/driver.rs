@@ -145,7 +145,9 @@ impl<M: Machine> Running<M> {
             self.core.offer();
             if !self.core.dirty.is_empty() || !self.core.after_sync.is_empty() {
                 self.core.round().await?;
-                self.core.roll_if_full()?;
+                if self.core.roll_if_full()? {
+                    self.core.env.tasks.yield_now().await;
+                }
             }
             if more || self.core.again || !self.core.dirty.is_empty() {
                 self.core.env.tasks.yield_now().await;

@@ -219,15 +219,13 @@ impl<M: Machine> Group<M> {
     /// Reports snapshots that were not acknowledged in time as lost; forgets those that arrived.
     pub(crate) fn check_sending(&mut self, now: Instant) {
         let raft = &self.raw.raft;
-        let lost: Vec<u64> = self
-            .sending
-            .extract_if(.., |peer, sending| {
-                let arriving =
-                    raft.prs().get(*peer).is_some_and(|progress| progress.state == ProgressState::Snapshot);
-                raft.state != StateRole::Leader || !arriving || now > sending.deadline
-            })
-            .map(|(peer, _)| peer)
-            .collect();
+        let is_over = |peer: u64, sending: &Sending| {
+            let progress = raft.prs().get(peer);
+            let arriving = progress.is_some_and(|progress| progress.state == ProgressState::Snapshot);
+            raft.state != StateRole::Leader || !arriving || now > sending.deadline
+        };
+        let over = self.sending.iter().filter(|(peer, sending)| is_over(**peer, sending));
+        let lost: Vec<u64> = over.map(|(peer, _)| *peer).collect();
         for peer in lost {
             self.snapshot_lost(peer);
         }

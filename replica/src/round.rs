@@ -90,7 +90,10 @@ impl<M: Machine> Core<M> {
             // The machine replaces its state before the log can follow. After a crash in between, this tells that the
             // machine is ahead for a good reason.
             let place = place_of(ready.snapshot());
-            self.log.append(id, group.log_mut(), hard, Vec::new());
+            // The commit index stays until then: it speaks of the snapshot's log, and the entries that are still here
+            // may be others.
+            let until_installed = Hard { commit: before.commit, ..hard };
+            self.log.append(id, group.log_mut(), until_installed, Vec::new());
             self.log.installing(id, group.log_mut(), place);
         }
         let mut held = ready.take_messages();
@@ -191,8 +194,11 @@ impl<M: Machine> Core<M> {
     fn make_snapshot(&mut self, id: GroupId) -> Result<(), Halt> {
         let Some(group) = self.groups.get(&id) else { return Ok(()) };
         let wanted = group.raw.store().take_wanted();
+        if wanted.is_empty() || group.raw.raft.state != StateRole::Leader {
+            return Ok(());
+        }
         let on_their_way: usize = self.groups.values().map(|group| group.sending.len()).sum();
-        if wanted.is_empty() || group.raw.raft.state != StateRole::Leader || on_their_way >= SNAPSHOTS_MAX {
+        if on_their_way >= SNAPSHOTS_MAX {
             return Ok(()); // raft asks again after a heartbeat
         }
         let made = self.machine.snapshot(id).map_err(Halt::machine(id))?;
