@@ -29,9 +29,10 @@ impl Holder {
 
     /// `pid 4121, nokv serve --store-id 1`.
     pub fn describe(&self) -> String {
-        match self.command.is_empty() {
-            true => format!("pid {}", self.pid),
-            false => format!("pid {}, {}", self.pid, self.command),
+        if self.command.is_empty() {
+            format!("pid {}", self.pid)
+        } else {
+            format!("pid {}, {}", self.pid, self.command)
         }
     }
 }

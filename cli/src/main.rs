@@ -4,6 +4,8 @@
 //! failure is an [`errors::Failure`], whose code decides the exit code. Servers get the real environment of
 //! `nokv_realenv`; `nokv sim` gets the simulator instead. Nothing below this crate knows which.
 
+#![allow(clippy::format_push_string, reason = "messages for people; clarity before an allocation")]
+
 mod args;
 mod cmd;
 mod config;

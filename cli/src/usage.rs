@@ -28,9 +28,10 @@ pub fn failure(error: &clap::Error) -> Failure {
         }
         ErrorKind::UnknownArgument => {
             let name = text(error, ContextKind::InvalidArg);
-            let mut message = match name.starts_with('-') {
-                true => format!("unknown flag '{name}'"),
-                false => format!("unexpected argument '{name}'"),
+            let mut message = if name.starts_with('-') {
+                format!("unknown flag '{name}'")
+            } else {
+                format!("unexpected argument '{name}'")
             };
             suggest(&mut message, error, ContextKind::SuggestedArg);
             Failure::usage(message)

@@ -175,14 +175,24 @@ untouched "$work/empty" 3 not_a_workdir 'empty' regions --workdir "$work/empty"
 # ---- a cluster with data; its directories are damaged afterwards -----------------------------------------------
 
 offset=4000
-"$nokv" demo --dir "$work/demo" --port-offset $offset >"$work/demo.out" 2>"$work/demo.err" </dev/null &
-demo=$!
-pids+=("$demo")
-for _ in $(seq 900); do
-    if grep -q '^ready in' "$work/demo.out" || ! kill -0 $demo 2>/dev/null; then break; fi
-    sleep 0.1
-done
-grep -q '^ready in' "$work/demo.out" || { cat "$work/demo.err" "$work/demo.out" >&2 && echo 'FAILED: no demo cluster' >&2 && exit 1; }
+start_demo() {
+    "$nokv" demo --dir "$work/demo" --port-offset $offset >"$work/demo.out" 2>"$work/demo.err" </dev/null &
+    demo=$!
+    pids+=("$demo")
+    for _ in $(seq 900); do
+        if grep -q '^ready in' "$work/demo.out"; then return 0; fi
+        kill -0 $demo 2>/dev/null || break
+        sleep 0.1
+    done
+    cat "$work/demo.err" "$work/demo.out" >&2
+    echo 'FAILED: no demo cluster' >&2
+    exit 1
+}
+stop_demo() {
+    kill -INT $demo
+    wait $demo
+}
+start_demo
 live=(--coordinator-addr 127.0.0.1:$((2379 + offset)))
 awk 'BEGIN { for (i = 0; i < 5000; i++) printf "%s%05d\tvalue %d\n", (i % 2 ? "a" : "x"), i, i }' >"$work/good.tsv"
 "$nokv" import "${live[@]}" --format tsv "$work/good.tsv" >/dev/null
@@ -200,8 +210,7 @@ expect 2 bad_line 'bad.tsv:4: no TAB' import "${live[@]}" --format tsv "$work/ba
 { printf 'other\tvalue\n' && cat "$work/good.tsv"; } >"$work/bad.tsv"
 expect 5 import_state_mismatch 'has changed since' import "${live[@]}" --format tsv "$work/bad.tsv"
 rm -f "$work/bad.tsv.nokv-import"
-kill -INT $demo
-wait $demo
+stop_demo
 
 # ---- a store directory -----------------------------------------------------------------------------------------
 
@@ -256,6 +265,17 @@ for file in root.checkpoint identity 'raft/*'; do
     flip "$dir/$target" "$(middle "$dir/$target")"
     untouched "$dir" 6 corrupt "$(basename "$target")" "${as[@]}" --node-id 1 --workdir "$dir"
 done
+
+# ---- damaged data on every replica: an error, never another value --------------------------------------------
+
+for n in 1 2 3; do
+    table=$(ls -S "$work/demo/store-$n"/*.sst | head -n 1)
+    flip "$table" "$(middle "$table")"
+done
+start_demo
+expect 6 corrupt 'damaged at offset' scan "${live[@]}" --limit 0 --timeout 3s
+LC_ALL=C sort "$work/good.tsv" | head -n "$(wc -l <"$work/out")" | cmp - "$work/out" || wrong 'scan' 'it printed what was never written'
+stop_demo
 
 if [ $failed -gt 0 ]; then
     echo "FAILED: $failed of $cases cases"

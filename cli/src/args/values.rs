@@ -130,7 +130,7 @@ pub fn id(text: &str) -> Result<u64, String> {
 /// Bytes written as hexadecimal digits.
 pub fn hex(text: &[u8]) -> Result<Vec<u8>, String> {
     let digit = |byte: u8| (byte as char).to_digit(16).map(|digit| digit as u8);
-    if text.len() % 2 != 0 {
+    if !text.len().is_multiple_of(2) {
         return Err("hexadecimal text needs an even number of digits".into());
     }
     text.chunks_exact(2)
@@ -143,7 +143,8 @@ pub fn hex(text: &[u8]) -> Result<Vec<u8>, String> {
 
 /// Writes bytes as hexadecimal digits.
 pub fn show_hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    let digit = |value: u8| char::from_digit(u32::from(value), 16).unwrap_or('?');
+    bytes.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 #[cfg(test)]

@@ -111,9 +111,12 @@ fn store_row(cluster: &Cluster, store: &Store) -> Vec<Value> {
 }
 
 fn region_row(region: &Region) -> Vec<Value> {
-    let key = |key: &str| match key.chars().all(|c| c.is_ascii_graphic()) {
-        true => json!(key),
-        false => json!(format!("hex:{}", show_hex(key.as_bytes()))),
+    let key = |key: &str| {
+        if key.chars().all(|c| c.is_ascii_graphic()) {
+            json!(key)
+        } else {
+            json!(format!("hex:{}", show_hex(key.as_bytes())))
+        }
     };
     let peers: Vec<Value> =
         region.peers.iter().map(|(store, peer)| json!({"store_id": store, "peer_id": peer})).collect();

@@ -49,12 +49,11 @@ async fn introduce(env: &Env, coordinator: &nokv_coordinator::Coordinator, confi
         env.clock.sleep(Duration::from_millis(20)).await;
     }
     let (regions, id, ts) = coordinator.summary();
-    match available() {
-        true => {
-            say(&format!("Coordinator restored {regions} region(s) from remote metadata root"));
-            say(&format!("Coordinator allocator starts: id={id} ts={ts}"));
-        }
-        false => tracing::warn!("no meta-root answers yet; serving nothing until two of three do"),
+    if available() {
+        say(&format!("Coordinator restored {regions} region(s) from remote metadata root"));
+        say(&format!("Coordinator allocator starts: id={id} ts={ts}"));
+    } else {
+        tracing::warn!("no meta-root answers yet; serving nothing until two of three do");
     }
     say(&format!(
         "Coordinator lease owner: id={} ttl={} renew_before={}",

@@ -160,9 +160,12 @@ impl Printer {
 
 fn row(key: &[u8], value: Option<&[u8]>, as_hex: bool) -> Value {
     let mut object = Map::new();
-    let mut put = |name: &str, bytes: &[u8]| match as_hex {
-        true => drop(object.insert(name.to_owned(), json!(show_hex(bytes)))),
-        false => put_bytes(&mut object, name, bytes),
+    let mut put = |name: &str, bytes: &[u8]| {
+        if as_hex {
+            drop(object.insert(name.to_owned(), json!(show_hex(bytes))));
+        } else {
+            put_bytes(&mut object, name, bytes);
+        }
     };
     put("key", key);
     if let Some(value) = value {
@@ -220,9 +223,10 @@ fn read_value(path: &Path) -> Result<Vec<u8>> {
 }
 
 fn bytes_of(what: &str, text: &[u8], is_hex: bool) -> Result<Bytes> {
-    match is_hex {
-        true => Ok(hex(text).map_err(|error| Failure::usage(format!("{what}: {error}")))?.into()),
-        false => Ok(Bytes::copy_from_slice(text)),
+    if is_hex {
+        Ok(hex(text).map_err(|error| Failure::usage(format!("{what}: {error}")))?.into())
+    } else {
+        Ok(Bytes::copy_from_slice(text))
     }
 }
 

@@ -66,6 +66,11 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
     match error {
         ClientError::Timeout { what, after, cause } => {
             let after = show_duration(rounded(*after));
+            if cause.contains("damaged at offset") {
+                return Failure::new(Code::Corrupt, format!("{what}: {cause}"))
+                    .why("the store that leads the region cannot read its own files")
+                    .next("stop that store, move its directory away and start it empty: the other replicas have the data");
+            }
             let failure = Failure::new(Code::Unavailable, format!("{what}: no answer within {after}"))
                 .detail("coordinators", coordinators.to_vec());
             let failure = if cause.is_empty() { failure } else { failure.why(cause) };

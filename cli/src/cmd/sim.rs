@@ -85,10 +85,8 @@ fn print_plans(range: Range<u64>, options: impl Fn(u64) -> RunOptions) -> Result
 
 fn judge(options: RunOptions, twice: bool) -> Judged {
     let began = Instant::now();
-    let (mut verdict, difference) = match twice {
-        true => nokv_sim::check_determinism(&options),
-        false => (nokv_sim::run(options), None),
-    };
+    let (mut verdict, difference) =
+        if twice { nokv_sim::check_determinism(&options) } else { (nokv_sim::run(options), None) };
     verdict.wall = Some(began.elapsed());
     Judged { verdict, case: None, difference: difference.map(|difference| difference.to_string()) }
 }
@@ -105,7 +103,8 @@ fn in_order(
     let jobs = jobs.map_or(cores, u64::from).min(range.end - range.start);
     let (next, stop) = (AtomicU64::new(range.start), AtomicBool::new(false));
     let (send, receive) = mpsc::channel();
-    let ended = std::thread::scope(|scope| {
+
+    std::thread::scope(|scope| {
         for _ in 0..jobs {
             let (send, next, stop, end) = (send.clone(), &next, &stop, range.end);
             scope.spawn(move || {
@@ -132,8 +131,7 @@ fn in_order(
             }
         }
         Ok(())
-    });
-    ended
+    })
 }
 
 fn cases(dir: &Path, jobs: Option<u32>, format: Format) -> Result<u8> {
@@ -161,9 +159,10 @@ fn case_files(dir: &Path) -> Result<Vec<PathBuf>> {
     let mut files: Vec<PathBuf> = entries.flatten().map(|entry| entry.path()).collect();
     files.retain(|path| path.extension().is_some_and(|extension| extension == "json"));
     files.sort();
-    match files.is_empty() {
-        true => Err(Failure::new(Code::FileNotFound, format!("no *.json case in {}", dir.display()))),
-        false => Ok(files),
+    if files.is_empty() {
+        Err(Failure::new(Code::FileNotFound, format!("no *.json case in {}", dir.display())))
+    } else {
+        Ok(files)
     }
 }
 

@@ -137,7 +137,7 @@ fn judge_stores(picture: &Picture, judgement: &mut Judgement) {
         let (id, addr) = (store.store_id, &store.address);
         match probe {
             Err(why) => {
-                judgement.add(Health::Degraded, format!("store-{id} does not answer at {addr}: {why}"))
+                judgement.add(Health::Degraded, format!("store-{id} does not answer at {addr}: {why}"));
             }
             Ok(()) if !store.up => judgement.add(
                 Health::Degraded,

@@ -213,9 +213,12 @@ impl<'a> Object<'a> {
     }
 
     fn template(&mut self, name: &'static str, problems: &mut Problems) -> Option<String> {
-        self.parsed(name, problems, |text| match text.contains("{id}") {
-            true => Ok(text.to_owned()),
-            false => Err(format!("'{text}' must contain {{id}}, or all stores would share one directory")),
+        self.parsed(name, problems, |text| {
+            if text.contains("{id}") {
+                Ok(text.to_owned())
+            } else {
+                Err(format!("'{text}' must contain {{id}}, or all stores would share one directory"))
+            }
         })
     }
 

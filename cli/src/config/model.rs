@@ -101,10 +101,10 @@ pub struct Region {
 }
 
 /// Picks by scope; the docker value falls back to the host's.
-fn scoped<'a, T>(scope: Scope, host: &'a Option<T>, docker: &'a Option<T>) -> Option<&'a T> {
+fn scoped<T>(scope: Scope, host: Option<T>, docker: Option<T>) -> Option<T> {
     match scope {
-        Scope::Host => host.as_ref(),
-        Scope::Docker => docker.as_ref().or(host.as_ref()),
+        Scope::Host => host,
+        Scope::Docker => docker.or(host),
     }
 }
 
@@ -129,8 +129,12 @@ impl Cluster {
 
     /// Directory of a store: its own, else from the template.
     pub fn store_workdir(&self, store: &Store, scope: Scope) -> Option<PathBuf> {
-        let template = scoped(scope, &self.store_work_dir_template, &self.store_docker_work_dir_template);
-        scoped(scope, &store.work_dir, &store.docker_work_dir)
+        let template = scoped(
+            scope,
+            self.store_work_dir_template.as_ref(),
+            self.store_docker_work_dir_template.as_ref(),
+        );
+        scoped(scope, store.work_dir.as_ref(), store.docker_work_dir.as_ref())
             .cloned()
             .or_else(|| template.map(|text| text.replace("{id}", &store.store_id.to_string()).into()))
     }
@@ -145,29 +149,30 @@ impl Cluster {
 impl Store {
     /// Address for others.
     pub fn addr(&self, scope: Scope) -> Option<&String> {
-        scoped(scope, &self.addr, &self.docker_addr)
+        scoped(scope, self.addr.as_ref(), self.docker_addr.as_ref())
     }
 
     /// Address to bind: the listen address, else the advertised one.
     pub fn listen_addr(&self, scope: Scope) -> Option<&String> {
-        scoped(scope, &self.listen_addr, &self.docker_listen_addr).or_else(|| self.addr(scope))
+        scoped(scope, self.listen_addr.as_ref(), self.docker_listen_addr.as_ref())
+            .or_else(|| self.addr(scope))
     }
 }
 
 impl MetaRoot {
     /// gRPC address.
     pub fn addr(&self, scope: Scope) -> Option<&String> {
-        scoped(scope, &self.addr, &self.docker_addr)
+        scoped(scope, self.addr.as_ref(), self.docker_addr.as_ref())
     }
 
     /// Raft address.
     pub fn transport_addr(&self, scope: Scope) -> Option<&String> {
-        scoped(scope, &self.transport_addr, &self.docker_transport_addr)
+        scoped(scope, self.transport_addr.as_ref(), self.docker_transport_addr.as_ref())
     }
 
     /// Directory.
     pub fn workdir(&self, scope: Scope) -> Option<&PathBuf> {
-        scoped(scope, &self.work_dir, &self.docker_work_dir)
+        scoped(scope, self.work_dir.as_ref(), self.docker_work_dir.as_ref())
     }
 }
 

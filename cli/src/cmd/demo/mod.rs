@@ -47,7 +47,7 @@ async fn demo(env: &Env, args: &Demo, signals: &mut Signals) -> Result {
     let _lock = own(env, &dir)?;
     let file = dir.join(layout::CONFIG_NAME);
     let cluster = configuration(env, &file, &dir, args.port_offset)?;
-    check_ports(&cluster).await?;
+    check_ports(&cluster)?;
     seed(env, &cluster).await?;
     let mut processes = Processes::start(&dir, &file, &cluster)?;
     let ready = signals.race(wait_ready(env, &cluster, args.ready_timeout, &mut processes)).await;
@@ -64,7 +64,10 @@ async fn demo(env: &Env, args: &Demo, signals: &mut Signals) -> Result {
     let killed = processes.stop(env).await;
     match killed.as_slice() {
         [] => {
-            say(&format!("stopped cleanly, data in {} (go on with: nokv demo --dir {0})", args.dir.display()))
+            say(&format!(
+                "stopped cleanly, data in {} (go on with: nokv demo --dir {0})",
+                args.dir.display()
+            ));
         }
         some => say(&format!("stopped; {} had to be killed (nothing acknowledged is lost)", some.join(", "))),
     }
@@ -103,7 +106,7 @@ fn configuration(env: &Env, file: &Path, dir: &Path, port_offset: u16) -> Result
 }
 
 /// Says which port is taken before anything is started.
-async fn check_ports(cluster: &Cluster) -> Result {
+fn check_ports(cluster: &Cluster) -> Result {
     let roots = cluster
         .meta_roots
         .iter()
@@ -174,7 +177,7 @@ async fn serves(client: &Client, cluster: &Cluster) -> std::result::Result<(), C
 }
 
 fn not_ready(env: &Env, deadline: Instant, patience: Duration, why: &str) -> Failure {
-    let waited = patience - deadline.since(env.clock.now());
+    let waited = patience.saturating_sub(deadline.since(env.clock.now()));
     Failure::new(
         Code::NotReady,
         format!("the cluster does not serve after {}", show_duration(Duration::from_secs(waited.as_secs()))),
@@ -198,9 +201,10 @@ fn announce(processes: &Processes, cluster: &Cluster, file: &Path, took: Duratio
     say(&table(&["process", "pid", "address", "log"], &rows));
     let coordinators = cluster.coordinators(Scope::Host);
     let usual = coordinators.first().is_some_and(|addr| addr == crate::cmd::reach::COORDINATOR);
-    let export = match usual {
-        true => String::new(),
-        false => format!("  export NOKV_COORDINATOR_ADDR={}\n", coordinators.join(",")),
+    let export = if usual {
+        String::new()
+    } else {
+        format!("  export NOKV_COORDINATOR_ADDR={}\n", coordinators.join(","))
     };
     say(&format!("ready in {:.1} s\n", took.as_secs_f64()));
     say(&format!(

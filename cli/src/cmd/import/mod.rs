@@ -52,9 +52,10 @@ pub fn run(args: &Import, global: &Global) -> Result<u8> {
 async fn import(env: &Env, args: &Import, global: &Global, mut signals: Signals) -> Result<u8> {
     let reach = reach(env, &args.cluster)?;
     let from_stdin = args.file == Path::new("-");
-    let state_file = match from_stdin {
-        true => None,
-        false => Some(StateFile::new(&*env.disk, &args.file, &state_path(args), args.format)?),
+    let state_file = if from_stdin {
+        None
+    } else {
+        Some(StateFile::new(&*env.disk, &args.file, &state_path(args), args.format)?)
     };
     let resumed = state_file.as_ref().map(StateFile::load).transpose()?.flatten();
     let (input, length) = open(args, resumed.as_ref())?;
@@ -184,12 +185,13 @@ impl Work<'_> {
             let again = error.is_retryable() || matches!(error, ClientError::OutcomeUnknown { .. });
             if !again || stalled >= self.args.retry_for {
                 let failure = self.reach.failure(&error);
-                return Err(match again {
-                    true => failure.next(format!(
-                        "nothing could be written for {}; run the same command again to go on (--retry-for waits longer)",
-                        show_duration(Duration::from_secs(stalled.as_secs()))
-                    )),
-                    false => failure,
+                return Err(if again {
+                    failure.next(format!(
+                    "nothing could be written for {}; run the same command again to go on (--retry-for waits longer)",
+                    show_duration(Duration::from_secs(stalled.as_secs()))
+                ))
+                } else {
+                    failure
                 });
             }
             self.progress.retries.fetch_add(1, Ordering::Relaxed);

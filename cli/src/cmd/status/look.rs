@@ -15,7 +15,7 @@ use std::time::Duration;
 use tonic::Status;
 
 /// Patience with one process.
-const PATIENCE: Duration = Duration::from_millis(2000);
+const PATIENCE: Duration = Duration::from_secs(2);
 
 /// An answer, or why there is none.
 pub type Answer<T> = Result<T, String>;

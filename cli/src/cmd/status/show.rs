@@ -43,9 +43,10 @@ fn coordinators(picture: &Picture) -> Vec<Vec<String>> {
     let row =
         |asked: &super::Asked<nokv_proto::coordinator::v1::CoordinatorStatusResponse>| match &asked.answer {
             Ok(status) => {
-                let lease = match status.holds_lease {
-                    true => format!("holder, generation {}", status.lease_generation),
-                    false => "standby".to_owned(),
+                let lease = if status.holds_lease {
+                    format!("holder, generation {}", status.lease_generation)
+                } else {
+                    "standby".to_owned()
                 };
                 vec![status.coordinator_id.clone(), asked.addr.clone(), state(true), lease]
             }
