@@ -218,6 +218,7 @@ impl<M: Machine> Group<M> {
 
     /// Reports snapshots that were not acknowledged in time as lost; forgets those that arrived.
     pub(crate) fn check_sending(&mut self, now: Instant) {
+        self.notice_arrivals();
         let raft = &self.raw.raft;
         let is_over = |peer: u64, sending: &Sending| {
             let progress = raft.prs().get(peer);
@@ -228,6 +229,30 @@ impl<M: Machine> Group<M> {
         let lost: Vec<u64> = over.map(|(peer, _)| *peer).collect();
         for peer in lost {
             self.snapshot_lost(peer);
+        }
+    }
+
+    /// The acknowledgement of a snapshot may be lost, for instance when the peer restarts right after it installed
+    /// it. Its commit index, which comes with every heartbeat, says the same.
+    fn notice_arrivals(&mut self) {
+        let prs = self.raw.raft.prs();
+        let has_arrived = |peer: u64, sending: &Sending| {
+            prs.get(peer).is_some_and(|progress| {
+                progress.state == ProgressState::Snapshot && progress.committed_index >= sending.index
+            })
+        };
+        let arrived = self.sending.iter().filter(|(peer, sending)| has_arrived(**peer, sending));
+        let arrived: Vec<u64> = arrived.map(|(peer, _)| *peer).collect();
+        for peer in arrived {
+            self.sending.remove(&peer);
+            self.raw.report_snapshot(peer, SnapshotStatus::Finish);
+        }
+    }
+
+    /// The connection to `peer` broke: a snapshot that was handed over there may have died in its queue.
+    pub(crate) fn doubt_snapshot(&mut self, peer: u64, deadline: Instant) {
+        if let Some(sending) = self.sending.get_mut(&peer) {
+            sending.deadline = sending.deadline.min(deadline);
         }
     }
 

@@ -57,10 +57,12 @@ impl<M: Machine> Core<M> {
                 }
             }
             Delivery::Unreachable { node } => {
+                let doubt_ends = self.env.clock.now() + self.config.stall_timeout;
                 for group in self.groups.values_mut().filter(|group| group.is_leader()) {
                     let peers = group.nodes.iter().filter(|(_, there)| **there == node);
                     for peer in peers.map(|(peer, _)| *peer).collect::<Vec<_>>() {
                         group.raw.report_unreachable(peer);
+                        group.doubt_snapshot(peer, doubt_ends);
                     }
                 }
             }
