@@ -260,7 +260,8 @@ impl Faults {
         let deadline = world.now() + ARMED_MS * 1_000_000;
         while !disk.crashed() && world.now() < deadline && !self.healing.is_stopped() {
             let look = world.around.exec.sleep_until(world.now() + ARMED_LOOK_NS);
-            futures_util::future::select(look, std::pin::pin!(world.around.watch.disk_crashed.notified())).await;
+            futures_util::future::select(look, std::pin::pin!(world.around.watch.disk_crashed.notified()))
+                .await;
         }
         if disk.crashed() {
             self.down(node, Down::Power, down_ms).await;

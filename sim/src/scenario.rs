@@ -192,9 +192,9 @@ impl Scenario {
             LIVENESS_MS,
             "after healing, writes, ids and timestamps",
             |runner| async move {
-                for border in 0..16 {
-                    runner.client.put(format!("{border:x}0/liveness"), "alive").await?;
-                    runner.client.delete(format!("{border:x}0/liveness")).await?;
+                for number in 0..16 {
+                    runner.client.put(Name::Alive(number).key(), "alive").await?;
+                    runner.client.delete(Name::Alive(number).key()).await?;
                 }
                 runner.client.tso(1).await?;
                 runner.client.alloc_id(1).await.map(|_| ())

@@ -9,8 +9,8 @@ use nokv_env::Env;
 use nokv_metaroot::MetaRoot;
 use nokv_proto::key::encode_key;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
-use nokv_raftstore::mvcc::{CF_DEFAULT, CF_LOCK, CF_WRITE};
 use nokv_raftstore::Store;
+use nokv_raftstore::mvcc::{CF_DEFAULT, CF_LOCK, CF_WRITE};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
 use std::path::PathBuf;
@@ -185,7 +185,9 @@ fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
             for row in snapshot.iter(family, (Included(start.clone()), bounds)) {
                 match row {
                     Ok((key, value)) => rows.push((family.0, key.to_vec(), value.to_vec())),
-                    Err(error) => rows.push((family.0, b"unreadable".to_vec(), error.to_string().into_bytes())),
+                    Err(error) => {
+                        rows.push((family.0, b"unreadable".to_vec(), error.to_string().into_bytes()))
+                    }
                 }
             }
         }
