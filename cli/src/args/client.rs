@@ -95,6 +95,21 @@ pub struct Scan {
     pub cluster: Cluster,
 }
 
+/// `nokv txn`.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Example:\n  nokv txn 'get a; put a 1; put b 2'")]
+pub struct Txn {
+    /// Statements between `;` or newlines: get K, put K V, insert K V, del K, scan START END [N]; standard
+    /// input when not given. Writes become visible all at once, at the end
+    pub script: Option<String>,
+    /// How often to run it again when another writer was first
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub retries: u32,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
 /// Formats that `nokv import` reads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum ImportFormat {

@@ -94,6 +94,8 @@ pub enum Command {
     Del(client::Del),
     /// Print the keys and values of a range
     Scan(client::Scan),
+    /// Run several reads and writes as one transaction
+    Txn(client::Txn),
     /// Load a file of keys and values; may be interrupted and run again
     Import(client::Import),
     /// Measure a live cluster

@@ -15,6 +15,7 @@ mod server;
 mod sim;
 mod startup;
 mod status;
+mod txn;
 
 use crate::args::{Cli, Command, Global};
 use crate::errors::{Failure, Result};
@@ -33,6 +34,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Put(args) => client(async |env| kv::put(&env, &args, global).await),
         Command::Del(args) => client(async |env| kv::del(&env, &args, global).await),
         Command::Scan(args) => client(async |env| kv::scan(&env, &args, global).await),
+        Command::Txn(args) => client(async |env| txn::run(&env, &args, global).await),
         Command::Import(args) => import::run(&args, global),
         Command::Bench(args) => client(async |env| bench::run(&env, &args, global).await),
         Command::Status(args) => client(async |env| status::run(&env, &args, global).await),

@@ -255,7 +255,7 @@ impl Printer {
         if self.format == Format::Plain && !self.hashes && self.runs > 1 {
             let (sim, wall) = (self.sim_ns as f64 / 1e9, self.began.elapsed().as_secs_f64().max(1e-3));
             self.out.line(&format!(
-                "{} runs, {} failed, {sim:.0} s simulated in {wall:.1} s ({:.1} runs/s, {:.0} times real time)",
+                "summary: {} runs, {} failed, {sim:.0} s simulated in {wall:.1} s ({:.1} runs/s, {:.0} times real time)",
                 self.runs,
                 self.failed.len(),
                 self.runs as f64 / wall,

@@ -179,7 +179,7 @@ impl Load {
 }
 
 fn show(args: &Bench, results: &[Measured], global: &Global) -> Result {
-    let ms = |duration: Duration| duration.as_secs_f64() * 1000.0;
+    let ms = |duration: Duration| duration.as_micros() as f64 / 1000.0;
     let mut out = Out::new();
     if global.format() == Format::Plain {
         let rows: Vec<Vec<String>> = results
