@@ -120,7 +120,7 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
         capacity: disk.total_space(&shared.config.workdir).unwrap_or(0),
         available: disk.free_space(&shared.config.workdir).unwrap_or(0),
         dropped_operations: 0,
-        address: shared.advertised.clone(),
+        address: shared.advertised(),
         regions,
     }
 }
@@ -146,6 +146,7 @@ async fn execute(shared: &Shared, operation: &SchedulerOperation) {
 pub(crate) async fn fetch_timestamps(shared: &Shared) {
     let mut rng = shared.env.rng.stream("store-timestamps");
     let mut backoff = Backoff::new(TSO_PAUSE_MAX);
+    let mut generation = 0;
     loop {
         let leading: Vec<_> =
             shared.door.regions.all().into_iter().filter(|r| r.state().role.is_leader).collect();
@@ -164,7 +165,9 @@ pub(crate) async fn fetch_timestamps(shared: &Shared) {
             .first(|mut client| async move { client.tso(TsoRequest { count: 1 }).await })
             .await;
         match reply {
-            Ok(reply) if reply.timestamp != 0 => {
+            // A coordinator of an older generation than one heard before has lost its lease without knowing.
+            Ok(reply) if reply.timestamp != 0 && reply.cert_generation >= generation => {
+                generation = reply.cert_generation;
                 for (region, term) in wanted {
                     region.one_pc().enable(term, reply.timestamp);
                     shared.env.probe("store.one_pc.enabled");
@@ -257,7 +260,7 @@ async fn publish_one(shared: &Shared, event: Event) -> bool {
 fn root_event(shared: &Shared, event: &Event) -> RootEvent {
     let (kind, payload) = match event {
         Event::Joined => {
-            let address = shared.advertised.clone();
+            let address = shared.advertised();
             let membership = RootStoreMembership { store_id: shared.config.store_id, address };
             (RootEventKind::StoreJoined, Payload::StoreMembership(membership))
         }

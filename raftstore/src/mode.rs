@@ -6,7 +6,7 @@
 //!
 //! The checksum covers the text of the object without its `checksum` member, members in this order. `seed` names
 //! the regions that the directory was seeded with. No file: `standalone`, an engine that is not part of a cluster.
-//! The file is replaced atomically and is durable when [`write`] returns.
+//! The file is replaced atomically and is durable when [`write()`] returns.
 
 use crate::{Error, Result};
 use nokv_env::{Disk, disk};

@@ -106,7 +106,7 @@ pub(crate) fn collect(shared: &Shared) -> StoreStatus {
         shared.door.regions.all().iter().map(|region| region_status(shared, region)).collect();
     StoreStatus {
         store_id: shared.config.store_id,
-        address: shared.advertised.clone(),
+        address: shared.advertised(),
         leaders: regions.iter().filter(|region| region.is_leader).count(),
         regions,
         pending_root_events: shared.publications.pending(),

@@ -23,7 +23,7 @@ use nokv_proto::kv::v1::no_kv_server::NoKvServer;
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::{Driver, GroupConfig, GroupId, Handle};
 use std::pin::pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 use tonic::service::Routes;
 
@@ -47,8 +47,8 @@ pub(crate) struct Shared {
     pub(crate) bells: Arc<Bells>,
     pub(crate) publications: Publications,
     addresses: Arc<StoreAddresses>,
-    /// The address that others are told.
-    pub(crate) advertised: String,
+    /// The address in use, once the port is open.
+    served: OnceLock<String>,
     stop: Stop,
 }
 
@@ -95,7 +95,7 @@ impl Store {
         let groups = entries.iter().filter_map(|entry| group_config(entry, config.store_id)).collect();
         let raft =
             Driver::start(env.clone(), raft_config(config), machine, addresses.clone(), groups).await?;
-        let mut shared = Shared {
+        let shared = Arc::new(Shared {
             coordinators: Coordinators::new(env, &config.coordinators, config.coordinator_timeout),
             door: Door::new(config.store_id, regions),
             env: env.clone(),
@@ -105,13 +105,9 @@ impl Store {
             bells,
             publications: Publications::default(),
             addresses,
-            advertised: config.advertise_addr.clone(),
+            served: OnceLock::new(),
             stop: Stop::new(),
-        };
-        if shared.advertised.is_empty() {
-            shared.advertised.clone_from(&config.listen_addr);
-        }
-        let shared = Arc::new(shared);
+        });
         let server = match env.net.serve(&config.listen_addr, routes(&shared)).await {
             Ok(server) => server,
             Err(source) => {
@@ -119,6 +115,7 @@ impl Store {
                 return Err(Error::Listen { addr: config.listen_addr.clone(), source });
             }
         };
+        shared.served.get_or_init(|| server.local_addr());
         spawn_loops(&shared);
         Ok(Store { shared, server })
     }
@@ -253,6 +250,14 @@ where
 }
 
 impl Shared {
+    /// The address that others are told.
+    pub(crate) fn advertised(&self) -> String {
+        if !self.config.advertise_addr.is_empty() {
+            return self.config.advertise_addr.clone();
+        }
+        self.served.get().unwrap_or(&self.config.listen_addr).clone()
+    }
+
     /// Starts to hand the leadership of a region over; the region as it is now. The error says why not.
     pub(crate) async fn transfer_leader(
         &self,
