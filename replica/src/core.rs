@@ -91,8 +91,7 @@ impl<M: Machine> Core<M> {
                 Counters::add(&self.shared.counters.messages_dropped, 1);
                 continue;
             };
-            let is_new = group.raw.raft.prs().get(message.to).is_some_and(|progress| progress.matched == 0);
-            let region = (group.is_leader() && is_new).then(|| self.machine.describe(id)).flatten();
+            let region = group.may_be_missing(&message).then(|| self.machine.describe(id)).flatten();
             let envelope = wire::encode(id, &message, region);
             if is_snapshot {
                 self.transport.send_snapshot(node, envelope);

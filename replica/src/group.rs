@@ -206,6 +206,18 @@ impl<M: Machine> Group<M> {
         self.raw.raft.msgs.push(wish);
     }
 
+    /// The receiver of `message` may not be hosted on its node yet: it never acknowledged anything to this leader, or
+    /// it is a voter that a candidate needs. A new voter may be the last one missing for a majority.
+    pub(crate) fn may_be_missing(&self, message: &Message) -> bool {
+        match message.get_msg_type() {
+            MessageType::MsgRequestVote | MessageType::MsgRequestPreVote => true,
+            _ => {
+                let progress = self.raw.raft.prs().get(message.to);
+                self.is_leader() && progress.is_some_and(|progress| progress.matched == 0)
+            }
+        }
+    }
+
     /// The role, if it is not what the machine was told last.
     pub(crate) fn changed_role(&mut self) -> Option<Role> {
         let role = Role { leader: self.leader(), term: self.raw.raft.term, is_leader: self.is_leader() };

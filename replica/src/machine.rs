@@ -132,8 +132,9 @@ pub trait Machine: Send + 'static {
     /// without blocking.
     fn request_durable(&mut self, group: GroupId);
 
-    /// Messages for a group that is not hosted here arrived, with what its leader says about it. `Some`: host it, as an
-    /// empty peer `to_peer` (no voters, index 0) that will get a snapshot.
+    /// Messages for a group that is not hosted here arrived, with what the sender, a leader or candidate, says about it.
+    /// `Some`: host it, as an empty peer `to_peer` (no voters, index 0) that will get a snapshot. The sender's knowledge
+    /// may be old: refuse peers that are known to have left.
     fn create_group(&mut self, region: &RegionDescriptor, to_peer: u64) -> Option<GroupConfig> {
         let _ = (region, to_peer);
         None
