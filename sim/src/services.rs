@@ -186,7 +186,7 @@ fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
                 match row {
                     Ok((key, value)) => rows.push((family.0, key.to_vec(), value.to_vec())),
                     Err(error) => {
-                        rows.push((family.0, b"unreadable".to_vec(), error.to_string().into_bytes()))
+                        rows.push((family.0, b"unreadable".to_vec(), error.to_string().into_bytes()));
                     }
                 }
             }
@@ -210,8 +210,8 @@ async fn start_root(number: u64, env: Env, config: &WorldConfig) -> Result<MetaR
     let mut settings = nokv_metaroot::Config::new(
         number,
         workdir(),
-        &role.addr(),
-        &role.transport_addr(),
+        role.addr(),
+        role.transport_addr(),
         roots(config, Role::transport_addr),
     );
     settings.tick = Duration::from_millis(config.tick_ms);

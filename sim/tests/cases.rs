@@ -5,7 +5,10 @@ use nokv_sim::{report, run};
 use std::path::Path;
 
 #[test]
-#[expect(clippy::disallowed_methods, reason = "cases are files of the repository, read before any world begins")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "cases are files of the repository, read before any world begins"
+)]
 fn saved_cases_pass() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("cases");
     let Ok(entries) = std::fs::read_dir(&dir) else { return };

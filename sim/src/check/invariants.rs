@@ -2,8 +2,8 @@
 //!
 //! - one leader a term and group; no peer votes for two candidates in a term, restarts included;
 //! - all peers apply the same entry at an index; one life of a peer applies indexes in order, each once, and
-//!   after a restart continues without a gap (but for the entry in whose application it died: that may have
-//!   taken effect without a fact);
+//!   after a restart goes on at or behind the place where another peer was (it may have died between the
+//!   durable end of an application or installation and the fact that tells of it);
 //! - a lease generation has one holder; timestamps and ids are handed out once, whoever hands them out.
 
 use super::Violation;
@@ -98,7 +98,11 @@ impl Invariants {
             self.progress.entry((group, peer)).or_insert(Progress { place, applied: index - 1, highest: 0 });
         let (before, same_life) = (*progress, progress.place == place);
         *progress = Progress { place, applied: index, highest: before.highest.max(index) };
-        let fine = if same_life { index == before.applied + 1 } else { index <= before.highest + 2 };
+        let fine = if same_life {
+            index == before.applied + 1
+        } else {
+            index <= before.highest + 1 || self.entries.contains_key(&(group, index - 1))
+        };
         ensure(fine, "raft", || {
             format!(
                 "{} group {}: peer {peer} applied index {index} after {}{}",
