@@ -569,22 +569,3 @@ fn memberships_change_under_torment() {
     }
     assert!(changed > 200 && created > 10, "{changed} changes, {created} peers created by message");
 }
-
-#[test]
-#[ignore = "for searching by hand"]
-fn search() {
-    let from: u64 = std::env::var("SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1000);
-    let count: u64 = std::env::var("COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(500);
-    for seed in from..from + count {
-        let outcome = std::panic::catch_unwind(|| match std::env::var("MEMBERSHIP") {
-            Ok(_) => drop(torment_membership(seed)),
-            Err(_) => drop(torment(seed, seed % 2 == 0)),
-        });
-        if outcome.is_err() {
-            eprintln!("FAILED seed {seed}");
-        }
-        if seed % 100 == 99 {
-            eprintln!("searched up to {seed}");
-        }
-    }
-}

@@ -14,8 +14,9 @@ pub struct Case {
     pub about: String,
     /// Seed of the world's own draws.
     pub seed: u64,
-    /// Length of the load phase.
-    pub load_ms: u64,
+    /// Length of the load phase. Drawn from the seed when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub load_ms: Option<u64>,
     /// The world. Drawn from the seed when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config: Option<WorldConfig>,
@@ -33,7 +34,7 @@ impl Case {
         Self {
             about: about.into(),
             seed: run.seed,
-            load_ms: run.load_ms,
+            load_ms: Some(run.load_ms),
             config: Some(run.config.clone()),
             plan: Some(run.plan.clone()),
             workload: Some(run.workload.clone()),
@@ -49,7 +50,7 @@ impl Case {
     pub fn options(&self) -> RunOptions {
         RunOptions {
             seed: self.seed,
-            duration: Some(Duration::from_millis(self.load_ms)),
+            duration: self.load_ms.map(Duration::from_millis),
             config: self.config.clone(),
             plan: self.plan.clone(),
             workload: self.workload.clone(),

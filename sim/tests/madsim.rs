@@ -1,7 +1,7 @@
 //! The same worlds on madsim, which intercepts entropy and clocks and forbids threads.
 //!
 //! ```text
-//! RUSTFLAGS="--cfg madsim" CARGO_TARGET_DIR=target-madsim cargo test -p nokv-sim --test madsim
+//! RUSTFLAGS="--cfg madsim" CARGO_TARGET_DIR=target/madsim cargo test -p nokv-sim --test madsim
 //! ```
 #![cfg(madsim)]
 
@@ -19,7 +19,7 @@ fn options(seed: u64) -> RunOptions {
 
 #[test]
 fn worlds_pass_and_are_reproducible_on_madsim() {
-    for seed in 1..=5 {
+    for seed in 1..=20 {
         let (verdict, difference) = check_determinism(&options(seed));
         println!("{}", report::line(&verdict));
         assert!(verdict.passed(), "{}\n{}", report::timeline(&verdict, 50), report::failure(&verdict));
