@@ -71,7 +71,7 @@ pub fn base64(bytes: &[u8]) -> String {
     BASE64_STANDARD.encode(bytes)
 }
 
-/// Reads [`base64`].
+/// Reads [`base64()`].
 pub fn from_base64(text: &str) -> std::result::Result<Vec<u8>, String> {
     BASE64_STANDARD.decode(text).map_err(|error| error.to_string())
 }

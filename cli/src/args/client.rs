@@ -99,7 +99,7 @@ pub struct Scan {
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Example:\n  nokv txn 'get a; put a 1; put b 2'")]
 pub struct Txn {
-    /// Statements between `;` or newlines: get K, put K V, insert K V, del K, scan START END [N]; standard
+    /// Statements between `;` or newlines: get K, put K V, insert K V, del K, scan START END and perhaps a limit; standard
     /// input when not given. Writes become visible all at once, at the end
     pub script: Option<String>,
     /// How often to run it again when another writer was first

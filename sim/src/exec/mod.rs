@@ -1,7 +1,7 @@
 //! Who runs the tasks: one small trait, two executors.
 //!
 //! [`own`] is the default: a ready queue, a virtual clock and node lifecycle in a few hundred lines; it needs
-//! no build flag, so the shipped binary can simulate. [`mad`] is madsim behind the same trait, compiled under
+//! no build flag, so the shipped binary can simulate. `mad` is madsim behind the same trait, compiled under
 //! `--cfg madsim`: it also intercepts libc entropy and clocks, so it is the independent proof that nothing
 //! leaks past `env`.
 //!
