@@ -1,5 +1,6 @@
 //! Saved cases: runs that once failed, kept as JSON in `sim/cases/` and run for ever.
 
+use crate::atoms::Decisions;
 use crate::config::WorldConfig;
 use crate::plan::Plan;
 use crate::run::{ExecutorKind, Resolved, RunOptions};
@@ -23,6 +24,9 @@ pub struct Case {
     /// The faults. Drawn from the seed when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub plan: Option<Plan>,
+    /// Decisions against the default. Drawn from the seed when missing.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub decisions: Option<Decisions>,
     /// The workload. Drawn from the seed when missing.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub workload: Option<Workload>,
@@ -37,6 +41,7 @@ impl Case {
             load_ms: Some(run.load_ms),
             config: Some(run.config.clone()),
             plan: Some(run.plan.clone()),
+            decisions: run.decisions.clone(),
             workload: Some(run.workload.clone()),
         }
     }
@@ -54,6 +59,7 @@ impl Case {
             config: self.config.clone(),
             plan: self.plan.clone(),
             workload: self.workload.clone(),
+            decisions: self.decisions.clone(),
             executor: ExecutorKind::default(),
         }
     }

@@ -9,12 +9,14 @@
 //! - [`net`]: gRPC over simulated links; [`node`]: one life of a node as an `Env`;
 //! - [`world`]: the cluster and the levers on it; [`services`]: the product's front doors;
 //! - [`config`], [`plan`], [`workload`]: what to do, as data, drawn with [`draw`]; [`cases`]: saved ones;
+//! - [`atoms`]: everything else that a world decides against the default, recorded and replayed;
 //! - [`faults`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
 //! - [`history`], [`watch`]: what clients and protocols did; [`check`]: the judges;
 //! - [`mod@run`], [`report`]: the verdict; [`shrink`]: a failing run made small.
 //!
 //! The crate reads no clock and starts no thread except in [`run::sweep`], one a job; each run is single-threaded.
 
+pub mod atoms;
 pub mod cases;
 pub mod check;
 pub mod config;

@@ -3,16 +3,15 @@
 //! The disk ([`MemDisk`]), the wall clock's error and the counters outlive a life; monotonic time starts at
 //! another arbitrary point in each, ticks at the node's own rate, and never jumps.
 
+use crate::atoms::{Decider, Point};
 use crate::exec::{Executor, Node, Place, SUPERVISOR, lock};
 use crate::net::{Network, SimNet};
 use crate::trace::{Kind, Trace, digest};
 use crate::watch::Watch;
 use nokv_env::{BoxFuture, Clock, Env, Fact, Hooks, Instant, MemDisk, RngSource, Tasks};
-use rand_chacha::ChaCha8Rng;
-use rand_core::Rng;
 use std::collections::BTreeMap;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
@@ -174,38 +173,47 @@ impl Future for Yield {
 }
 
 /// The chance points of one node. Each point is on or off for a whole run, so that rare branches come in
-/// combinations instead of all a little; each draws from a stream of its own.
+/// combinations instead of all a little; each is a decision point of its own, see [`crate::atoms`].
 pub struct Chances {
-    source: RngSource,
+    decider: Arc<Decider>,
+    seed: u64,
+    /// What the node is called in keys.
+    name: String,
     /// Share of the points that are on, in percent.
-    on_percent: AtomicU64,
-    streams: Mutex<BTreeMap<&'static str, Option<ChaCha8Rng>>>,
+    on_percent: u64,
+    stopped: AtomicBool,
+    points: Mutex<BTreeMap<&'static str, Point>>,
 }
 
 impl Chances {
-    /// Chance points drawn from `seed`; the same points are on at every node.
-    pub fn new(seed: u64, node: Node, on_percent: u64) -> Self {
-        let source = RngSource::new(seed, u64::from(node.0) << 32 | 0xffff_ffff);
-        Self { source, on_percent: AtomicU64::new(on_percent), streams: Mutex::default() }
+    /// Chance points of the node called `name`; the same points are on at every node of the world of `seed`.
+    pub fn new(decider: Arc<Decider>, seed: u64, name: impl Into<String>, on_percent: u64) -> Self {
+        let stopped = AtomicBool::new(false);
+        Self { decider, seed, name: name.into(), on_percent, stopped, points: Mutex::default() }
     }
 
-    fn draw(&self, seed: u64, name: &'static str, probability: f64) -> bool {
-        let on_percent = self.on_percent.load(Ordering::Relaxed);
-        if on_percent == 0 {
+    fn take(&self, name: &'static str, probability: f64) -> bool {
+        if self.on_percent == 0 || self.stopped.load(Ordering::Relaxed) {
             return false;
         }
-        let mut streams = lock(&self.streams);
-        let stream = streams.entry(name).or_insert_with(|| {
-            let on =
-                RngSource::new(seed, u64::from(SUPERVISOR.0)).pure("chance", digest(name.as_bytes())) % 100;
-            (on < on_percent).then(|| self.source.stream(name))
+        let mut points = lock(&self.points);
+        let point =
+            points.entry(name).or_insert_with(|| self.decider.point(format!("{}/chance/{name}", self.name)));
+        let taken = point.decide(|draw| {
+            let rare = f64::from((draw >> 32) as u32) < probability * f64::from(u32::MAX);
+            (rare && self.is_on(name)).then_some(1)
         });
-        stream.as_mut().is_some_and(|stream| f64::from(stream.next_u32()) < probability * f64::from(u32::MAX))
+        taken.is_some()
+    }
+
+    fn is_on(&self, name: &'static str) -> bool {
+        let world = RngSource::new(self.seed, u64::from(SUPERVISOR.0));
+        world.pure("chance", digest(name.as_bytes())) % 100 < self.on_percent
     }
 
     /// Turns every point off, for the quiet phase after healing.
     pub fn stop(&self) {
-        self.on_percent.store(0, Ordering::Relaxed);
+        self.stopped.store(true, Ordering::Relaxed);
     }
 }
 
@@ -219,7 +227,7 @@ struct NodeHooks {
 
 impl Hooks for NodeHooks {
     fn chance(&self, name: &'static str, probability: f64) -> bool {
-        let taken = self.chances.draw(self.watch.seed(), name, probability);
+        let taken = self.chances.take(name, probability);
         if taken {
             self.trace.event(self.exec.now_ns(), self.node, Kind::Chance, digest(name.as_bytes()), 0);
             self.watch.probe(name);
@@ -243,12 +251,12 @@ impl Hooks for NodeHooks {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::exec::own::OwnExecutor;
+    use crate::exec::own::{Order, OwnExecutor};
     use crate::trace::Keep;
 
     #[test]
     fn a_deadline_is_reached_when_its_sleep_ends_at_any_rate() {
-        let exec = OwnExecutor::new(1, 1, 1000, Arc::new(Trace::new(Keep::Hash)));
+        let exec = OwnExecutor::new(Order::Fifo, 1, 1000, Arc::new(Trace::new(Keep::Hash)));
         for rate_ppb in [0, 7, -7, 10_000_000, -9_999_999] {
             let clock =
                 NodeClock { exec: exec.clone(), rate_ppb, start_ns: 12_345, wall_error_ms: Arc::default() };

@@ -8,13 +8,14 @@ use std::fmt::Write as _;
 pub fn line(verdict: &Verdict) -> String {
     let wall = verdict.wall.map_or_else(|| "?".to_owned(), |wall| format!("{:.3}", wall.as_secs_f64()));
     format!(
-        "seed={} verdict={} sim={:.3}s wall={wall}s events={} trace={:016x} faults={} ops={}",
+        "seed={} verdict={} sim={:.3}s wall={wall}s events={} trace={:016x} faults={} decisions={} ops={}",
         verdict.seed,
         if verdict.passed() { "pass" } else { "fail" },
         verdict.sim_ns as f64 / 1e9,
         verdict.events,
         verdict.trace,
         verdict.faults,
+        verdict.decisions,
         verdict.ops,
     )
 }

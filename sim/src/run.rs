@@ -5,10 +5,11 @@
 //! println!("{}", nokv_sim::report::line(&verdict));
 //! ```
 
+use crate::atoms::{Decider, Decisions};
 use crate::check::{self, Violation};
 use crate::config::WorldConfig;
 use crate::draw::Draw;
-use crate::exec::own::OwnExecutor;
+use crate::exec::own::{Order, OwnExecutor};
 use crate::exec::{Executor, Halt, lock};
 use crate::faults::Faults;
 use crate::history::{History, Recorder};
@@ -50,6 +51,8 @@ pub struct RunOptions {
     pub plan: Option<Plan>,
     /// The workload.
     pub workload: Option<Workload>,
+    /// What the world decides against the default while it runs.
+    pub decisions: Option<Decisions>,
     /// The executor.
     pub executor: ExecutorKind,
 }
@@ -67,11 +70,12 @@ impl RunOptions {
         let config = self.config.clone().unwrap_or_else(|| WorldConfig::draw(self.seed));
         let plan = self.plan.clone().unwrap_or_else(|| Plan::draw(self.seed, &config, load_ms));
         let workload = self.workload.clone().unwrap_or_else(|| Workload::draw(self.seed, &config, load_ms));
-        Resolved { seed: self.seed, load_ms, config, plan, workload, executor: self.executor }
+        let decisions = self.decisions.clone();
+        Resolved { seed: self.seed, load_ms, config, plan, workload, decisions, executor: self.executor }
     }
 }
 
-/// A run with nothing left to draw.
+/// A run with nothing left to draw but, perhaps, the decisions that it makes while it runs.
 #[derive(Debug, Clone)]
 pub struct Resolved {
     /// Seed of everything that is drawn while the world runs.
@@ -84,8 +88,21 @@ pub struct Resolved {
     pub plan: Plan,
     /// The workload.
     pub workload: Workload,
+    /// Decisions against the default; drawn from the seed when missing.
+    pub decisions: Option<Decisions>,
     /// The executor.
     pub executor: ExecutorKind,
+}
+
+/// What a run leaves behind.
+#[derive(Debug)]
+pub struct Ran {
+    /// How it ended.
+    pub verdict: Verdict,
+    /// What was decided against the default; given to [`RunOptions`], they replay the run.
+    pub decisions: Decisions,
+    /// What the trace kept.
+    pub kept: Keep,
 }
 
 /// Why a run failed.
@@ -116,6 +133,8 @@ pub struct Verdict {
     pub trace: u64,
     /// Faults that found their target.
     pub faults: u64,
+    /// Other decisions against the default, see [`crate::atoms`].
+    pub decisions: u64,
     /// Operations invoked by clients.
     pub ops: u64,
     /// Operations that were answered.
@@ -141,23 +160,25 @@ impl Verdict {
 
 /// Runs one world to its verdict.
 pub fn run(options: RunOptions) -> Verdict {
-    run_kept(&options, Keep::Hash).0
+    run_keeping(&options, Keep::Hash).verdict
 }
 
 /// Runs the same world twice; says where the second run differs from the first, if it does.
 pub fn check_determinism(options: &RunOptions) -> (Verdict, Option<Difference>) {
-    let (verdict, kept) = run_kept(options, Keep::Events(Vec::new()));
+    let Ran { verdict, kept, .. } = run_keeping(options, Keep::Events(Vec::new()));
     let Keep::Events(events) = kept else { return (verdict, None) };
-    let (_, kept) = run_kept(options, Keep::Compare(events, None));
-    let difference = if let Keep::Compare(_, difference) = kept { difference } else { None };
+    let again = run_keeping(options, Keep::Compare(events, None));
+    let difference = if let Keep::Compare(_, difference) = again.kept { difference } else { None };
     (verdict, difference)
 }
 
-fn run_kept(options: &RunOptions, keep: Keep) -> (Verdict, Keep) {
+/// Runs one world, keeping of its trace what `keep` says.
+pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
     let run = options.resolve();
     let trace = Arc::new(Trace::new(keep));
-    let exec = executor(&run, trace.clone());
-    let world = World::new(run.seed, run.config.clone(), exec.clone(), trace.clone());
+    let decider = Decider::new(run.seed, run.decisions.clone());
+    let exec = executor(&run, &decider, trace.clone());
+    let world = World::new(run.seed, run.config.clone(), decider.clone(), exec.clone(), trace.clone());
     let recorder = Arc::new(Recorder::default());
     let faults = Faults::new(world.clone());
     let outcome: Arc<Mutex<Option<Outcome>>> = Arc::default();
@@ -180,6 +201,7 @@ fn run_kept(options: &RunOptions, keep: Keep) -> (Verdict, Keep) {
     let history = recorder.take();
     let failure = judge(&world, &run, halted, outcome, &history, sim_ns);
     let (hash, events) = trace.summary();
+    let decisions = decider.taken();
     let verdict = Verdict {
         seed: run.seed,
         failure,
@@ -188,6 +210,7 @@ fn run_kept(options: &RunOptions, keep: Keep) -> (Verdict, Keep) {
         events,
         trace: hash,
         faults: faults.struck(),
+        decisions: decisions.len() as u64,
         ops: history.invoked,
         answered: history.answered,
         net: world.around.network.stats(),
@@ -201,12 +224,13 @@ fn run_kept(options: &RunOptions, keep: Keep) -> (Verdict, Keep) {
         timeline: world.around.watch.take_timeline(),
         duration: options.duration,
     };
-    (verdict, trace.take())
+    Ran { verdict, decisions, kept: trace.take() }
 }
 
-fn executor(run: &Resolved, trace: Arc<Trace>) -> Arc<dyn Executor> {
+fn executor(run: &Resolved, decider: &Arc<Decider>, trace: Arc<Trace>) -> Arc<dyn Executor> {
+    let order = decider.once("world/schedule", Some).map_or(Order::Fifo, Order::Random);
     match run.executor {
-        ExecutorKind::Own => OwnExecutor::new(run.seed, run.config.nodes(), POLLS_MAX, trace),
+        ExecutorKind::Own => OwnExecutor::new(order, run.config.nodes(), POLLS_MAX, trace),
         #[cfg(madsim)]
         ExecutorKind::Madsim => {
             crate::exec::mad::MadExecutor::new(run.seed, run.config.nodes(), POLLS_MAX, trace)

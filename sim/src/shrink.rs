@@ -45,6 +45,7 @@ fn again(resolved: &Resolved) -> Verdict {
         config: Some(resolved.config.clone()),
         plan: Some(resolved.plan.clone()),
         workload: Some(resolved.workload.clone()),
+        decisions: resolved.decisions.clone(),
         executor: resolved.executor,
     })
 }

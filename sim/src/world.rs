@@ -5,11 +5,12 @@
 //! processes: a service that gives up because of an injected disk fault is restarted, one that gives up for
 //! any other reason has failed the run.
 
+use crate::atoms::{Decider, Point};
 use crate::check::Violation;
 use crate::check::replicas::Replica;
 use crate::config::WorldConfig;
 use crate::exec::{Executor, Node, SUPERVISOR, lock};
-use crate::net::{Down, Network};
+use crate::net::{Down, Host, Network};
 use crate::node::{Chances, NodeParts, Surroundings};
 use crate::plan::Names;
 use crate::services::{Role, Service};
@@ -57,6 +58,8 @@ impl NodeState {
 struct Cell {
     parts: NodeParts,
     role: Role,
+    /// Decides, at each power loss, whether unsynced data is lost.
+    survival: Mutex<Point>,
     state: Mutex<NodeState>,
 }
 
@@ -64,6 +67,8 @@ struct Cell {
 pub struct World {
     /// Its configuration.
     pub config: WorldConfig,
+    /// Who decides what the seed or a case leaves open.
+    pub decider: Arc<Decider>,
     /// What nodes see of it.
     pub around: Surroundings,
     cells: Vec<Cell>,
@@ -72,25 +77,41 @@ pub struct World {
 
 impl World {
     /// A world with all nodes off.
-    pub fn new(seed: u64, config: WorldConfig, exec: Arc<dyn Executor>, trace: Arc<Trace>) -> Arc<World> {
+    pub fn new(
+        seed: u64,
+        config: WorldConfig,
+        decider: Arc<Decider>,
+        exec: Arc<dyn Executor>,
+        trace: Arc<Trace>,
+    ) -> Arc<World> {
         let roles = Role::all(&config);
         let node = |index: usize| Node(index as u16 + 1);
-        let hosts = roles.iter().enumerate().map(|(index, role)| (node(index), role.host()));
-        let network = Network::new(exec.clone(), trace.clone(), seed, config.latency, hosts);
-        let watch = Arc::new(Watch::new(seed));
         let names: Vec<String> = Names::of(&config).all().cloned().collect();
+        let hosts = roles
+            .iter()
+            .zip(&names)
+            .enumerate()
+            .map(|(index, (role, name))| Host::new(node(index), role.host(), name.as_str()));
+        let mut latency = config.latency;
+        if decider.once("world/jitter", |_| Some(1)).is_none() {
+            latency.jitter_us = 0;
+        }
+        let network = Network::new(exec.clone(), trace.clone(), decider.clone(), seed, latency, hosts);
+        let watch = Arc::new(Watch::new(seed));
         let cells = roles
             .iter()
             .zip(names)
             .enumerate()
             .map(|(index, (role, name))| Cell {
-                parts: parts(seed, node(index), name, &config),
+                survival: Mutex::new(decider.point(format!("{name}/disk/survival"))),
+                parts: parts(&decider, seed, node(index), name, &config),
                 role: *role,
                 state: Mutex::new(NodeState::new(Standing::Off, Stop::new())),
             })
             .collect();
         Arc::new_cyclic(|me| World {
             config,
+            decider,
             around: Surroundings { seed, exec, network, trace, watch },
             cells,
             me: me.clone(),
@@ -259,11 +280,17 @@ impl World {
         // First the disk, so that nothing that runs while tasks are dropped can still write.
         cell.parts.disk.set_faults(DiskFaults::default());
         cell.parts.disk.crash(match down {
-            Down::Power => CrashMode::PowerLoss,
+            // By default all that was written survives, as if the cache had a battery.
+            Down::Power if self.loses_unsynced(node) => CrashMode::PowerLoss,
+            Down::Power => CrashMode::ProcessKill,
             Down::Process => CrashMode::ProcessKill,
         });
         self.around.exec.kill(node);
         true
+    }
+
+    fn loses_unsynced(&self, node: Node) -> bool {
+        lock(&self.cell(node).survival).decide(|_| Some(1)).is_some()
     }
 
     /// Asks the service to stop cleanly and waits for it, `patience_ms` at most; then ends the process.
@@ -329,18 +356,26 @@ impl World {
     }
 }
 
-fn parts(seed: u64, node: Node, name: String, config: &WorldConfig) -> NodeParts {
+fn parts(decider: &Arc<Decider>, seed: u64, node: Node, name: String, config: &WorldConfig) -> NodeParts {
     let source = RngSource::new(seed, u64::from(node.0));
-    let plus_minus =
-        |purpose: &str, bound: u64| (source.pure(purpose, 0) % (2 * bound + 1)) as i64 - bound as i64;
+    let error = |kind: &str, bound: u64| {
+        let key = format!("{name}/clock/{kind}");
+        let drawn = decider.once(key, |draw| {
+            let error = (draw % (2 * bound + 1)) as i64 - bound as i64;
+            (error != 0).then_some(error as u64)
+        });
+        drawn.map_or(0, |error| error as i64)
+    };
+    let (rate_ppb, wall_error_ms) =
+        (error("rate", config.clock_rate_ppm * 1_000), error("wall", config.wall_skew_ms));
     let disk = MemDisk::new(source.pure("disk", 0));
     disk.set_latency(config.disk.model(1));
     NodeParts {
         node,
+        chances: Arc::new(Chances::new(decider.clone(), seed, name.as_str(), config.chance_percent)),
         name,
         disk,
-        rate_ppb: plus_minus("clock-rate", config.clock_rate_ppm * 1_000),
-        wall_error_ms: Arc::new(AtomicI64::new(plus_minus("wall-skew", config.wall_skew_ms))),
-        chances: Arc::new(Chances::new(seed, node, config.chance_percent)),
+        rate_ppb,
+        wall_error_ms: Arc::new(AtomicI64::new(wall_error_ms)),
     }
 }

@@ -1,5 +1,7 @@
 //! A few whole worlds: they pass, and equal seeds give equal traces, whatever ran before in the process.
 
+use nokv_sim::run::run_keeping;
+use nokv_sim::trace::Keep;
 use nokv_sim::{RunOptions, check_determinism, report, run};
 use std::time::Duration;
 
@@ -25,4 +27,19 @@ fn a_seed_replays_event_by_event_also_after_other_seeds() {
     let again = run(options(7));
     assert_eq!((first.trace, first.events), (again.trace, again.events));
     assert_ne!(first.trace, other.trace);
+}
+
+#[test]
+fn recorded_decisions_replay_a_run_and_without_them_it_is_another() {
+    let drawn = run_keeping(&options(5), Keep::Hash);
+    assert!(drawn.decisions.len() > 20, "{}", drawn.decisions.len());
+    let given = RunOptions { decisions: Some(drawn.decisions.clone()), ..options(5) };
+    let replayed = run_keeping(&given, Keep::Hash);
+    assert_eq!(replayed.verdict.trace, drawn.verdict.trace);
+    assert_eq!(replayed.decisions, drawn.decisions);
+
+    let calm = run_keeping(&RunOptions { decisions: Some(Default::default()), ..options(5) }, Keep::Hash);
+    assert!(calm.verdict.passed(), "{}", report::failure(&calm.verdict));
+    assert_eq!(calm.decisions.len(), 0);
+    assert_ne!(calm.verdict.trace, drawn.verdict.trace);
 }

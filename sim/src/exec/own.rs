@@ -1,7 +1,7 @@
-//! Our own executor: one thread, a random order of the ready tasks, a clock that jumps to the next timer.
+//! Our own executor: one thread, any order of the ready tasks, a clock that jumps to the next timer.
 //!
-//! - Which ready task runs next is drawn from a stream of its own, so a plan with one fault less schedules
-//!   the rest with the same draws.
+//! - Which ready task runs next is first in, first out, or drawn from a stream of its own, see [`Order`]; so a
+//!   plan with one fault less schedules the rest with the same draws.
 //! - Every poll advances the clock by [`POLL_NS`]: no two polls happen at one instant, and a loop that spins
 //!   still makes time pass.
 //! - No lock is held while foreign code runs: polls, wakers and drops of futures happen outside.
@@ -12,6 +12,7 @@ use crate::trace::{Kind, Trace};
 use nokv_env::{BoxFuture, RngSource};
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
+use std::collections::VecDeque;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -24,8 +25,17 @@ const POLL_NS: u64 = 100;
 /// A task in the slab; the generation tells it from later tenants of its slot.
 type TaskRef = (u32, u32);
 
+/// In which order ready tasks run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// First in, first out.
+    Fifo,
+    /// Any, drawn from the stream of this number.
+    Random(u64),
+}
+
 #[derive(Default)]
-struct Ready(Mutex<Vec<TaskRef>>);
+struct Ready(Mutex<VecDeque<TaskRef>>);
 
 struct TaskWaker {
     task: TaskRef,
@@ -40,7 +50,7 @@ impl Wake for TaskWaker {
 
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.queued.swap(true, Ordering::Relaxed) {
-            lock(&self.ready.0).push(self.task);
+            lock(&self.ready.0).push_back(self.task);
         }
     }
 }
@@ -63,7 +73,7 @@ struct NodeState {
     busy_until: u64,
     unpark_set: bool,
     /// Ready tasks that wait for the node to be resumed or to finish its slow poll.
-    parked: Vec<TaskRef>,
+    parked: VecDeque<TaskRef>,
 }
 
 struct State {
@@ -71,7 +81,8 @@ struct State {
     tasks: Vec<Task>,
     free: Vec<u32>,
     nodes: Vec<NodeState>,
-    schedule: ChaCha8Rng,
+    /// Draws the order; `None` for first in, first out.
+    schedule: Option<ChaCha8Rng>,
     panic: Option<Panic>,
 }
 
@@ -88,7 +99,11 @@ pub struct OwnExecutor {
 
 impl OwnExecutor {
     /// An executor for `nodes` nodes (the supervisor included).
-    pub fn new(seed: u64, nodes: u16, polls_max: u64, trace: Arc<Trace>) -> Arc<Self> {
+    pub fn new(order: Order, nodes: u16, polls_max: u64, trace: Arc<Trace>) -> Arc<Self> {
+        let schedule = match order {
+            Order::Fifo => None,
+            Order::Random(number) => Some(RngSource::new(number, 0).stream("schedule")),
+        };
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             now: AtomicU64::new(0),
@@ -100,7 +115,7 @@ impl OwnExecutor {
                 tasks: Vec::new(),
                 free: Vec::new(),
                 nodes: (0..nodes).map(|_| NodeState::default()).collect(),
-                schedule: RngSource::new(seed, 0).stream("schedule"),
+                schedule,
                 panic: None,
             }),
             trace,
@@ -154,16 +169,15 @@ impl OwnExecutor {
         }
     }
 
-    /// Takes a ready task, at random.
+    /// Takes a ready task.
     fn pick(&self, state: &mut State) -> Option<TaskRef> {
         let mut ready = lock(&self.ready.0);
-        match ready.len() {
-            0 => None,
-            1 => ready.pop(),
-            len => {
-                let index = (u64::from(state.schedule.next_u32()) * len as u64) >> 32;
-                Some(ready.swap_remove(index as usize))
+        match &mut state.schedule {
+            Some(schedule) if ready.len() > 1 => {
+                let index = (u64::from(schedule.next_u32()) * ready.len() as u64) >> 32;
+                ready.swap_remove_back(index as usize)
             }
+            _ => ready.pop_front(),
         }
     }
 
@@ -180,7 +194,7 @@ impl OwnExecutor {
             }
             let node = &mut state.nodes[task.node.index()];
             if node.paused || node.busy_until > now {
-                node.parked.push((slot, generation));
+                node.parked.push_back((slot, generation));
                 if !node.paused && !node.unpark_set {
                     node.unpark_set = true;
                     state.timers.insert_unpark(node.busy_until, task.node);
@@ -420,7 +434,7 @@ mod tests {
     const NODE: Node = Node(1);
 
     fn executor(seed: u64) -> Arc<OwnExecutor> {
-        OwnExecutor::new(seed, 3, 100_000, Arc::new(Trace::new(Keep::Hash)))
+        OwnExecutor::new(Order::Random(seed), 3, 100_000, Arc::new(Trace::new(Keep::Hash)))
     }
 
     /// Counts up every millisecond.

@@ -1,16 +1,21 @@
 //! One direction between two nodes: how long a packet takes, and whether it gets through at all.
 //!
-//! Each link draws from a stream of its own, so traffic elsewhere never shifts its latencies. Faults are
-//! counted, not switched, so that overlapping faults compose and healing one leaves the other in force.
+//! Each link draws from a stream of its own, so traffic elsewhere never shifts its latencies. What goes beyond the
+//! healthy latency is a decision of the world, see [`crate::atoms`]. Faults are counted, not switched, so that
+//! overlapping faults compose and healing one leaves the other in force.
 
+use crate::atoms::{Decider, Point};
 use nokv_env::RngSource;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
+use std::sync::Arc;
 
 const MICROS: u64 = 1_000;
 const MILLIS: u64 = 1_000_000;
 /// The first retransmission of a lost packet comes after this long; it doubles with each further loss.
 const RETRANSMIT_NS: u64 = 200 * MILLIS;
+/// A late packet takes this many times its latency longer.
+const SPIKE_TIMES: u64 = 9;
 
 /// Latency of a healthy link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
@@ -32,6 +37,8 @@ impl Default for Latency {
 pub(super) struct Link {
     rng: ChaCha8Rng,
     latency: Latency,
+    late: Point,
+    lost: Point,
     /// How many faults cut this direction now.
     pub(super) cuts: u32,
     /// Added to every packet's latency by faults.
@@ -41,9 +48,11 @@ pub(super) struct Link {
 }
 
 impl Link {
-    pub(super) fn new(seed: u64, from: usize, to: usize, latency: Latency) -> Self {
-        let rng = RngSource::new(seed, (from as u64) << 16 | to as u64).stream("link");
-        Self { rng, latency, cuts: 0, slow_ns: 0, loss_ppm: 0 }
+    /// A link called `name`; `number` tells its stream from those of other links.
+    pub(super) fn new(decider: &Arc<Decider>, seed: u64, number: u64, name: &str, latency: Latency) -> Self {
+        let rng = RngSource::new(seed, number).stream("link");
+        let (late, lost) = (decider.point(format!("{name}/late")), decider.point(format!("{name}/lost")));
+        Self { rng, latency, late, lost, cuts: 0, slow_ns: 0, loss_ppm: 0 }
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -52,29 +61,38 @@ impl Link {
 
     /// One-way delay of the next packet, retransmissions included.
     pub(super) fn delay_ns(&mut self, bytes: usize) -> u64 {
-        let draw = self.rng.next_u64();
-        let mut delay = self.latency.base_us * MICROS + scale(draw as u32, self.latency.jitter_us * MICROS);
+        let mut delay = self.latency.base_us * MICROS;
+        if self.latency.jitter_us > 0 {
+            delay += scale(self.rng.next_u32(), self.latency.jitter_us * MICROS);
+        }
         let one_in = self.latency.spike_one_in;
-        if one_in > 0 && (draw >> 32).is_multiple_of(one_in) {
-            delay *= 10;
+        if one_in > 0 {
+            let late = self.late.decide(|draw| draw.is_multiple_of(one_in).then_some(delay * SPIKE_TIMES));
+            delay += late.unwrap_or(0);
+        }
+        if self.loss_ppm > 0 {
+            let loss_ppm = self.loss_ppm;
+            delay += self.lost.decide(|draw| retransmission_ns(draw, loss_ppm)).unwrap_or(0);
         }
         // A gigabit a second: 8 ns a byte.
-        delay += bytes as u64 * 8 + self.slow_ns;
-        let mut retransmit = RETRANSMIT_NS;
-        while self.loss_ppm > 0
-            && scale(self.rng.next_u32(), 1_000_000) < self.loss_ppm
-            && retransmit < 5_000 * MILLIS
-        {
-            delay += retransmit;
-            retransmit *= 2;
-        }
-        delay
+        delay + bytes as u64 * 8 + self.slow_ns
     }
 
     /// A duration between the two, from this link's stream.
     pub(super) fn between(&mut self, low_ns: u64, high_ns: u64) -> u64 {
         low_ns + self.rng.next_u64() % (high_ns - low_ns).max(1)
     }
+}
+
+/// How long retransmissions delay a packet that gets lost with `loss_ppm`, again and again; `None` if it is not lost.
+fn retransmission_ns(draw: u64, loss_ppm: u64) -> Option<u64> {
+    let (mut delay, mut retransmit) = (0, RETRANSMIT_NS);
+    let mut draws = RngSource::new(draw, 0).stream("lost");
+    while scale(draws.next_u32(), 1_000_000) < loss_ppm && retransmit < 5_000 * MILLIS {
+        delay += retransmit;
+        retransmit *= 2;
+    }
+    (delay > 0).then_some(delay)
 }
 
 /// `draw` scaled to `0..bound`.

@@ -25,6 +25,7 @@ pub use call::SimNet;
 pub use fault::Down;
 pub use link::Latency;
 
+use crate::atoms::Decider;
 use crate::exec::{Executor, Node, Place, lock};
 use crate::trace::{Kind, Trace};
 use link::Link;
@@ -144,10 +145,26 @@ pub struct NetStats {
     pub broken: u64,
 }
 
+/// A node as the network knows it.
+pub struct Host {
+    node: Node,
+    addr: String,
+    name: String,
+}
+
+impl Host {
+    /// `addr` is what comes before the port in addresses, `name` what people call the node.
+    pub fn new(node: Node, addr: impl Into<String>, name: impl Into<String>) -> Self {
+        Self { node, addr: addr.into(), name: name.into() }
+    }
+}
+
 struct State {
+    decider: Arc<Decider>,
     seed: u64,
     latency: Latency,
     nodes: usize,
+    names: Vec<String>,
     links: Vec<Option<Box<Link>>>,
     hosts: BTreeMap<String, Node>,
     /// Nodes without power: nothing answers.
@@ -164,11 +181,16 @@ struct State {
 impl State {
     fn link(&mut self, from: Node, to: Node) -> &mut Link {
         let index = from.index() * self.nodes + to.index();
-        let (seed, mut latency) = (self.seed, self.latency);
+        let (decider, seed, names, mut latency) = (&self.decider, self.seed, &self.names, self.latency);
         if from == to {
-            latency = Latency { base_us: 15, jitter_us: 15, spike_one_in: 0 };
+            let jitter_us = latency.jitter_us.min(15);
+            latency = Latency { base_us: 15, jitter_us, spike_one_in: 0 };
         }
-        self.links[index].get_or_insert_with(|| Box::new(Link::new(seed, from.index(), to.index(), latency)))
+        self.links[index].get_or_insert_with(|| {
+            let number = (from.index() as u64) << 16 | to.index() as u64;
+            let name = format!("{}>{}", names[from.index()], names[to.index()]);
+            Box::new(Link::new(decider, seed, number, &name, latency))
+        })
     }
 
     fn is_cut(&mut self, from: Node, to: Node) -> bool {
@@ -188,25 +210,34 @@ pub struct Network {
 }
 
 impl Network {
-    /// A network between `hosts`: node index and host name (what comes before the port in addresses).
+    /// A network between `hosts`.
     pub fn new(
         exec: Arc<dyn Executor>,
         trace: Arc<Trace>,
+        decider: Arc<Decider>,
         seed: u64,
         latency: Latency,
-        hosts: impl IntoIterator<Item = (Node, String)>,
+        hosts: impl IntoIterator<Item = Host>,
     ) -> Arc<Self> {
-        let hosts: BTreeMap<String, Node> = hosts.into_iter().map(|(node, host)| (host, node)).collect();
-        let nodes = hosts.values().map(|node| node.index() + 1).max().unwrap_or(1);
+        let mut names = vec!["world".to_owned()];
+        let mut addrs = BTreeMap::new();
+        for Host { node, addr, name } in hosts {
+            names.resize(names.len().max(node.index() + 1), String::new());
+            names[node.index()] = name;
+            addrs.insert(addr, node);
+        }
+        let nodes = names.len();
         Arc::new(Self {
             exec,
             trace,
             state: Mutex::new(State {
+                decider,
                 seed,
                 latency,
                 nodes,
+                names,
                 links: (0..nodes * nodes).map(|_| None).collect(),
-                hosts,
+                hosts: addrs,
                 dark: vec![false; nodes],
                 servers: BTreeMap::new(),
                 conns: Vec::new(),

@@ -1,6 +1,8 @@
 //! Two nodes, a service that echoes bodies, and what faults do to the calls between them.
 
-use super::{Down, Latency, Network, SimNet};
+use super::{Down, Host, Latency, Network, SimNet};
+use crate::atoms::Decider;
+use crate::exec::own::Order;
 use crate::exec::own::OwnExecutor;
 use crate::exec::{Executor, Node, SUPERVISOR, lock};
 use crate::trace::{Keep, Trace};
@@ -77,9 +79,10 @@ fn run<F: Future<Output = ()> + Send + 'static>(
     script: impl FnOnce(Arc<World>) -> F,
 ) -> (u64, u64) {
     let trace = Arc::new(Trace::new(Keep::Hash));
-    let exec = OwnExecutor::new(seed, 3, 1_000_000, trace.clone());
-    let hosts = [(SERVER, "server".to_owned()), (CLIENT, "client".to_owned())];
-    let net = Network::new(exec.clone(), trace.clone(), seed, Latency::default(), hosts);
+    let exec = OwnExecutor::new(Order::Random(seed), 3, 1_000_000, trace.clone());
+    let hosts = [(SERVER, "server"), (CLIENT, "client")].map(|(node, name)| Host::new(node, name, name));
+    let net =
+        Network::new(exec.clone(), trace.clone(), Decider::new(seed, None), seed, Latency::default(), hosts);
     let world = Arc::new(World {
         exec: exec.clone(),
         net: net.clone(),
