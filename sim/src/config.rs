@@ -174,6 +174,37 @@ impl WorldConfig {
         }
     }
 
+    /// The least remarkable world: what shrinking leads to.
+    pub fn plain() -> Self {
+        Self {
+            roots: 3,
+            coordinators: 2,
+            stores: 3,
+            clients: 1,
+            regions: 1,
+            latency: Latency { base_us: 150, jitter_us: 350, spike_one_in: 500 },
+            disk: DiskSpeed { read_us: 20, write_us: 3, sync_us: 200 },
+            memtable_bytes: 1 << 20,
+            log_segment_bytes: 1 << 20,
+            level0_tables: 4,
+            log_keep_entries: 1000,
+            message_bytes: 1 << 20,
+            inflight: 256,
+            checkpoint_entries: 1024,
+            tail_events: 4096,
+            block_cache_bytes: 16 << 20,
+            tick_ms: 100,
+            heartbeat_ms: 1_000,
+            lease_ttl_ms: 5_000,
+            clock_rate_ppm: 0,
+            wall_skew_ms: 0,
+            chance_percent: 0,
+            deadline_ms: 3_000,
+            faults: Vec::new(),
+            fault_pause_ms: 1_500,
+        }
+    }
+
     /// Nodes of the world, the supervisor included.
     pub fn nodes(&self) -> u16 {
         1 + self.roots + self.coordinators + self.stores + self.clients

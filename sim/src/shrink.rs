@@ -1,17 +1,39 @@
-//! Making a failing run small: delta debugging over faults, sessions and steps.
+//! Making a failing run small: delta debugging over decisions, faults, sessions, steps and configuration.
 //!
-//! Parts are removed, halves first, as long as the same checker still fails. Plans and workloads refer to
-//! nodes by name and draw nothing while they run, so what is left does exactly what it did before.
+//! The run is first recorded, so that all its decisions are data ([`crate::atoms`]). Then parts are removed, many at
+//! once first, as long as the same checker still fails: decisions by kind, by point and one by one; faults; sessions;
+//! steps, whose pauses are kept so that the rest happens when it did. Last the configuration is made plain, field by
+//! field. A large removal that loses the failure only because everything else now falls a little differently is tried
+//! again in a few other orders of events.
+//!
+//! Delta debugging after Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002).
 
-use crate::plan::Timed;
-use crate::run::{Resolved, RunOptions, Verdict, run};
-use crate::workload::{Session, Step};
+use crate::atoms::{Atom, Decisions};
+use crate::config::WorldConfig;
+use crate::run::{Ran, Resolved, RunOptions, Verdict, run_keeping};
+use crate::trace::Keep;
+use crate::workload::Step;
+use std::collections::BTreeSet;
 use std::time::Duration;
+
+/// Other orders of events in which a large removal is tried.
+const OTHER_ORDERS: u64 = 3;
+/// The load phase is not cut below this.
+const LOAD_MS_MIN: u64 = 500;
+
+/// How much work shrinking may be.
+#[derive(Debug, Clone, Copy)]
+pub struct Effort {
+    /// Runs at most.
+    pub tries: u64,
+    /// Runs side by side.
+    pub jobs: usize,
+}
 
 /// The outcome of shrinking.
 #[derive(Debug, Clone)]
 pub struct Shrunk {
-    /// The smallest run found.
+    /// The smallest run found, with all its decisions given.
     pub run: Resolved,
     /// Its verdict.
     pub verdict: Verdict,
@@ -19,72 +41,111 @@ pub struct Shrunk {
     pub tries: u64,
 }
 
-/// Shrinks a failing run with at most `tries_max` further runs. `progress` hears of every smaller run. `None`
-/// if the run does not fail.
-pub fn shrink(start: Resolved, tries_max: u64, progress: &mut dyn FnMut(&Shrunk)) -> Option<Shrunk> {
-    let verdict = again(&start);
+impl Shrunk {
+    /// Faults and other decisions that are left.
+    pub fn atoms(&self) -> usize {
+        self.run.plan.faults.len() + self.run.decisions.as_ref().map_or(0, Decisions::len)
+    }
+
+    /// Client operations that are left.
+    pub fn ops(&self) -> usize {
+        self.run.workload.len()
+    }
+}
+
+/// Shrinks a failing run; `progress` hears of every smaller one. `None` if the run does not fail.
+pub fn shrink(start: Resolved, effort: Effort, progress: &mut dyn FnMut(&Shrunk)) -> Option<Shrunk> {
+    let Ran { verdict, decisions, .. } = again(&start);
     let checker = verdict.failure.as_ref()?.checker.clone();
-    let mut shrinker =
-        Shrinker { best: Shrunk { run: start, verdict, tries: 1 }, checker, tries_max, progress };
+    let recorded = Resolved { decisions: Some(decisions), ..start };
+    let best = Shrunk { run: recorded, verdict, tries: 1 };
+    let mut shrinker = Shrinker { best, checker, effort, progress };
     shrinker.cut_short();
     loop {
         let size = shrinker.size();
+        shrinker.decisions();
         shrinker.faults();
         shrinker.sessions();
         shrinker.steps();
+        shrinker.configuration();
         if shrinker.size() == size || shrinker.spent() {
             return Some(shrinker.best);
         }
     }
 }
 
-fn again(resolved: &Resolved) -> Verdict {
-    run(RunOptions {
-        seed: resolved.seed,
-        duration: Some(Duration::from_millis(resolved.load_ms)),
-        config: Some(resolved.config.clone()),
-        plan: Some(resolved.plan.clone()),
-        workload: Some(resolved.workload.clone()),
-        decisions: resolved.decisions.clone(),
-        executor: resolved.executor,
-    })
+fn again(run: &Resolved) -> Ran {
+    let options = RunOptions {
+        seed: run.seed,
+        duration: Some(Duration::from_millis(run.load_ms)),
+        config: Some(run.config.clone()),
+        plan: Some(run.plan.clone()),
+        workload: Some(run.workload.clone()),
+        decisions: run.decisions.clone(),
+        executor: run.executor,
+    };
+    run_keeping(&options, Keep::Hash)
 }
 
 struct Shrinker<'a> {
     best: Shrunk,
     checker: String,
-    tries_max: u64,
+    effort: Effort,
     progress: &'a mut dyn FnMut(&Shrunk),
 }
 
 impl Shrinker<'_> {
-    fn size(&self) -> usize {
-        self.best.run.plan.faults.len() + self.best.run.workload.len()
+    /// What has to get smaller for another round to be worth it.
+    fn size(&self) -> (usize, usize) {
+        (self.best.atoms(), self.best.ops())
     }
 
     fn spent(&self) -> bool {
-        self.best.tries >= self.tries_max
+        self.best.tries >= self.effort.tries
     }
 
-    /// Takes `smaller` if it still fails in the same way.
+    /// Takes the first of `candidates` that still fails in the same way; returns its position.
+    fn first_of(&mut self, candidates: Vec<Resolved>) -> Option<usize> {
+        let mut position = 0;
+        for batch in candidates.chunks(self.effort.jobs.max(1)) {
+            if self.spent() {
+                return None;
+            }
+            self.best.tries += batch.len() as u64;
+            for (offset, ran) in side_by_side(batch).into_iter().enumerate() {
+                let same =
+                    ran.verdict.failure.as_ref().is_some_and(|failure| failure.checker == self.checker);
+                if same {
+                    // Decisions that were listed but never asked for are gone from what the run took.
+                    self.best.run = Resolved { decisions: Some(ran.decisions), ..batch[offset].clone() };
+                    self.best.verdict = ran.verdict;
+                    (self.progress)(&self.best);
+                    return Some(position + offset);
+                }
+            }
+            position += batch.len();
+        }
+        None
+    }
+
     fn attempt(&mut self, smaller: Resolved) -> bool {
-        if self.spent() {
-            return false;
+        self.first_of(vec![smaller]).is_some()
+    }
+
+    /// Like [`Shrinker::attempt`], in other orders of events too.
+    fn attempt_in_any_order(&mut self, smaller: Resolved) -> bool {
+        let mut candidates = vec![smaller.clone()];
+        for order in 1..=OTHER_ORDERS {
+            let mut other = smaller.clone();
+            other.seed = smaller.seed.wrapping_add(order << 40);
+            candidates.push(other);
         }
-        self.best.tries += 1;
-        let verdict = again(&smaller);
-        if verdict.failure.as_ref().is_none_or(|failure| failure.checker != self.checker) {
-            return false;
-        }
-        self.best.run = smaller;
-        self.best.verdict = verdict;
-        (self.progress)(&self.best);
-        true
+        self.first_of(candidates).is_some()
     }
 
     /// Ends the load phase earlier, as long as that helps.
     fn cut_short(&mut self) {
-        while self.best.run.load_ms > 500 {
+        while self.best.run.load_ms / 2 > LOAD_MS_MIN {
             let mut smaller = self.best.run.clone();
             smaller.load_ms /= 2;
             smaller.plan.faults.retain(|timed| timed.at_ms < smaller.load_ms);
@@ -94,40 +155,124 @@ impl Shrinker<'_> {
         }
     }
 
+    fn decisions(&mut self) {
+        let none = Resolved { decisions: Some(Decisions::default()), ..self.best.run.clone() };
+        if self.best.run.decisions.as_ref().is_none_or(Decisions::is_empty) || self.attempt_in_any_order(none)
+        {
+            return;
+        }
+        self.drop_decisions_by(|atom| atom.kind().to_owned());
+        self.drop_decisions_by(|atom| atom.key.clone());
+        self.reduce(
+            |run| run.decisions.iter().flat_map(Decisions::atoms).collect(),
+            |run, atoms: Vec<Atom>| run.decisions = Some(atoms.into_iter().collect()),
+        );
+    }
+
+    /// Removes all decisions that share a group, group by group.
+    fn drop_decisions_by(&mut self, group: impl Fn(&Atom) -> String) {
+        let groups: BTreeSet<String> =
+            self.best.run.decisions.iter().flat_map(Decisions::atoms).map(|atom| group(&atom)).collect();
+        for dropped in groups {
+            let mut smaller = self.best.run.clone();
+            let left =
+                smaller.decisions.iter().flat_map(Decisions::atoms).filter(|atom| group(atom) != dropped);
+            smaller.decisions = Some(left.collect());
+            if smaller.decisions != self.best.run.decisions {
+                self.attempt(smaller);
+            }
+        }
+    }
+
     fn faults(&mut self) {
-        let items = self.best.run.plan.faults.clone();
-        self.reduce(items, |run, faults: Vec<Timed>| run.plan.faults = faults);
+        self.reduce(|run| run.plan.faults.clone(), |run, faults| run.plan.faults = faults);
     }
 
     fn sessions(&mut self) {
-        let items = self.best.run.workload.sessions.clone();
-        self.reduce(items, |run, sessions: Vec<Session>| run.workload.sessions = sessions);
+        self.reduce(|run| run.workload.sessions.clone(), |run, sessions| run.workload.sessions = sessions);
     }
 
     fn steps(&mut self) {
         for index in 0..self.best.run.workload.sessions.len() {
-            let items = self.best.run.workload.sessions[index].steps.clone();
-            self.reduce(items, |run, steps: Vec<Step>| run.workload.sessions[index].steps = steps);
+            // Each step with the time at which its pause would end if operations took no time.
+            let timed = |run: &Resolved| {
+                let steps = run.workload.sessions[index].steps.iter();
+                let timed = steps.scan(0, |at_ms, step| {
+                    *at_ms += step.wait_ms;
+                    Some((*at_ms, step.op.clone()))
+                });
+                timed.collect()
+            };
+            self.reduce(timed, |run, steps: Vec<(u64, _)>| {
+                let mut before_ms = 0;
+                let steps = steps.into_iter().map(|(at_ms, op)| {
+                    let wait_ms = at_ms - std::mem::replace(&mut before_ms, at_ms);
+                    Step { wait_ms, op }
+                });
+                run.workload.sessions[index].steps = steps.collect();
+            });
         }
     }
 
-    /// Removes chunks of `items`, halves first, down to single ones.
-    fn reduce<T: Clone>(&mut self, mut items: Vec<T>, set: impl Fn(&mut Resolved, Vec<T>)) {
-        let mut chunk = items.len().div_ceil(2);
-        while chunk > 0 && !items.is_empty() {
-            let mut at = 0;
-            while at < items.len() && !self.spent() {
-                let mut fewer = items.clone();
-                fewer.drain(at..(at + chunk).min(items.len()));
-                let mut smaller = self.best.run.clone();
-                set(&mut smaller, fewer.clone());
-                if self.attempt(smaller) {
-                    items = fewer;
-                } else {
-                    at += chunk;
-                }
+    /// Makes every field of the configuration plain that the failure does not need.
+    fn configuration(&mut self) {
+        let Ok(serde_json::Value::Object(plain)) = serde_json::to_value(WorldConfig::plain()) else { return };
+        for (field, value) in plain {
+            let Ok(mut config) = serde_json::to_value(&self.best.run.config) else { return };
+            if config[field.as_str()] == value {
+                continue;
             }
-            chunk /= 2;
+            config[field.as_str()] = value;
+            let Ok(config) = serde_json::from_value(config) else { continue };
+            self.attempt(Resolved { config, ..self.best.run.clone() });
         }
     }
+
+    /// Removes chunks of a list, everything and halves first, down to single items.
+    fn reduce<T: Clone>(&mut self, get: impl Fn(&Resolved) -> Vec<T>, set: impl Fn(&mut Resolved, Vec<T>)) {
+        let mut chunk = get(&self.best.run).len();
+        while chunk > 0 {
+            let mut at = 0;
+            while !self.spent() {
+                let items = get(&self.best.run);
+                let without = |from: usize| {
+                    let mut left = items.clone();
+                    left.drain(from..(from + chunk).min(items.len()));
+                    let mut smaller = self.best.run.clone();
+                    set(&mut smaller, left);
+                    smaller
+                };
+                let starts: Vec<usize> = (at..items.len()).step_by(chunk).collect();
+                if starts.is_empty() {
+                    break;
+                }
+                if starts.len() == 1 && chunk > 1 {
+                    at = if self.attempt_in_any_order(without(at)) { at } else { items.len() };
+                    continue;
+                }
+                match self.first_of(starts.iter().map(|start| without(*start)).collect()) {
+                    // What follows has moved to where the removed chunk was.
+                    Some(position) => at = starts[position],
+                    None => break,
+                }
+            }
+            chunk = if chunk == 1 { 0 } else { chunk.div_ceil(2) };
+        }
+    }
+}
+
+/// Runs all of `batch`, one a thread.
+fn side_by_side(batch: &[Resolved]) -> Vec<Ran> {
+    if let [one] = batch {
+        return vec![again(one)];
+    }
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = batch.iter().map(|run| scope.spawn(|| again(run))).collect();
+        threads
+            .into_iter()
+            .zip(batch)
+            // A thread that panicked is run again here, where its panic is seen.
+            .map(|(thread, run)| thread.join().unwrap_or_else(|_| again(run)))
+            .collect()
+    })
 }

@@ -97,15 +97,21 @@ pub enum Sim {
 /// `nokv sim shrink`.
 #[derive(Debug, Clone, Args)]
 pub struct SimShrink {
+    /// The failing case
+    #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration"])]
+    pub case: Option<PathBuf>,
     /// The failing seed
     #[arg(long, value_name = "S")]
-    pub seed: u64,
+    pub seed: Option<u64>,
     /// Length of the faulty phase, as it was given to `sim run`
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     pub duration: Option<Duration>,
     /// Runs to spend
-    #[arg(long, value_name = "N", default_value_t = 300)]
+    #[arg(long, value_name = "N", default_value_t = 3_000)]
     pub tries: u64,
+    /// Runs at once [default: one a processor]
+    #[arg(long, value_name = "J", value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub jobs: Option<u32>,
     /// Where to save the case [default: print it]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,

@@ -10,6 +10,7 @@ use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
 use nokv_sim::cases::Case;
 use nokv_sim::plan::Plan;
+use nokv_sim::shrink::{Effort, Shrunk};
 use nokv_sim::{RunOptions, Verdict, report};
 use std::collections::BTreeMap;
 use std::ops::Range;
@@ -99,8 +100,7 @@ fn in_order(
     run: &(dyn Fn(u64) -> Judged + Sync),
     mut show: impl FnMut(Judged) -> Result,
 ) -> Result {
-    let cores = std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
-    let jobs = jobs.map_or(cores, u64::from).min(range.end - range.start);
+    let jobs = self::jobs(jobs).min(range.end - range.start);
     let (next, stop) = (AtomicU64::new(range.start), AtomicBool::new(false));
     let (send, receive) = mpsc::channel();
 
@@ -138,10 +138,7 @@ fn cases(dir: &Path, jobs: Option<u32>, format: Format) -> Result<u8> {
     let files = case_files(dir)?;
     let mut all = Vec::new();
     for path in &files {
-        let text = std::fs::read_to_string(path)
-            .map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
-        let case = Case::parse(&text)
-            .map_err(|error| Failure::usage(format!("{}: no saved case: {error}", path.display())))?;
+        let case = read_case(path)?;
         all.push((path.file_stem().unwrap_or_default().to_string_lossy().into_owned(), case));
     }
     let mut printer = Printer::new(format, false);
@@ -167,33 +164,64 @@ fn case_files(dir: &Path) -> Result<Vec<PathBuf>> {
 }
 
 fn shrink(args: &SimShrink) -> Result<u8> {
-    let options = RunOptions { seed: args.seed, duration: args.duration, ..RunOptions::default() };
-    let mut progress = |smaller: &nokv_sim::shrink::Shrunk| {
-        eprintln!(
-            "after {} runs: {} faults, {} ms of load",
-            smaller.tries,
-            smaller.run.plan.faults.len(),
-            smaller.run.load_ms
-        );
-    };
-    let shrunk = nokv_sim::shrink::shrink(options.resolve(), args.tries, &mut progress)
-        .ok_or_else(|| Failure::usage(format!("seed {} does not fail", args.seed)))?;
-    let failure = report::failure(&shrunk.verdict);
-    let checker = shrunk.verdict.failure.as_ref().map(|failure| failure.checker.clone()).unwrap_or_default();
-    let case = Case::of(format!("seed {}, checker {checker}", args.seed), &shrunk.run);
-    let mut out = Out::new();
-    match &args.out {
-        None => out.json(&serde_json::json!(case))?,
-        Some(path) => {
-            let text = format!("{:#}\n", serde_json::json!(case));
-            std::fs::write(path, text)
-                .map_err(|error| Failure::io(format!("write {}", path.display()), &error))?;
-            out.line(failure.trim_end())?;
-            out.line(&format!("saved as {}", path.display()))?;
+    let (name, options) = match (&args.case, args.seed) {
+        (Some(path), _) => {
+            let case = read_case(path)?;
+            (case.about.clone(), case.options())
         }
-    }
+        (None, seed) => {
+            let seed = seed.unwrap_or_default();
+            (format!("seed {seed}"), RunOptions { seed, duration: args.duration, ..RunOptions::default() })
+        }
+    };
+    let effort = Effort { tries: args.tries, jobs: jobs(args.jobs) as usize };
+    let began = Instant::now();
+    let mut shown = None;
+    let mut progress = |smaller: &Shrunk| {
+        let size = (smaller.atoms(), smaller.ops());
+        if shown.replace(size) != Some(size) {
+            let (atoms, ops) = size;
+            eprintln!(
+                "after {} runs: {atoms} atoms, {ops} operations, {} ms of load",
+                smaller.tries, smaller.run.load_ms
+            );
+        }
+    };
+    let shrunk = nokv_sim::shrink::shrink(options.resolve(), effort, &mut progress)
+        .ok_or_else(|| Failure::usage(format!("{name} does not fail: there is nothing to shrink")))?;
+    let checker = shrunk.verdict.failure.as_ref().map(|failure| failure.checker.as_str()).unwrap_or_default();
+    let about = if args.case.is_some() { name } else { format!("{name}, checker {checker}") };
+    let text = format!("{:#}\n", serde_json::json!(Case::of(about, &shrunk.run)));
+    let mut out = Out::new();
+    let Some(path) = &args.out else {
+        out.write(text.as_bytes())?;
+        out.flush()?;
+        return Ok(0);
+    };
+    std::fs::write(path, text).map_err(|error| Failure::io(format!("write {}", path.display()), &error))?;
+    out.line(report::failure(&shrunk.verdict).trim_end())?;
+    out.line(&format!(
+        "shrunk to {} atoms and {} operations in {} runs, {:.0} s; saved as {}",
+        shrunk.atoms(),
+        shrunk.ops(),
+        shrunk.tries,
+        began.elapsed().as_secs_f64(),
+        path.display()
+    ))?;
     out.flush()?;
     Ok(0)
+}
+
+fn read_case(path: &Path) -> Result<Case> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
+    Case::parse(&text).map_err(|error| Failure::usage(format!("{}: no saved case: {error}", path.display())))
+}
+
+/// The number of threads that was asked for, or one a processor.
+fn jobs(asked: Option<u32>) -> u64 {
+    let cores = || std::thread::available_parallelism().map_or(1, |count| count.get() as u64);
+    asked.map_or_else(cores, u64::from)
 }
 
 /// Prints outcomes and keeps the score.
