@@ -77,6 +77,7 @@ impl FaultClass {
 
 /// The configuration of one world.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct WorldConfig {
     /// Meta-root peers.
     pub roots: u16,
@@ -128,6 +129,12 @@ pub struct WorldConfig {
     pub faults: Vec<FaultClass>,
     /// Mean pause between two faults, in milliseconds.
     pub fault_pause_ms: u64,
+}
+
+impl Default for WorldConfig {
+    fn default() -> Self {
+        Self::plain()
+    }
 }
 
 impl WorldConfig {
