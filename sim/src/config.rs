@@ -52,11 +52,12 @@ pub enum FaultClass {
     WallClock,
     Blackout,
     TransferLeader,
+    AtEvent,
 }
 
 impl FaultClass {
     /// Every class.
-    pub const ALL: [FaultClass; 15] = [
+    pub const ALL: [FaultClass; 16] = [
         FaultClass::Kill,
         FaultClass::Restart,
         FaultClass::Pause,
@@ -72,6 +73,7 @@ impl FaultClass {
         FaultClass::WallClock,
         FaultClass::Blackout,
         FaultClass::TransferLeader,
+        FaultClass::AtEvent,
     ];
 }
 

@@ -1,6 +1,6 @@
 //! Carrying out a fault plan: each fault is a small story told on the world's levers.
 
-use crate::exec::Node;
+use crate::exec::{Node, SUPERVISOR};
 use crate::net::Down;
 use crate::plan::{Fault, Plan};
 use crate::services::Role;
@@ -51,7 +51,12 @@ impl Faults {
                     return;
                 }
                 let one = this.clone();
-                this.world.go("fault", async move { one.strike(timed.fault).await });
+                match timed.fault {
+                    Fault::AtEvent { event, nth, after_us, then } => {
+                        one.at_event(event, nth, after_us, *then)
+                    }
+                    fault => this.world.go("fault", async move { one.strike(fault).await }),
+                }
             }
         });
     }
@@ -61,6 +66,7 @@ impl Faults {
         let world = &self.world;
         world.note("healing begins".to_owned());
         self.healing.stop();
+        world.around.watch.triggers.clear();
         world.stop_chances();
         world.around.network.heal();
         for node in world.nodes() {
@@ -81,8 +87,12 @@ impl Faults {
 
     /// Waits for the end of a fault, or for healing.
     async fn last(&self, millis: u64) {
+        self.last_us(millis * 1_000).await;
+    }
+
+    async fn last_us(&self, micros: u64) {
         let exec = &self.world.around.exec;
-        let wait = exec.sleep_until(self.world.now() + millis * 1_000_000);
+        let wait = exec.sleep_until(self.world.now() + micros * 1_000);
         futures_util::future::select(wait, std::pin::pin!(self.healing.stopped())).await;
     }
 
@@ -94,14 +104,38 @@ impl Faults {
         self.struck.fetch_add(1, Ordering::Relaxed);
         let text = serde_json::to_string(fault).unwrap_or_default();
         let world = &self.world;
-        world.around.trace.event(
-            world.now(),
-            crate::exec::SUPERVISOR,
-            Kind::Fault,
-            digest(text.as_bytes()),
-            0,
-        );
+        world.around.trace.event(world.now(), SUPERVISOR, Kind::Fault, digest(text.as_bytes()), 0);
         world.note(format!("fault {text}"));
+    }
+
+    /// Waits for an event, and strikes where it happens.
+    fn at_event(self: &Arc<Self>, event: String, nth: u64, after_us: u64, then: Fault) {
+        let (this, what) = (self.clone(), event.clone());
+        let act = move |node: Node| {
+            let world = this.world.clone();
+            let fault = then.at(world.name(node));
+            let spared = matches!(world.role(node), Role::Client(_))
+                && !matches!(fault, Fault::Pause { .. } | Fault::Partition { .. });
+            if this.healing.is_stopped() || spared {
+                return;
+            }
+            world.note(format!("{} is where {what} happens", world.name(node)));
+            match fault {
+                // The very next operations may be those of the same step.
+                Fault::DiskCrash { after_ops, down_ms, .. } if after_us == 0 => {
+                    this.struck_now(&fault);
+                    this.arm_disk_crash(node, after_ops);
+                    world.clone().go("fault", async move { this.disk_crash(node, down_ms).await });
+                }
+                fault => world.clone().go("fault", async move {
+                    this.last_us(after_us).await;
+                    if !this.healing.is_stopped() {
+                        this.strike(fault).await;
+                    }
+                }),
+            }
+        };
+        self.world.around.watch.triggers.when(event, nth, Box::new(act));
     }
 
     async fn strike(&self, fault: Fault) {
@@ -178,7 +212,8 @@ impl Faults {
                     return;
                 };
                 self.struck_now(&fault);
-                self.disk_crash(node, *after_ops, *down_ms).await;
+                self.arm_disk_crash(node, *after_ops);
+                self.disk_crash(node, *down_ms).await;
             }
             Fault::DiskError { node: name, after_ops, sync, .. } => {
                 let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else {
@@ -210,6 +245,8 @@ impl Faults {
                     world.boot(node);
                 }
             }
+            // It waits for its event, see `run`.
+            Fault::AtEvent { .. } => {}
             Fault::TransferLeader { region, store } => {
                 self.struck_now(&fault);
                 crate::operator::transfer_leader(world, *region, *store);
@@ -250,13 +287,17 @@ impl Faults {
         }
     }
 
-    /// Arms a crash in a disk operation and, when it strikes, does what power loss does.
-    async fn disk_crash(&self, node: Node, after_ops: u64, down_ms: u64) {
-        let world = &self.world;
-        let disk = world.disk(node);
+    fn arm_disk_crash(&self, node: Node, after_ops: u64) {
+        let disk = self.world.disk(node);
         let mut faults = disk.faults();
         faults.crash_at_op = Some(disk.counters().ops + after_ops);
         disk.set_faults(faults);
+    }
+
+    /// When the armed crash strikes, does what power loss does.
+    async fn disk_crash(&self, node: Node, down_ms: u64) {
+        let world = &self.world;
+        let disk = world.disk(node);
         let deadline = world.now() + ARMED_MS * 1_000_000;
         while !disk.crashed() && world.now() < deadline && !self.healing.is_stopped() {
             let look = world.around.exec.sleep_until(world.now() + ARMED_LOOK_NS);

@@ -10,7 +10,7 @@
 //! - [`world`]: the cluster and the levers on it; [`services`]: the product's front doors;
 //! - [`config`], [`plan`], [`workload`]: what to do, as data, drawn with [`draw`]; [`cases`]: saved ones;
 //! - [`atoms`]: everything else that a world decides against the default, recorded and replayed;
-//! - [`faults`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
+//! - [`faults`], [`triggers`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
 //! - [`history`], [`watch`]: what clients and protocols did; [`check`]: the judges;
 //! - [`mod@run`], [`report`]: the verdict; [`shrink`]: a failing run made small.
 //!
@@ -34,6 +34,7 @@ pub mod scenario;
 pub mod services;
 pub mod shrink;
 pub mod trace;
+pub mod triggers;
 pub mod watch;
 pub mod workload;
 pub mod world;

@@ -231,6 +231,7 @@ impl Hooks for NodeHooks {
         if taken {
             self.trace.event(self.exec.now_ns(), self.node, Kind::Chance, digest(name.as_bytes()), 0);
             self.watch.probe(name);
+            self.watch.triggers.happened(self.node, name);
         }
         taken
     }
@@ -239,12 +240,14 @@ impl Hooks for NodeHooks {
         if self.watch.probe(name) {
             self.trace.event(self.exec.now_ns(), self.node, Kind::Probe, digest(name.as_bytes()), 0);
         }
+        self.watch.triggers.happened(self.node, name);
     }
 
     fn fact(&self, fact: Fact) {
-        let now = self.exec.now_ns();
+        let (now, event) = (self.exec.now_ns(), crate::triggers::event(&fact));
         self.trace.event(now, self.node, Kind::Fact, crate::watch::fact_digest(&fact), 0);
         self.watch.fact(now, self.exec.place(self.node), fact);
+        self.watch.triggers.happened(self.node, event);
     }
 }
 

@@ -124,6 +124,17 @@ pub enum Fault {
         /// How long.
         down_ms: u64,
     },
+    /// Something goes wrong where and when an event happens, see [`crate::triggers`].
+    AtEvent {
+        /// The probe, chance point or kind of fact.
+        event: String,
+        /// Which time it happens, from 1.
+        nth: u64,
+        /// How long after it, in microseconds (0 = at once).
+        after_us: u64,
+        /// What then; the node called `here` is the one at which it happened.
+        then: Box<Fault>,
+    },
     /// Leadership of a region is moved to a store by the operator.
     TransferLeader {
         /// Which region.
@@ -131,6 +142,65 @@ pub enum Fault {
         /// The store that should lead.
         store: u64,
     },
+}
+
+/// Stands for the node at which an event happens.
+pub const HERE: &str = "here";
+
+/// Events that are worth a fault: something is between two states there.
+const EVENTS: [&str; 34] = [
+    "fact.leader",
+    "fact.vote",
+    "fact.installed",
+    "fact.lease",
+    "fact.timestamps",
+    "client.commit_in_doubt",
+    "coordinator.lease.granted",
+    "coordinator.window.opened",
+    "coordinator.window.topped_up",
+    "engine.compaction",
+    "engine.compaction.move",
+    "engine.create",
+    "engine.flush",
+    "engine.flush.early",
+    "engine.wal.torn_tail",
+    "metaroot.checkpoint",
+    "metaroot.lease.granted",
+    "metaroot.snapshot.installed",
+    "mvcc.lock.expired",
+    "mvcc.lock.pushed",
+    "mvcc.one_pc.committed",
+    "mvcc.rollback.marker",
+    "replica.conflict.truncated",
+    "replica.group.created",
+    "replica.log.purged",
+    "replica.log.relocated",
+    "replica.log.rolled",
+    "replica.log.torn",
+    "replica.snapshot.install",
+    "replica.snapshot.sent",
+    "store.one_pc.taken",
+    "store.operation.transfer_leader",
+    "store.snapshot.exported",
+    "store.snapshot.installed",
+];
+
+impl Fault {
+    /// The fault with `node` in place of [`HERE`].
+    pub fn at(self, node: &str) -> Fault {
+        let Ok(mut value) = serde_json::to_value(&self) else { return self };
+        replace_here(&mut value, node);
+        serde_json::from_value(value).unwrap_or(self)
+    }
+}
+
+fn replace_here(value: &mut serde_json::Value, node: &str) {
+    match value {
+        serde_json::Value::String(text) if text == HERE => node.clone_into(text),
+        serde_json::Value::Array(items) => items.iter_mut().for_each(|item| replace_here(item, node)),
+        serde_json::Value::Object(fields) => fields.values_mut().for_each(|field| replace_here(field, node)),
+        _ => {}
+    }
 }
 
 /// A fault and when it strikes.
@@ -233,6 +303,27 @@ impl Names {
         (vec![alone], others)
     }
 
+    fn at_event(&self, draw: &mut Draw, for_ms: u64) -> Fault {
+        let node = HERE.to_owned();
+        match draw.between(0, 9) {
+            0..=2 => Fault::Kill { node, power: draw.percent(60), down_ms: for_ms },
+            3..=5 => Fault::DiskCrash { node, after_ops: draw.between(1, 6), down_ms: for_ms },
+            6 => Fault::DiskError {
+                node,
+                after_ops: draw.between(1, 4),
+                sync: draw.percent(60),
+                down_ms: for_ms,
+            },
+            7..=8 => Fault::Partition {
+                left: vec![node],
+                right: self.all().cloned().collect(),
+                one_way: false,
+                for_ms,
+            },
+            _ => Fault::Pause { node, for_ms },
+        }
+    }
+
     fn fault(&self, draw: &mut Draw, class: FaultClass, left_ms: u64) -> Fault {
         let for_ms = duration(draw).min(left_ms);
         let down_ms = for_ms;
@@ -285,6 +376,12 @@ impl Names {
                 Fault::WallClock { node: self.any(draw), by_ms }
             }
             FaultClass::Blackout => Fault::Blackout { down_ms: down_ms.min(2_000) },
+            FaultClass::AtEvent => Fault::AtEvent {
+                event: draw.pick(&EVENTS).to_owned(),
+                nth: draw.pick(&[1, 1, 2, 3, 10]),
+                after_us: draw.pick(&[0, 0, 30, 300, 3_000, 30_000]),
+                then: Box::new(self.at_event(draw, for_ms)),
+            },
             FaultClass::TransferLeader => Fault::TransferLeader {
                 region: draw.between(1, self.regions),
                 store: draw.between(1, self.stores.len() as u64),
@@ -326,6 +423,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 14, "{kinds:?}");
+        assert_eq!(kinds.len(), 15, "{kinds:?}");
     }
 }

@@ -5,6 +5,7 @@ use crate::check::Violation;
 use crate::check::invariants::Invariants;
 use crate::exec::{Place, lock};
 use crate::trace::digest;
+use crate::triggers::Triggers;
 use nokv_env::Fact;
 use nokv_env::task::Stop;
 use std::collections::BTreeMap;
@@ -28,6 +29,8 @@ pub struct Watch {
     state: Mutex<State>,
     /// Raised at the first violation.
     pub failed: Stop,
+    /// Faults that wait for something to happen.
+    pub triggers: Triggers,
     /// Told when a task notices that its disk has crashed.
     pub disk_crashed: Notify,
 }
@@ -35,7 +38,8 @@ pub struct Watch {
 impl Watch {
     /// An observer for the run of `seed`.
     pub fn new(seed: u64) -> Self {
-        Self { seed, state: Mutex::default(), failed: Stop::new(), disk_crashed: Notify::new() }
+        let (failed, triggers, disk_crashed) = (Stop::new(), Triggers::default(), Notify::new());
+        Self { seed, state: Mutex::default(), failed, triggers, disk_crashed }
     }
 
     /// The seed of the run.
