@@ -1,7 +1,10 @@
 //! What clients did and saw, in true simulated time: the input of the checkers.
 
+use crate::check::Violation;
+use crate::check::oracle::{Oracle, Ticket};
 use crate::exec::lock;
-use std::sync::Mutex;
+use crate::watch::Watch;
+use std::sync::{Arc, Mutex};
 
 /// The time span of an operation. An operation that never returned ends at [`NEVER`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,6 +73,8 @@ pub struct Account {
     pub balance: i64,
     /// Transfers that ever touched it.
     pub transfers: u64,
+    /// Number of the write that this is the outcome of.
+    pub writer: u64,
 }
 
 /// All accounts, read in one snapshot.
@@ -143,24 +148,50 @@ pub struct History {
     pub answered: u64,
 }
 
-/// A history under construction, shared by all sessions.
-#[derive(Debug, Default)]
-pub struct Recorder(Mutex<History>);
+/// A history under construction, shared by all sessions. The [`Oracle`] sees every operation as it passes.
+pub struct Recorder {
+    history: Mutex<History>,
+    oracle: Mutex<Oracle>,
+    watch: Arc<Watch>,
+}
 
 impl Recorder {
+    /// An empty history; violations stop the run through `watch`.
+    pub fn new(watch: Arc<Watch>) -> Self {
+        Self { history: Mutex::default(), oracle: Mutex::default(), watch }
+    }
+
+    /// An operation begins.
+    pub fn begin(&self, session: u32, now_ns: u64) -> Ticket {
+        lock(&self.history).invoked += 1;
+        lock(&self.oracle).invoke(session, now_ns)
+    }
+
     /// Adds to the history.
     pub fn add(&self, change: impl FnOnce(&mut History)) {
-        change(&mut lock(&self.0));
+        change(&mut lock(&self.history));
+    }
+
+    /// Tells the oracle something that needs no judgement.
+    pub fn tell<T>(&self, what: impl FnOnce(&mut Oracle) -> T) -> T {
+        what(&mut lock(&self.oracle))
+    }
+
+    /// Asks the oracle; a violation ends the run.
+    pub fn judge(&self, now_ns: u64, question: impl FnOnce(&mut Oracle) -> Result<(), Violation>) {
+        if let Err(violation) = self.tell(question) {
+            self.watch.fail(now_ns, violation);
+        }
     }
 
     /// Takes the history.
     pub fn take(&self) -> History {
-        std::mem::take(&mut lock(&self.0))
+        std::mem::take(&mut lock(&self.history))
     }
 
     /// Operations invoked and answered so far.
     pub fn counts(&self) -> (u64, u64) {
-        let history = lock(&self.0);
+        let history = lock(&self.history);
         (history.invoked, history.answered)
     }
 }

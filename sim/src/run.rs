@@ -179,7 +179,7 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
     let decider = Decider::new(run.seed, run.decisions.clone());
     let exec = executor(&run, &decider, trace.clone());
     let world = World::new(run.seed, run.config.clone(), decider.clone(), exec.clone(), trace.clone());
-    let recorder = Arc::new(Recorder::default());
+    let recorder = Arc::new(Recorder::new(world.around.watch.clone()));
     let faults = Faults::new(world.clone());
     let outcome: Arc<Mutex<Option<Outcome>>> = Arc::default();
     let scenario = Scenario {

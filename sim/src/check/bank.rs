@@ -102,7 +102,7 @@ mod tests {
         Transfer { span: span(invoked_ns, returned_ns), from: 0, to: 1, effect }
     }
     fn totals(invoked_ns: u64, returned_ns: u64, balances: [i64; 2], transfers: u64) -> Totals {
-        let accounts = balances.map(|balance| Account { balance, transfers }).to_vec();
+        let accounts = balances.map(|balance| Account { balance, transfers, writer: 0 }).to_vec();
         Totals { span: span(invoked_ns, returned_ns), at: invoked_ns, accounts, again: None }
     }
 

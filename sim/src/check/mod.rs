@@ -1,11 +1,13 @@
 //! Checkers: they see facts and histories, never faults.
 //!
-//! [`invariants`] is asked at every fact, while the world runs. The others judge the history afterwards.
+//! [`invariants`] is asked at every fact and [`oracle`] at every client operation, while the world runs. The others
+//! judge the history afterwards.
 
 pub mod bank;
 pub mod invariants;
 pub mod linear;
 pub mod list;
+pub mod oracle;
 pub mod replicas;
 pub mod stamps;
 

@@ -9,7 +9,7 @@ use crate::trace::digest;
 use bytes::Bytes;
 
 /// What a key is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Name {
     /// A register.
     Key(u32),
@@ -92,15 +92,18 @@ fn filler(number: u64, at: u64) -> u8 {
 pub fn account(account: Account) -> Bytes {
     let mut bytes = account.balance.to_be_bytes().to_vec();
     bytes.extend_from_slice(&account.transfers.to_be_bytes());
+    bytes.extend_from_slice(&account.writer.to_be_bytes());
     Bytes::from(bytes)
 }
 
 /// An account from bytes.
 pub fn parse_account(bytes: &[u8]) -> Option<Account> {
-    let (balance, transfers) = bytes.split_at_checked(8)?;
+    let (words, []) = bytes.as_chunks::<8>() else { return None };
+    let [balance, transfers, writer] = *words else { return None };
     Some(Account {
-        balance: i64::from_be_bytes(balance.try_into().ok()?),
-        transfers: u64::from_be_bytes(transfers.try_into().ok()?),
+        balance: i64::from_be_bytes(balance),
+        transfers: u64::from_be_bytes(transfers),
+        writer: u64::from_be_bytes(writer),
     })
 }
 

@@ -5,6 +5,7 @@
 
 pub mod keys;
 pub mod session;
+mod txns;
 
 use crate::check::bank::Bank;
 use crate::config::WorldConfig;

@@ -1,16 +1,18 @@
 //! Carrying out a session with the product's client, and writing down what happened.
+//!
+//! Single keys, scans, timestamps and ids are here, transactions in [`super::txns`].
 
 use super::keys::{self, Name};
 use super::{Op, Session, Workload};
+use crate::check::oracle::{Ticket, WriteId};
 use crate::exec::{Executor, Node};
-use crate::history::{
-    Account, Append, Effect, KvOp, ListRead, NEVER, Recorder, Register, Span, Stamp, Totals, Transfer,
-};
+use crate::history::{Account, Effect, KvOp, ListRead, NEVER, Recorder, Register, Span, Stamp, Totals};
 use crate::trace::{Kind, Trace};
-use futures_util::future::{Either, select};
-use nokv_client::{Client, ClientError, Txn};
+use futures_util::future::select;
+use nokv_client::{Client, ClientError, Snapshot};
 use nokv_env::task::Stop;
 use nokv_env::{ClockExt, Env};
+use nokv_proto::id::Timestamp;
 use nokv_proto::key::KeyRange;
 use std::pin::pin;
 use std::sync::Arc;
@@ -69,46 +71,49 @@ impl Runner {
         self.scan(self.begin()).await
     }
 
-    /// Gives the accounts their first balance and the lists their first (empty) value.
+    /// Gives the accounts their first balance.
     pub async fn prepare(&self, workload: &Workload) -> Result<(), ClientError> {
         let bank = workload.bank();
-        let first = keys::account(Account { balance: bank.balance, transfers: 0 });
+        let first = keys::account(Account { balance: bank.balance, transfers: 0, writer: 0 });
         let accounts = (0..bank.accounts).map(|number| (Name::Account(number).key(), first.clone()));
         self.client.put_many(accounts.collect()).await.map(|_| ())
     }
 
-    fn begin(&self) -> u64 {
-        self.recorder.add(|history| history.invoked += 1);
-        self.exec.now_ns()
+    pub(super) fn begin(&self) -> Ticket {
+        self.recorder.begin(self.session, self.exec.now_ns())
     }
 
-    fn span(&self, invoked_ns: u64) -> Span {
-        Span { session: self.session, invoked_ns, returned_ns: self.exec.now_ns() }
+    pub(super) fn span(&self, ticket: &Ticket) -> Span {
+        let (session, invoked_ns) = (ticket.session, ticket.invoked_ns);
+        Span { session, invoked_ns, returned_ns: self.exec.now_ns() }
     }
 
     async fn step(&self, index: u64, op: &Op) {
         let number = u64::from(self.session + 1) << 32 | index;
-        let invoked = self.begin();
-        self.trace.event(invoked, self.node, Kind::Op, number, 0);
+        let id = WriteId(number << 4);
+        let ticket = self.begin();
+        self.trace.event(ticket.invoked_ns, self.node, Kind::Op, number, 0);
         let outcome = match op {
-            Op::Get { key } => self.get(*key, invoked).await,
+            Op::Get { key } => self.get(*key, ticket).await,
             Op::Put { key, bytes } => {
-                let result = self.client.put(Name::Key(*key).key(), keys::value(number, *bytes)).await;
-                self.wrote(*key, Some(number), invoked, result.map(|_| ()))
+                self.intend(&ticket, 0, &[(Name::Key(*key), false)], id);
+                let result = self.client.put(Name::Key(*key).key(), keys::value(id.0, *bytes)).await;
+                self.register(*key, id, Register::Write(Some(id.0)), &ticket, result)
             }
             Op::Delete { key } => {
+                self.intend(&ticket, 0, &[(Name::Key(*key), true)], id);
                 let result = self.client.delete(Name::Key(*key).key()).await;
-                self.wrote(*key, None, invoked, result.map(|_| ()))
+                self.register(*key, id, Register::Write(None), &ticket, result)
             }
-            Op::Scan => self.scan(invoked).await,
+            Op::Scan => self.scan(ticket).await,
             Op::Transfer { from, to, amount, think_ms, vanish_ms } => {
-                self.transfer((*from, *to), *amount, *think_ms, *vanish_ms, invoked).await
+                self.transfer((*from, *to), *amount, (*think_ms, *vanish_ms), id, ticket).await
             }
-            Op::Totals { again_ms } => self.totals(*again_ms, invoked).await,
-            Op::Append { list } => self.append(*list, number, invoked).await,
-            Op::ReadList { list } => self.read_list(*list, invoked).await,
-            Op::Timestamp { count } => self.timestamps(*count, invoked).await,
-            Op::Id { count } => self.ids(*count, invoked).await,
+            Op::Totals { again_ms } => self.totals(*again_ms, ticket).await,
+            Op::Append { list } => self.append(*list, id, ticket).await,
+            Op::ReadList { list } => self.read_list(*list, ticket).await,
+            Op::Timestamp { count } => self.timestamps(*count, ticket).await,
+            Op::Id { count } => self.ids(*count, ticket).await,
         };
         let answered = outcome.is_ok();
         if let Err(ClientError::Protocol(what)) = &outcome {
@@ -120,192 +125,195 @@ impl Runner {
         }
     }
 
-    async fn get(&self, key: u32, invoked: u64) -> Result<(), ClientError> {
-        let value = self.client.get(Name::Key(key).key()).await?;
-        self.read(key, value.as_deref(), self.span(invoked));
+    pub(super) async fn think(&self, millis: u64) {
+        if millis > 0 {
+            self.env.clock.sleep(Duration::from_millis(millis)).await;
+        }
+    }
+
+    pub(super) fn garbage(&self, what: String) {
+        let violation = crate::check::Violation::new("durability", what);
+        self.recorder.judge(self.exec.now_ns(), |_| Err(violation));
+    }
+
+    /// Tells the oracle which keys (and whether to delete them) a write is about to change.
+    pub(super) fn intend(&self, ticket: &Ticket, start: u64, keys: &[(Name, bool)], id: WriteId) {
+        self.recorder.tell(|oracle| {
+            keys.iter().for_each(|(key, deletes)| oracle.write(ticket, *key, id, *deletes, start));
+        });
+    }
+
+    /// What became of a write. The client promises that only [`ClientError::OutcomeUnknown`] is in doubt.
+    pub(super) fn ended(
+        &self,
+        ticket: &Ticket,
+        keys: &[Name],
+        id: WriteId,
+        result: &Result<Timestamp, ClientError>,
+    ) -> (Effect, Span) {
+        let mut span = self.span(ticket);
+        let now = span.returned_ns;
+        let effect = match result {
+            Ok(at) => {
+                self.stamped(ticket, *at, 1);
+                for key in keys {
+                    self.recorder.judge(now, |oracle| oracle.committed(*key, id, at.0, now));
+                }
+                Effect::Done
+            }
+            Err(ClientError::OutcomeUnknown { .. }) => {
+                span.returned_ns = NEVER;
+                Effect::Unknown
+            }
+            Err(_) => {
+                for key in keys {
+                    self.recorder.judge(now, |oracle| oracle.refused(*key, id, now));
+                }
+                Effect::Refused
+            }
+        };
+        (effect, span)
+    }
+
+    /// Shows the oracle timestamps that this client got.
+    pub(super) fn stamped(&self, ticket: &Ticket, first: Timestamp, count: u64) {
+        self.recorder.judge(self.exec.now_ns(), |oracle| oracle.stamps(ticket, first.0, count));
+    }
+
+    /// Shows the oracle what a snapshot showed.
+    pub(super) fn saw(&self, ticket: &Ticket, key: Name, at: Timestamp, seen: Option<u64>) {
+        let now = self.exec.now_ns();
+        let seen = seen.map(WriteId);
+        self.recorder.judge(now, |oracle| oracle.snapshot_read(ticket, key, at.0, seen, now));
+    }
+
+    /// Reads the newest version of a key. `number` finds in the value the number of the write it is from.
+    pub(super) async fn newest<T>(
+        &self,
+        key: Name,
+        ticket: &Ticket,
+        parse: impl Fn(Option<&[u8]>) -> Result<(Option<u64>, T), String>,
+    ) -> Result<Option<T>, ClientError> {
+        let before = self.recorder.tell(|oracle| oracle.before(key));
+        let value = self.client.get(key.key()).await?;
+        let now = self.exec.now_ns();
+        match parse(value.as_deref()) {
+            Ok((seen, parsed)) => {
+                let seen = seen.map(WriteId);
+                self.recorder.judge(now, |oracle| oracle.newest_read(ticket, key, &before, seen, now));
+                Ok(Some(parsed))
+            }
+            Err(what) => {
+                self.garbage(format!("{key:?}: {what}"));
+                Ok(None)
+            }
+        }
+    }
+
+    async fn get(&self, key: u32, ticket: Ticket) -> Result<(), ClientError> {
+        let parse = |value: Option<&[u8]>| value.map(keys::number).transpose().map(|number| (number, number));
+        if let Some(number) = self.newest(Name::Key(key), &ticket, parse).await? {
+            self.read(key, number, self.span(&ticket));
+        }
         Ok(())
     }
 
     /// Notes what a register was seen to hold.
-    fn read(&self, key: u32, value: Option<&[u8]>, span: Span) {
-        match value.map(keys::number).transpose() {
-            Ok(number) => {
-                let op = KvOp { key, span, action: Register::Read(number), effect: Effect::Done };
-                self.recorder.add(|history| history.kv.push(op));
-            }
-            Err(what) => self.garbage(format!("key {key}: {what}")),
-        }
+    fn read(&self, key: u32, number: Option<u64>, span: Span) {
+        let op = KvOp { key, span, action: Register::Read(number), effect: Effect::Done };
+        self.recorder.add(|history| history.kv.push(op));
     }
 
-    fn garbage(&self, what: String) {
-        self.recorder.add(|history| history.garbage.push(what));
-    }
-
-    fn wrote(
+    fn register(
         &self,
         key: u32,
-        value: Option<u64>,
-        invoked: u64,
-        result: Result<(), ClientError>,
+        id: WriteId,
+        action: Register,
+        ticket: &Ticket,
+        result: Result<Timestamp, ClientError>,
     ) -> Result<(), ClientError> {
-        let (effect, span) = self.ended(invoked, &result);
-        let op = KvOp { key, span, action: Register::Write(value), effect };
-        self.recorder.add(|history| history.kv.push(op));
-        result
+        let (effect, span) = self.ended(ticket, &[Name::Key(key)], id, &result);
+        self.recorder.add(|history| history.kv.push(KvOp { key, span, action, effect }));
+        result.map(|_| ())
     }
 
-    /// What became of a write. The client promises that only [`ClientError::OutcomeUnknown`] is in doubt.
-    fn ended(&self, invoked: u64, result: &Result<(), ClientError>) -> (Effect, Span) {
-        let effect = match result {
-            Ok(()) => Effect::Done,
-            Err(ClientError::OutcomeUnknown { .. }) => Effect::Unknown,
-            Err(_) => Effect::Refused,
-        };
-        let mut span = self.span(invoked);
-        if effect == Effect::Unknown {
-            span.returned_ns = NEVER;
+    /// A snapshot of now.
+    pub(super) async fn snapshot(&self, ticket: &Ticket) -> Result<Snapshot, ClientError> {
+        let snapshot = self.client.snapshot().await?;
+        self.stamped(ticket, snapshot.version(), 1);
+        Ok(snapshot)
+    }
+
+    async fn scan(&self, ticket: Ticket) -> Result<(), ClientError> {
+        let snapshot = self.snapshot(&ticket).await?;
+        let at = snapshot.version();
+        let mut scanner = snapshot.scanner(KeyRange::default());
+        let mut pairs = Vec::new();
+        while let Some(page) = scanner.next_page().await? {
+            pairs.extend(page.pairs);
         }
-        (effect, span)
-    }
-
-    async fn scan(&self, invoked: u64) -> Result<(), ClientError> {
-        let pairs = self.client.scan(KeyRange::default(), 10_000).await?;
-        let span = self.span(invoked);
-        let mut values: Vec<Option<&[u8]>> = vec![None; self.keys as usize];
+        let span = self.span(&ticket);
+        let mut values = vec![None; self.keys as usize];
         let mut accounts = vec![None; self.accounts as usize];
+        let mut lists = vec![None; self.lists as usize];
         for (key, value) in &pairs {
             match Name::parse(key) {
-                Some(Name::Key(number)) if number < self.keys => values[number as usize] = Some(value),
+                Some(Name::Key(number)) if number < self.keys => match keys::number(value) {
+                    Ok(found) => values[number as usize] = Some(found),
+                    Err(what) => self.garbage(format!("key {number}: {what}")),
+                },
                 Some(Name::Account(number)) if number < self.accounts => {
                     accounts[number as usize] = keys::parse_account(value);
                 }
-                Some(Name::List(number)) if number < self.lists => self.saw_list(number, Some(value), span),
+                Some(Name::List(number)) if number < self.lists => lists[number as usize] = Some(&value[..]),
                 Some(Name::Alive(_)) => {}
                 _ => self.garbage(format!("a scan returned a key that nobody wrote: {key:?}")),
             }
         }
-        for (key, value) in values.into_iter().enumerate() {
-            self.read(key as u32, value, span);
+        for (key, value) in (0..).zip(values) {
+            self.saw(&ticket, Name::Key(key), at, value);
+            self.read(key, value, span);
+        }
+        for (list, value) in (0..).zip(lists) {
+            if let Some(values) = self.parse_list(list, value) {
+                self.saw(&ticket, Name::List(list), at, values.last().copied());
+                self.recorder.add(|history| history.lists.push(ListRead { span, key: list, values }));
+            }
         }
         match accounts.into_iter().collect::<Option<Vec<_>>>() {
-            Some(accounts) => {
-                self.recorder
-                    .add(|history| history.totals.push(Totals { span, at: 0, accounts, again: None }));
-            }
+            Some(accounts) => self.saw_accounts(&ticket, at, span, accounts),
             None => self.garbage(format!("a scan of {} pairs misses accounts, {span:?}", pairs.len())),
         }
         Ok(())
     }
 
-    async fn read_account(&self, txn: &Txn, number: u32) -> Result<Account, ClientError> {
-        let value = txn.get(Name::Account(number).key()).await?;
-        value.as_deref().and_then(keys::parse_account).ok_or_else(|| {
-            self.garbage(format!("account {number} is {value:?} at timestamp {}", txn.start_ts()));
-            ClientError::InvalidArgument("no account".to_owned())
-        })
-    }
-
-    async fn transfer(
-        &self,
-        (from, to): (u32, u32),
-        amount: i64,
-        think_ms: u64,
-        vanish_ms: u64,
-        invoked: u64,
-    ) -> Result<(), ClientError> {
-        let mut txn = self.client.begin().await?;
-        for (number, change) in [(from, -amount), (to, amount)] {
-            let account = self.read_account(&txn, number).await?;
-            let changed = Account { balance: account.balance + change, transfers: account.transfers + 1 };
-            txn.put(Name::Account(number).key(), keys::account(changed))?;
+    fn saw_accounts(&self, ticket: &Ticket, at: Timestamp, span: Span, accounts: Vec<Account>) {
+        for (number, account) in (0..).zip(&accounts) {
+            self.saw(ticket, Name::Account(number), at, Some(account.writer));
         }
-        if think_ms > 0 {
-            self.env.clock.sleep(Duration::from_millis(think_ms)).await;
+        self.recorder.add(|history| history.totals.push(Totals { span, at: at.0, accounts, again: None }));
+    }
+
+    pub(super) fn parse_list(&self, list: u32, value: Option<&[u8]>) -> Option<Vec<u64>> {
+        let parsed = keys::parse_list(value.unwrap_or_default());
+        if parsed.is_none() {
+            self.garbage(format!("list {list} is {value:?}"));
         }
-        let result = if vanish_ms == 0 {
-            txn.commit().await.map(|_| ())
-        } else {
-            let gone = self.env.clock.sleep(Duration::from_millis(vanish_ms));
-            match select(pin!(txn.commit()), gone).await {
-                Either::Left((result, _)) => result.map(|_| ()),
-                Either::Right(_) => {
-                    let span = Span { returned_ns: NEVER, ..self.span(invoked) };
-                    let transfer = Transfer { span, from, to, effect: Effect::Unknown };
-                    self.recorder.add(|history| history.transfers.push(transfer));
-                    return Ok(());
-                }
-            }
-        };
-        let (effect, span) = self.ended(invoked, &result);
-        self.recorder.add(|history| history.transfers.push(Transfer { span, from, to, effect }));
-        result
+        parsed
     }
 
-    async fn totals(&self, again_ms: u64, invoked: u64) -> Result<(), ClientError> {
-        let txn = self.client.begin().await?;
-        let accounts = self.all_accounts(&txn).await?;
-        let span = self.span(invoked);
-        let at = txn.start_ts().0;
-        let mut again = None;
-        if again_ms > 0 {
-            self.env.clock.sleep(Duration::from_millis(again_ms)).await;
-            again = self.all_accounts(&txn).await.ok();
-        }
-        txn.rollback();
-        self.recorder.add(|history| history.totals.push(Totals { span, at, accounts, again }));
-        Ok(())
-    }
-
-    async fn all_accounts(&self, txn: &Txn) -> Result<Vec<Account>, ClientError> {
-        let mut accounts = Vec::new();
-        for number in 0..self.accounts {
-            accounts.push(self.read_account(txn, number).await?);
-        }
-        Ok(accounts)
-    }
-
-    async fn append(&self, list: u32, value: u64, invoked: u64) -> Result<(), ClientError> {
-        let mut txn = self.client.begin().await?;
-        let key = Name::List(list).key();
-        let old = txn.get(key.clone()).await?;
-        let Some(mut values) = keys::parse_list(old.as_deref().unwrap_or_default()) else {
-            self.garbage(format!("list {list} is {old:?}"));
-            return Ok(());
-        };
-        values.push(value);
-        txn.put(key, keys::list(&values))?;
-        let result = txn.commit().await.map(|_| ());
-        let (effect, span) = self.ended(invoked, &result);
-        self.recorder.add(|history| history.appends.push(Append { span, key: list, value, effect }));
-        result
-    }
-
-    async fn read_list(&self, list: u32, invoked: u64) -> Result<(), ClientError> {
-        let value = self.client.get(Name::List(list).key()).await?;
-        self.saw_list(list, value.as_deref(), self.span(invoked));
-        Ok(())
-    }
-
-    fn saw_list(&self, list: u32, value: Option<&[u8]>, span: Span) {
-        match keys::parse_list(value.unwrap_or_default()) {
-            Some(values) => {
-                self.recorder.add(|history| history.lists.push(ListRead { span, key: list, values }));
-            }
-            None => self.garbage(format!("list {list} is {value:?}")),
-        }
-    }
-
-    async fn timestamps(&self, count: u64, invoked: u64) -> Result<(), ClientError> {
-        let first = self.client.tso(count).await?.0;
-        let span = self.span(invoked);
-        let stamps = (first..first + count).map(|value| Stamp { span, value });
+    async fn timestamps(&self, count: u64, ticket: Ticket) -> Result<(), ClientError> {
+        let first = self.client.tso(count).await?;
+        self.stamped(&ticket, first, count);
+        let span = self.span(&ticket);
+        let stamps = (first.0..first.0 + count).map(|value| Stamp { span, value });
         self.recorder.add(|history| history.timestamps.extend(stamps));
         Ok(())
     }
 
-    async fn ids(&self, count: u64, invoked: u64) -> Result<(), ClientError> {
+    async fn ids(&self, count: u64, ticket: Ticket) -> Result<(), ClientError> {
         let first = self.client.alloc_id(count).await?;
-        let span = self.span(invoked);
+        let span = self.span(&ticket);
         let stamps = (first..first + count).map(|value| Stamp { span, value });
         self.recorder.add(|history| history.ids.extend(stamps));
         Ok(())
