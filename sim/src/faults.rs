@@ -104,7 +104,9 @@ impl Faults {
         self.struck.fetch_add(1, Ordering::Relaxed);
         let text = serde_json::to_string(fault).unwrap_or_default();
         let world = &self.world;
-        world.around.trace.event(world.now(), SUPERVISOR, Kind::Fault, digest(text.as_bytes()), 0);
+        let now = world.now();
+        world.around.trace.record(|recording| recording.fault_begins(now, fault));
+        world.around.trace.event(now, SUPERVISOR, Kind::Fault, digest(text.as_bytes()), 0);
         world.note(format!("fault {text}"));
     }
 
@@ -125,7 +127,10 @@ impl Faults {
                 Fault::DiskCrash { after_ops, down_ms, .. } if after_us == 0 => {
                     this.struck_now(&fault);
                     this.arm_disk_crash(node, after_ops);
-                    world.clone().go("fault", async move { this.disk_crash(node, down_ms).await });
+                    world.clone().go("fault", async move {
+                        this.disk_crash(node, down_ms).await;
+                        this.record_end(&fault);
+                    });
                 }
                 fault => world.clone().go("fault", async move {
                     this.last_us(after_us).await;
@@ -139,6 +144,17 @@ impl Faults {
     }
 
     async fn strike(&self, fault: Fault) {
+        let whole = fault.clone();
+        self.carry_out(fault).await;
+        self.record_end(&whole);
+    }
+
+    fn record_end(&self, fault: &Fault) {
+        let now = self.world.now();
+        self.world.around.trace.record(|recording| recording.fault_ends(now, fault));
+    }
+
+    async fn carry_out(&self, fault: Fault) {
         let world = &self.world;
         let node = |name: &str| world.find(name);
         match &fault {

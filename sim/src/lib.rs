@@ -12,7 +12,7 @@
 //! - [`atoms`]: everything else that a world decides against the default, recorded and replayed;
 //! - [`faults`], [`triggers`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
 //! - [`history`], [`watch`]: what clients and protocols did; [`check`]: the judges;
-//! - [`mod@run`], [`report`]: the verdict; [`shrink`]: a failing run made small.
+//! - [`mod@run`], [`record`], [`report`]: the verdict and how it came about; [`shrink`]: a failing run made small.
 //!
 //! The crate reads no clock and starts no thread except in [`run::sweep`], one a job; each run is single-threaded.
 
@@ -28,6 +28,7 @@ pub mod net;
 pub mod node;
 pub mod operator;
 pub mod plan;
+pub mod record;
 pub mod report;
 pub mod run;
 pub mod scenario;

@@ -6,6 +6,7 @@
 use crate::atoms::{Decider, Point};
 use crate::exec::{Executor, Node, Place, SUPERVISOR, lock};
 use crate::net::{Network, SimNet};
+use crate::record::Told;
 use crate::trace::{Kind, Trace, digest};
 use crate::watch::Watch;
 use nokv_env::{BoxFuture, Clock, Env, Fact, Hooks, Instant, MemDisk, RngSource, Tasks};
@@ -225,12 +226,20 @@ struct NodeHooks {
     chances: Arc<Chances>,
 }
 
+impl NodeHooks {
+    fn tell(&self, told: impl FnOnce() -> Told) {
+        let (now, node) = (self.exec.now_ns(), self.node);
+        self.trace.record(|recording| recording.told.push((now, node, told())));
+    }
+}
+
 impl Hooks for NodeHooks {
     fn chance(&self, name: &'static str, probability: f64) -> bool {
         let taken = self.chances.take(name, probability);
         if taken {
             self.trace.event(self.exec.now_ns(), self.node, Kind::Chance, digest(name.as_bytes()), 0);
             self.watch.probe(name);
+            self.tell(|| Told::Chance(name));
             self.watch.triggers.happened(self.node, name);
         }
         taken
@@ -239,6 +248,7 @@ impl Hooks for NodeHooks {
     fn probe(&self, name: &'static str) {
         if self.watch.probe(name) {
             self.trace.event(self.exec.now_ns(), self.node, Kind::Probe, digest(name.as_bytes()), 0);
+            self.tell(|| Told::Probe(name));
         }
         self.watch.triggers.happened(self.node, name);
     }
@@ -246,6 +256,7 @@ impl Hooks for NodeHooks {
     fn fact(&self, fact: Fact) {
         let (now, event) = (self.exec.now_ns(), crate::triggers::event(&fact));
         self.trace.event(now, self.node, Kind::Fact, crate::watch::fact_digest(&fact), 0);
+        self.tell(|| Told::Fact(fact.clone()));
         self.watch.fact(now, self.exec.place(self.node), fact);
         self.watch.triggers.happened(self.node, event);
     }

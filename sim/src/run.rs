@@ -199,6 +199,7 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
     world.clear();
     let outcome = lock(&outcome).take();
     let history = recorder.take();
+    trace.record(|recording| recording.history = history.clone());
     let failure = judge(&world, &run, halted, outcome, &history, sim_ns);
     let (hash, events) = trace.summary();
     let decisions = decider.taken();

@@ -4,6 +4,7 @@
 //! runs part, the first is recorded and the second compared with it event by event.
 
 use crate::exec::{Node, lock};
+use crate::record::Recording;
 use std::fmt;
 use std::sync::Mutex;
 
@@ -85,6 +86,8 @@ pub enum Keep {
     Events(Vec<Event>),
     /// Compares with a recorded run.
     Compare(Vec<Event>, Option<Difference>),
+    /// What a report shows, and the hash.
+    Recording(Box<Recording>),
 }
 
 #[derive(Debug)]
@@ -96,17 +99,31 @@ struct State {
 
 /// The trace of one run.
 #[derive(Debug)]
-pub struct Trace(Mutex<State>);
+pub struct Trace {
+    state: Mutex<State>,
+    /// A recording is kept.
+    recording: bool,
+}
 
 impl Trace {
     /// An empty trace.
     pub fn new(keep: Keep) -> Self {
-        Self(Mutex::new(State { hash: 0xcbf2_9ce4_8422_2325, count: 0, keep }))
+        let recording = matches!(keep, Keep::Recording(_));
+        Self { state: Mutex::new(State { hash: 0xcbf2_9ce4_8422_2325, count: 0, keep }), recording }
+    }
+
+    /// Tells the recording, if one is kept. Never part of the hash.
+    pub fn record(&self, tell: impl FnOnce(&mut Recording)) {
+        if self.recording
+            && let Keep::Recording(recording) = &mut lock(&self.state).keep
+        {
+            tell(recording);
+        }
     }
 
     /// Appends an event.
     pub fn event(&self, at_ns: u64, node: Node, kind: Kind, a: u64, b: u64) {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let head = (kind as u64) << 56 | u64::from(node.0) << 40;
         let mut hash = mix(state.hash, at_ns ^ head);
         hash = mix(hash, a);
@@ -114,7 +131,7 @@ impl Trace {
         let index = state.count;
         state.count += 1;
         match &mut state.keep {
-            Keep::Hash => {}
+            Keep::Hash | Keep::Recording(_) => {}
             Keep::Events(events) => events.push(Event { at_ns, node, kind, a, b }),
             Keep::Compare(expected, difference) => {
                 let second = Event { at_ns, node, kind, a, b };
@@ -128,13 +145,13 @@ impl Trace {
 
     /// The rolling hash and the number of events so far.
     pub fn summary(&self) -> (u64, u64) {
-        let state = lock(&self.0);
+        let state = lock(&self.state);
         (state.hash, state.count)
     }
 
     /// Takes what was kept.
     pub fn take(&self) -> Keep {
-        let mut state = lock(&self.0);
+        let mut state = lock(&self.state);
         let count = state.count;
         let mut keep = std::mem::take(&mut state.keep);
         if let Keep::Compare(expected, difference) = &mut keep

@@ -13,6 +13,7 @@ use crate::exec::{Executor, Node, SUPERVISOR, lock};
 use crate::net::{Down, Host, Network};
 use crate::node::{Chances, NodeParts, Surroundings};
 use crate::plan::Names;
+use crate::record::State;
 use crate::services::{Role, Service};
 use crate::trace::{Kind, Trace};
 use crate::watch::Watch;
@@ -181,12 +182,19 @@ impl World {
 
     /// Adds a line to the timeline.
     pub fn note(&self, line: String) {
-        self.around.watch.note(self.now(), line);
+        let now = self.now();
+        self.around.trace.record(|recording| recording.notes.push((now, line.clone())));
+        self.around.watch.note(now, line);
     }
 
     fn life_event(&self, node: Node, what: u64) {
         let life = self.around.exec.place(node).life;
         self.around.trace.event(self.now(), node, Kind::Life, what, u64::from(life));
+    }
+
+    fn record_life(&self, node: Node, state: State, why: &str) {
+        let now = self.now();
+        self.around.trace.record(|recording| recording.life(now, node, state, why));
     }
 
     /// Gives the node power and starts its service.
@@ -201,6 +209,7 @@ impl World {
             *state = NodeState::new(Standing::Starting, stop.clone());
         }
         self.life_event(node, 1);
+        self.record_life(node, State::Starting, "");
         self.note(format!("{} starts", cell.parts.name));
         self.around.network.node_up(node);
         let Some(world) = self.me.upgrade() else { return };
@@ -220,6 +229,7 @@ impl World {
             state.standing = Standing::Up;
             state.service = Arc::downgrade(&service);
         }
+        self.record_life(node, State::Up, "");
         let reason = {
             let failed = std::pin::pin!(service.failed());
             match futures_util::future::select(failed, std::pin::pin!(stop.stopped())).await {
@@ -235,6 +245,7 @@ impl World {
                     service.stop().await;
                 }
                 self.life_event(node, 2);
+                self.record_life(node, State::Stopped, "");
                 self.stand(node, Standing::Off);
             }
         }
@@ -249,6 +260,7 @@ impl World {
         let cell = self.cell(node);
         self.note(format!("{} gives up: {reason}", cell.parts.name));
         self.life_event(node, 3);
+        self.record_life(node, State::GaveUp, &reason);
         if cell.parts.disk.crashed() {
             // Power was lost in a disk operation; whoever set that up does the rest.
             return;
@@ -279,12 +291,16 @@ impl World {
         self.around.network.node_down(node, down);
         // First the disk, so that nothing that runs while tasks are dropped can still write.
         cell.parts.disk.set_faults(DiskFaults::default());
-        cell.parts.disk.crash(match down {
+        let (mode, state, why) = match down {
             // By default all that was written survives, as if the cache had a battery.
-            Down::Power if self.loses_unsynced(node) => CrashMode::PowerLoss,
-            Down::Power => CrashMode::ProcessKill,
-            Down::Process => CrashMode::ProcessKill,
-        });
+            Down::Power if self.loses_unsynced(node) => {
+                (CrashMode::PowerLoss, State::PowerLost, "what was not synced may be lost")
+            }
+            Down::Power => (CrashMode::ProcessKill, State::PowerLost, "all that was written survives"),
+            Down::Process => (CrashMode::ProcessKill, State::Killed, "all that was written survives"),
+        };
+        cell.parts.disk.crash(mode);
+        self.record_life(node, state, why);
         self.around.exec.kill(node);
         true
     }
@@ -303,6 +319,7 @@ impl World {
             state.standing = Standing::Stopping;
             state.stop.clone()
         };
+        self.record_life(node, State::Stopping, "");
         self.note(format!("{} is asked to stop", self.name(node)));
         stop.stop();
         let deadline = self.now() + patience_ms * MILLI;

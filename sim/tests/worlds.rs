@@ -2,7 +2,7 @@
 
 use nokv_sim::run::run_keeping;
 use nokv_sim::trace::Keep;
-use nokv_sim::{RunOptions, check_determinism, report, run};
+use nokv_sim::{RunOptions, check_determinism, record, report, run};
 use std::time::Duration;
 
 fn options(seed: u64) -> RunOptions {
@@ -42,4 +42,15 @@ fn recorded_decisions_replay_a_run_and_without_them_it_is_another() {
     assert!(calm.verdict.passed(), "{}", report::failure(&calm.verdict));
     assert_eq!(calm.decisions.len(), 0);
     assert_ne!(calm.verdict.trace, drawn.verdict.trace);
+}
+
+#[test]
+fn recording_a_run_changes_nothing_in_it() {
+    let plain = run(options(7));
+    let recorded = run_keeping(&options(7), Keep::Recording(Box::default()));
+    assert_eq!((plain.trace, plain.events), (recorded.verdict.trace, recorded.verdict.events));
+    let Keep::Recording(recording) = recorded.kept else { panic!("recorded") };
+    assert!(recording.operations.iter().any(|operation| operation.returned_ns < record::NEVER));
+    assert!(recording.packets.iter().any(|packet| !packet.keys.is_empty()), "requests name their keys");
+    assert!(recording.packets.iter().any(|packet| !packet.content.is_empty()), "raft batches are named");
 }

@@ -1,7 +1,7 @@
 //! [`SimNet`]: what one life of a node sees of the network, as `nokv_env::Net`.
 
 use super::stream::{Item, Pump, Receiver};
-use super::{Conn, ConnId, Direction, NEVER, Network, SECOND, Server, Stream, StreamId};
+use super::{Conn, ConnId, Direction, HELD, NEVER, Network, SECOND, Server, Stream, StreamId, way};
 use crate::exec::{Node, Place, lock};
 use crate::trace::{Kind, digest};
 use nokv_env::BoxFuture;
@@ -215,7 +215,8 @@ impl Network {
             let server_id = state.conns[conn.0].server_id;
             state.servers.values().find(|server| server.id == server_id).map(|server| server.routes.clone())
         };
-        let path = digest(head.uri.path().as_bytes());
+        let uri = head.uri.clone();
+        let path = digest(uri.path().as_bytes());
         // A server that has gone resets or says nothing; the connection knows.
         let Some(routes) = routes else { return };
         self.acquire(stream);
@@ -227,11 +228,17 @@ impl Network {
             let state = &mut *guard;
             let (server, (from, to)) = (state.conns[conn.0].server, state.conns[conn.0].ends(Direction::Up));
             self.trace.event(now, from, Kind::Open, u64::from(to.0), path);
+            let record = |at| {
+                let way = way(stream, Direction::Up, (from, to));
+                self.trace.record(|recording| recording.opened(now, way, uri.path(), at));
+            };
             if state.is_cut(from, to) || state.conns[conn.0].silent {
+                record(HELD);
                 state.streams[stream.0].held = Some((server, handler));
                 None
             } else {
                 let at = now + state.link(from, to).delay_ns(64);
+                record(at);
                 let up = &mut state.streams[stream.0].up;
                 up.newest_at = at;
                 up.sent_at = now;

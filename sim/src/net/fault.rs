@@ -233,6 +233,7 @@ impl Network {
                     && let Some(held) = stream.held.take()
                 {
                     handlers.push((at, held));
+                    self.trace.record(|recording| recording.released(id, false, at));
                 }
                 let pipe = stream.pipe(direction);
                 let at = at.max(pipe.newest_at);
@@ -243,6 +244,8 @@ impl Network {
                 }
                 if any {
                     pipe.newest_at = at;
+                    let answer = direction == Direction::Down;
+                    self.trace.record(|recording| recording.released(id, answer, at));
                     if let Some(reader) = pipe.reader.take() {
                         self.exec.wake_at(at, reader);
                     }

@@ -27,6 +27,7 @@ pub use link::Latency;
 
 use crate::atoms::Decider;
 use crate::exec::{Executor, Node, Place, lock};
+use crate::record::Way;
 use crate::trace::{Kind, Trace};
 use link::Link;
 use nokv_env::BoxFuture;
@@ -384,6 +385,10 @@ impl Network {
         if !same_packet {
             self.trace.event(now, from, Kind::Send, u64::from(to.0) << 48 | bytes as u64, at);
         }
+        self.trace.record(|recording| {
+            let data = if let Item::Data(data) = &item { Some(&data[..]) } else { None };
+            recording.sent(now, way(id, direction, (from, to)), bytes, at, data);
+        });
         state.stats.items += 1;
         let pipe = state.streams[id.0].pipe(direction);
         pipe.items.push_back((at, item));
@@ -447,6 +452,10 @@ impl Network {
         }
         self.release(id);
     }
+}
+
+fn way(id: StreamId, direction: Direction, (from, to): (Node, Node)) -> Way {
+    Way { stream: id.0, answer: direction == Direction::Down, from, to }
 }
 
 fn remember(slot: &mut Option<Waker>, waker: &Waker) {

@@ -93,6 +93,8 @@ impl Runner {
         let id = WriteId(number << 4);
         let ticket = self.begin();
         self.trace.event(ticket.invoked_ns, self.node, Kind::Op, number, 0);
+        let invoked_ns = ticket.invoked_ns;
+        self.trace.record(|recording| recording.op_begins(invoked_ns, self.node, number, op));
         let outcome = match op {
             Op::Get { key } => self.get(*key, ticket).await,
             Op::Put { key, bytes } => {
@@ -119,7 +121,11 @@ impl Runner {
         if let Err(ClientError::Protocol(what)) = &outcome {
             self.garbage(format!("a reply broke the protocol: {what}"));
         }
-        self.trace.event(self.exec.now_ns(), self.node, Kind::Op, number, 1 + u64::from(answered));
+        let now = self.exec.now_ns();
+        self.trace.event(now, self.node, Kind::Op, number, 1 + u64::from(answered));
+        self.trace.record(|recording| {
+            recording.op_ends(now, number, outcome.err().map(|error| error.to_string()));
+        });
         if answered {
             self.recorder.add(|history| history.answered += 1);
         }
