@@ -38,6 +38,10 @@ pub enum Register {
     Read(Option<u64>),
     /// It wrote this (`None` = delete).
     Write(Option<u64>),
+    /// It found nothing and wrote this.
+    Insert(u64),
+    /// It was to insert, and found something.
+    Present,
 }
 
 /// One operation on one key.
@@ -140,8 +144,6 @@ pub struct History {
     pub timestamps: Vec<Stamp>,
     /// Ids.
     pub ids: Vec<Stamp>,
-    /// Values that cannot be what anybody wrote.
-    pub garbage: Vec<String>,
     /// Operations invoked.
     pub invoked: u64,
     /// Operations that returned a definite answer.

@@ -7,8 +7,12 @@ use std::fmt::Write as _;
 /// The verdict line.
 pub fn line(verdict: &Verdict) -> String {
     let wall = verdict.wall.map_or_else(|| "?".to_owned(), |wall| format!("{:.3}", wall.as_secs_f64()));
+    let undecided = match verdict.findings.undecided {
+        0 => String::new(),
+        keys => format!(" undecided={keys}"),
+    };
     format!(
-        "seed={} verdict={} sim={:.3}s wall={wall}s events={} trace={:016x} faults={} decisions={} ops={}",
+        "seed={} verdict={} sim={:.3}s wall={wall}s events={} trace={:016x} faults={} decisions={} ops={}{undecided}",
         verdict.seed,
         if verdict.passed() { "pass" } else { "fail" },
         verdict.sim_ns as f64 / 1e9,

@@ -6,7 +6,7 @@
 //! ```
 
 use crate::atoms::{Decider, Decisions};
-use crate::check::{self, Violation};
+use crate::check::{self, Findings, Violation};
 use crate::config::WorldConfig;
 use crate::draw::Draw;
 use crate::exec::own::{Order, OwnExecutor};
@@ -139,6 +139,8 @@ pub struct Verdict {
     pub ops: u64,
     /// Operations that were answered.
     pub answered: u64,
+    /// What the judges of the history counted.
+    pub findings: Findings,
     /// Network counters.
     pub net: NetStats,
     /// Probes reached, and how often.
@@ -200,7 +202,8 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
     let outcome = lock(&outcome).take();
     let history = recorder.take();
     trace.record(|recording| recording.history = history.clone());
-    let failure = judge(&world, &run, halted, outcome, &history, sim_ns);
+    let mut findings = Findings::default();
+    let failure = judge(&world, &run, halted, outcome, &history, &mut findings, sim_ns);
     let (hash, events) = trace.summary();
     let decisions = decider.taken();
     let verdict = Verdict {
@@ -214,6 +217,7 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
         decisions: decisions.len() as u64,
         ops: history.invoked,
         answered: history.answered,
+        findings,
         net: world.around.network.stats(),
         probes: world
             .around
@@ -246,6 +250,7 @@ fn judge(
     halted: Result<(), Halt>,
     outcome: Option<Outcome>,
     history: &History,
+    findings: &mut Findings,
     sim_ns: u64,
 ) -> Option<Failure> {
     let at = |at_ns: u64, violation: Violation| {
@@ -266,8 +271,9 @@ fn judge(
     }
     let outcome = outcome.unwrap_or_default();
     // A history that cannot be explained says more than what came of it.
-    if let Err(violation) = check::history(history, &run.workload.bank()) {
-        return at(sim_ns, violation);
+    match check::history(history, &run.workload.bank()) {
+        Ok(found) => *findings = found,
+        Err(violation) => return at(sim_ns, violation),
     }
     if let Some(violation) = outcome.failure {
         return at(sim_ns, violation);
