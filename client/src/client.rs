@@ -52,13 +52,14 @@ impl Client {
     /// A client that will connect when first used.
     pub fn new(env: Env, config: ClientConfig) -> Self {
         let allowed = config.deadline;
+        let dice_name = format!("client/{}", config.name);
         let shared = Shared {
-            coordinators: Coordinators::new(&env, &config.coordinators),
+            coordinators: Coordinators::new(&env, &config.coordinators, &dice_name),
             stores: Stores::default(),
             tso: TsoBatcher::default(),
             background: Background::default(),
             rolls: AtomicU64::new(0),
-            dice_name: format!("client/{}", config.name),
+            dice_name,
             env,
             config,
         };

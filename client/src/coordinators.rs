@@ -9,7 +9,7 @@ use crate::client::Shared;
 use crate::error::{ClientError, Result};
 use crate::retry::{Wait, describe_status};
 use crate::verify::{Grant, Verifier};
-use nokv_env::{BoxFuture, Channel, ClockExt, Env, net::MESSAGE_BYTES_MAX};
+use nokv_env::{BoxFuture, Channel, ClockExt, Duty, Env, Fact, net::MESSAGE_BYTES_MAX};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, ListRegionsRequest,
@@ -34,6 +34,8 @@ pub(crate) struct Coordinators {
     holder: AtomicUsize,
     timestamps: Mutex<Verifier>,
     ids: Mutex<Verifier>,
+    /// Tells this client from others on its node, for whoever watches.
+    client: u64,
     /// Why the last refused request was refused; for callers whose patience ends before their request's.
     problem: Mutex<String>,
 }
@@ -44,7 +46,7 @@ const LIST_PAGE: u32 = 1000;
 const ENDPOINTS_MAX: usize = 16;
 
 impl Coordinators {
-    pub(crate) fn new(env: &Env, addresses: &[String]) -> Self {
+    pub(crate) fn new(env: &Env, addresses: &[String], name: &str) -> Self {
         let endpoints = addresses.iter().map(|addr| (addr.clone(), stub(env, addr))).collect();
         Self {
             endpoints: Mutex::new(endpoints),
@@ -53,6 +55,7 @@ impl Coordinators {
             holder: AtomicUsize::new(0),
             timestamps: Mutex::default(),
             ids: Mutex::default(),
+            client: env.rng.pure(name, 0),
             problem: Mutex::default(),
         }
     }
@@ -77,7 +80,7 @@ impl Coordinators {
                 frontier: reply.consumed_frontier,
                 sealed: reply.observed_seal_generation,
             };
-            lock(&self.timestamps).accept(&grant, count, true)
+            self.accept(Duty::Timestamps, &grant, count)
         };
         Ok(self.ask(shared, &self.holder, attempt, call, check).await?.timestamp)
     }
@@ -100,7 +103,7 @@ impl Coordinators {
                 frontier: reply.consumed_frontier,
                 sealed: reply.observed_seal_generation,
             };
-            lock(&self.ids).accept(&grant, count, false)
+            self.accept(Duty::Ids, &grant, count)
         };
         Ok(self.ask(shared, &self.holder, attempt, call, check).await?.first_id)
     }
@@ -157,6 +160,18 @@ impl Coordinators {
             Box::pin(async move { stub.list_stores(ListStoresRequest {}).await.map(Response::into_inner) })
         };
         Ok(self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?.stores)
+    }
+
+    /// Takes a grant for good, or says what is wrong with it. Timestamps are asked for one request at a time.
+    fn accept(&self, duty: Duty, grant: &Grant, count: u64) -> std::result::Result<(), String> {
+        let (verifier, ordered) = match duty {
+            Duty::Timestamps => (&self.timestamps, true),
+            Duty::Ids => (&self.ids, false),
+        };
+        lock(verifier).accept(grant, count, ordered)?;
+        let &Grant { generation, first, .. } = grant;
+        self.env.fact(Fact::Accepted { client: self.client, duty, generation, first, count });
+        Ok(())
     }
 
     fn count(&self) -> usize {

@@ -9,7 +9,7 @@ use crate::lease::Lease;
 use crate::root::RootClient;
 use crate::window::Window;
 use crate::{Config, Error};
-use nokv_env::{ClockExt, Env, Fact, Instant};
+use nokv_env::{ClockExt, Duty, Env, Fact, Instant};
 use nokv_proto::id::PHYSICAL_SHIFT;
 use nokv_proto::meta::v1::{MetadataRootFenceAllocatorRequest, RootAllocatorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -115,11 +115,8 @@ impl Allocator {
         };
         drop(window);
         let Some(first) = first else { return Ok(None) };
-        let coordinator = self.config.coordinator_id.clone();
-        self.env.fact(match self.kind {
-            RootAllocatorKind::Tso => Fact::Timestamps { coordinator, generation, first, count },
-            _ => Fact::Ids { coordinator, generation, first, count },
-        });
+        let duty = if self.kind == RootAllocatorKind::Tso { Duty::Timestamps } else { Duty::Ids };
+        self.env.fact(Fact::Granted { duty, generation, first, count });
         Ok(Some(Grant { first, count, generation }))
     }
 

@@ -22,7 +22,7 @@ pub use clock::{Clock, ClockExt, Elapsed, Instant};
 pub use disk::{Disk, File, OpenMode};
 pub use mem_disk::MemDisk;
 pub use net::{Channel, Net, ServerHandle};
-pub use probe::{Fact, Hooks, NoHooks};
+pub use probe::{Duty, Fact, Hooks, NoHooks, Peer, Promise};
 pub use rng::RngSource;
 pub use task::{Tasks, TasksExt};
 
@@ -60,5 +60,10 @@ impl Env {
     /// Reports a protocol fact to whoever checks invariants. Free in production.
     pub fn fact(&self, fact: Fact) {
         self.hooks.fact(fact);
+    }
+
+    /// Whether anybody listens to facts; false in production. For facts that cost work.
+    pub fn watching(&self) -> bool {
+        self.hooks.watching()
     }
 }

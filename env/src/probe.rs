@@ -2,44 +2,154 @@
 //!
 //! Production runs with [`NoHooks`]: every call is empty. Nothing here changes what the product promises;
 //! a `chance` point may only choose between behaviours that are both correct.
+//!
+//! Facts are told where they become true, and are small: numbers, no text where it is hot. Whoever has to work for a
+//! fact (hash an entry, walk a log) asks [`Hooks::watching`] first.
+
+/// A member of a raft group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Peer {
+    /// "root" (the group of the meta-roots) or "region".
+    pub domain: &'static str,
+    /// The raft group.
+    pub group: u64,
+    /// The raft id of the peer.
+    pub node: u64,
+}
+
+/// What coordinators hand out numbers for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Duty {
+    /// Ids.
+    Ids,
+    /// Timestamps.
+    Timestamps,
+}
+
+/// Something a peer says to another that must stay true after a crash.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Promise {
+    /// "You have my vote."
+    Vote {
+        /// The term of the vote.
+        term: u64,
+        /// Who has it.
+        candidate: u64,
+    },
+    /// "Vote for me", which includes the candidate's own vote.
+    Candidacy {
+        /// The term it wants to lead.
+        term: u64,
+    },
+    /// "I have the log up to here."
+    Accept {
+        /// The term it says so in.
+        term: u64,
+        /// The last index it has.
+        index: u64,
+        /// The term of the entry there; 0 when it is already gone again.
+        entry_term: u64,
+    },
+}
 
 /// Something a protocol did that invariant checkers want to see at the moment it happens.
-///
-/// `domain` tells meta-root raft groups ("root") from data regions ("region"); `node` is the raft peer id.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
-    /// A peer became leader of `group` in `term`.
+    /// A peer begins a life with what its disk has. Its entries follow as [`Fact::Entry`], then [`Fact::Synced`].
+    Started {
+        /// The peer.
+        peer: Peer,
+        /// Last index that the log lacks because the machine's durable state has it.
+        base: u64,
+        /// Its term.
+        base_term: u64,
+        /// Last index in the log.
+        last: u64,
+        /// The term.
+        term: u64,
+        /// The vote in that term; 0 = none.
+        vote: u64,
+        /// Highest index known to be committed.
+        commit: u64,
+        /// Highest index whose effect the machine has.
+        applied: u64,
+    },
+    /// Who votes in a group, as a peer has it from now on.
+    Members {
+        /// The peer.
+        peer: Peer,
+        /// Voters.
+        voters: Vec<u64>,
+        /// Voters of the configuration being left; empty outside of a transition.
+        outgoing: Vec<u64>,
+    },
+    /// An entry was written into a peer's log, replacing what was there and behind; not durable yet.
+    Entry {
+        /// The peer.
+        peer: Peer,
+        /// Where.
+        index: u64,
+        /// The term it was proposed in.
+        term: u64,
+        /// A hash of the entry.
+        digest: u64,
+    },
+    /// Everything written into a peer's log so far is durable.
+    Synced {
+        /// The peer.
+        peer: Peer,
+        /// Last index in the log.
+        last: u64,
+        /// The term.
+        term: u64,
+        /// The vote in that term; 0 = none.
+        vote: u64,
+    },
+    /// A peer's log forgot the entries up to `index`; the machine has their effect durably.
+    Purged {
+        /// The peer.
+        peer: Peer,
+        /// Up to here.
+        index: u64,
+    },
+    /// A promise left the node.
+    Promised {
+        /// Who promised.
+        peer: Peer,
+        /// What.
+        promise: Promise,
+    },
+    /// A peer became leader of its group in `term`.
     Leader {
-        /// "root" or "region".
-        domain: &'static str,
-        /// The raft group.
-        group: u64,
+        /// The leader.
+        peer: Peer,
         /// The term it leads.
         term: u64,
-        /// The leader.
-        node: u64,
     },
     /// A peer gave its vote in `term` to `candidate`, durably.
     Vote {
-        /// "root" or "region".
-        domain: &'static str,
-        /// The raft group.
-        group: u64,
+        /// The voter.
+        peer: Peer,
         /// The term of the vote.
         term: u64,
-        /// The voter.
-        node: u64,
         /// Who got the vote.
         candidate: u64,
     },
+    /// A peer learned that everything up to `index` is committed.
+    Committed {
+        /// The peer.
+        peer: Peer,
+        /// Up to here.
+        index: u64,
+        /// Term of the entry there.
+        entry_term: u64,
+        /// The peer's term.
+        term: u64,
+    },
     /// A peer applied the entry at `index`; `digest` is a hash of the entry.
     Applied {
-        /// "root" or "region".
-        domain: &'static str,
-        /// The raft group.
-        group: u64,
         /// The applying peer.
-        node: u64,
+        peer: Peer,
         /// Index of the entry.
         index: u64,
         /// Term of the entry.
@@ -47,49 +157,94 @@ pub enum Fact {
         /// Hash of the entry.
         digest: u64,
     },
-    /// A peer replaced its state by a snapshot at `index`.
-    Installed {
-        /// "root" or "region".
-        domain: &'static str,
-        /// The raft group.
-        group: u64,
+    /// A peer is about to replace its state by a snapshot, and remembers that durably.
+    Installing {
         /// The receiving peer.
-        node: u64,
+        peer: Peer,
         /// Last index in the snapshot.
         index: u64,
         /// Term of that index.
         term: u64,
     },
-    /// A coordinator of lease `generation` handed out `count` timestamps from `first`.
-    Timestamps {
-        /// Who handed them out.
-        coordinator: String,
-        /// The lease generation it served under.
-        generation: u64,
-        /// The lowest.
-        first: u64,
-        /// How many.
-        count: u64,
+    /// A peer replaced its state by a snapshot at `index`, durably.
+    Installed {
+        /// The receiving peer.
+        peer: Peer,
+        /// Last index in the snapshot.
+        index: u64,
+        /// Term of that index.
+        term: u64,
     },
-    /// A coordinator of lease `generation` handed out `count` ids from `first`.
-    Ids {
-        /// Who handed them out.
-        coordinator: String,
-        /// The lease generation it served under.
+    /// A peer left its node for good: its log and votes are forgotten.
+    Removed {
+        /// The peer.
+        peer: Peer,
+    },
+    /// A linearizable read arrived at a leader.
+    ReadAsked {
+        /// The leader.
+        peer: Peer,
+        /// Counts the reads of a peer's life.
+        read: u64,
+    },
+    /// A linearizable read may look at the state now.
+    ReadServed {
+        /// Who serves it.
+        peer: Peer,
+        /// Which read.
+        read: u64,
+        /// What the peer has applied.
+        applied: u64,
+        /// The peer's term.
+        term: u64,
+    },
+    /// A meta-root applied something that concerns the authority of coordinators.
+    Authority {
+        /// The meta-root node.
+        node: u64,
+        /// The applied index.
+        index: u64,
+        /// The newest lease generation.
         generation: u64,
-        /// The lowest.
-        first: u64,
-        /// How many.
-        count: u64,
+        /// Whether that generation may serve: neither released nor sealed.
+        live: bool,
+        /// The fence of ids.
+        ids: u64,
+        /// The fence of timestamps.
+        timestamps: u64,
     },
     /// The meta-root group granted lease `generation` to `holder` (seen at apply, once a node).
     Lease {
-        /// The meta-root node that applied the grant.
+        /// The meta-root node that applied the grant; 0 = the coordinator heard of its grant.
         node: u64,
         /// The coordinator that holds the lease now.
         holder: String,
         /// Grows with every change of holder.
         generation: u64,
+    },
+    /// A coordinator handed out `count` numbers from `first`.
+    Granted {
+        /// Of what.
+        duty: Duty,
+        /// The lease generation it served under.
+        generation: u64,
+        /// The lowest.
+        first: u64,
+        /// How many.
+        count: u64,
+    },
+    /// A client took a coordinator's numbers for good.
+    Accepted {
+        /// Tells clients of one node apart.
+        client: u64,
+        /// Of what.
+        duty: Duty,
+        /// The lease generation of the reply.
+        generation: u64,
+        /// The lowest.
+        first: u64,
+        /// How many.
+        count: u64,
     },
 }
 
@@ -103,6 +258,10 @@ pub trait Hooks: Send + Sync {
     fn probe(&self, _name: &'static str) {}
     /// A protocol fact, for invariant checkers.
     fn fact(&self, _fact: Fact) {}
+    /// Whether anybody listens to facts: those that cost work are told only then.
+    fn watching(&self) -> bool {
+        false
+    }
 }
 
 /// The hooks of production: none.

@@ -32,13 +32,18 @@ pub(crate) struct Core {
     watch: LeaseWatch,
     /// Generation of the newest grant that was reported.
     reported: u64,
+    /// The authority that was told to whoever watches.
+    told: Authority,
 }
+
+/// What decides whose numbers count: the newest generation, whether it may serve, the fences of ids and timestamps.
+type Authority = (u64, bool, u64, u64);
 
 impl Shared {
     /// A node that begins with `image`.
     pub(crate) fn new(image: Image, now: Instant) -> Self {
         let watch = LeaseWatch::restart(image.state.lease(), now);
-        Self { core: Mutex::new(Core { image, watch, reported: 0 }), changed: Notify::new() }
+        Self { core: Mutex::new(Core { image, watch, reported: 0, told: Authority::default() }), changed: Notify::new() }
     }
 
     /// The machine's memory. Short sections only.
@@ -73,6 +78,15 @@ impl Core {
         self.image.applied = at;
         self.watch.observe(self.image.state.lease(), now);
         outcome
+    }
+
+    /// The authority, if it changed since the last call.
+    fn new_authority(&mut self) -> Option<Authority> {
+        let state = &self.image.state;
+        let generation = state.lease().map_or(0, |lease| lease.cert_generation);
+        let (ids, timestamps) = state.fences();
+        let now = (generation, state.live_lease().is_some(), ids, timestamps);
+        (std::mem::replace(&mut self.told, now) != now).then_some(now)
     }
 
     /// A lease generation that was granted since the last call.
@@ -117,11 +131,20 @@ impl Machine {
             self.env.probe("metaroot.lease.granted");
             self.env.fact(Fact::Lease { node: self.node_id, holder, generation });
         }
+        self.tell_authority(applied);
         let due = applied.saturating_sub(self.durable) >= self.checkpoint_entries;
         if due || self.env.chance("metaroot.checkpoint.early", 0.01) {
             self.checkpoint()?;
         }
         Ok(())
+    }
+
+    fn tell_authority(&self, index: u64) {
+        if !self.env.watching() {
+            return;
+        }
+        let Some((generation, live, ids, timestamps)) = self.shared.lock().new_authority() else { return };
+        self.env.fact(Fact::Authority { node: self.node_id, index, generation, live, ids, timestamps });
     }
 
     fn checkpoint(&mut self) -> Result<(), Fatal> {

@@ -2,13 +2,11 @@
 
 use crate::config::GroupId;
 use crate::core::{Core, Halt};
-use crate::digest;
 use crate::error::ProposeError;
 use crate::group::{Waiter, joint_of};
 use crate::machine::{Applied, ConfChangeInfo, Machine, PeerChange};
 use crate::record::Place;
 use crate::shared::Counters;
-use nokv_env::Fact;
 use protobuf::Message as _;
 use raft::eraftpb::{ConfChange, ConfChangeType, ConfChangeV2, Entry, EntryType};
 
@@ -44,15 +42,9 @@ impl<M: Machine> Core<M> {
         );
         group.applied = place;
         Counters::add(&self.shared.counters.applied, 1);
-        self.env.fact(Fact::Applied {
-            domain: self.config.domain,
-            group: id.0,
-            node: group.peer,
-            index: place.index,
-            term: place.term,
-            digest: digest::entry(place.term, &entry.data),
-        });
-        if let Some(waiter) = group.waiters.remove(&place.index) {
+        let waiter = group.waiters.remove(&place.index);
+        self.tell_applied(id, &entry);
+        if let Some(waiter) = waiter {
             if waiter.term != place.term {
                 self.env.probe("replica.proposal.dropped");
             }
@@ -93,6 +85,7 @@ impl<M: Machine> Core<M> {
         {
             group.nodes = nodes;
         }
+        self.tell_members(id);
         self.publish(id, true);
         Ok(Outcome::Reply(reply))
     }

@@ -7,7 +7,7 @@ use crate::error::{Fatal, ReadError};
 use crate::group::{Group, Sending};
 use crate::group_log::GroupLog;
 use crate::inbox::AdminReply;
-use crate::machine::Machine;
+use crate::machine::{Machine, Role};
 use crate::raft_log::RaftLog;
 use crate::shared::{Counters, Shared};
 use crate::transport::Transport;
@@ -63,22 +63,29 @@ impl<M: Machine> Core<M> {
         let Some(group) = self.groups.get_mut(&id) else { return };
         self.dirty.insert(id);
         let was = group.role;
-        let Some(role) = group.changed_role() else { return };
+        if let Some(role) = group.changed_role() {
+            self.role_changed(id, was, role);
+        }
+        self.tell_commit(id);
+    }
+
+    fn role_changed(&mut self, id: GroupId, was: Role, role: Role) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
         if was.is_leader && !(role.is_leader && role.term == was.term) {
             group.reads.fail(&ReadError::NotLeader { leader: role.leader });
         }
         if role.is_leader && !(was.is_leader && role.term == was.term) {
-            let (domain, node) = (self.config.domain, group.peer);
-            self.env.fact(Fact::Leader { domain, group: id.0, term: role.term, node });
-            tracing::info!(group = %id, peer = node, term = role.term, "became leader");
+            tracing::info!(group = %id, peer = group.peer, term = role.term, "became leader");
+            self.tell(id, |peer| Fact::Leader { peer, term: role.term });
         }
         self.machine.role_changed(id, role);
     }
 
     /// Hands a group's messages to the transport.
     pub(crate) fn post(&mut self, id: GroupId, messages: Vec<Message>) {
-        let Some(group) = self.groups.get_mut(&id) else { return };
         for message in messages {
+            self.tell_promise(id, &message);
+            let Some(group) = self.groups.get_mut(&id) else { return };
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
             if is_snapshot {
                 let index = message.get_snapshot().get_metadata().index;

@@ -1,18 +1,18 @@
-//! A fast hash of an entry for [`nokv_env::Fact::Applied`]. Never stored, so it may change with any release.
+//! A fast hash of an entry for [`nokv_env::Fact`]. Never stored, so it may change with any release.
 
 /// Hash of (term, data).
 pub(crate) fn entry(term: u64, data: &[u8]) -> u64 {
     let mut words = data.chunks_exact(8);
     let mut hash = mix(0x51_7c_c1_b7_27_22_0a_95 ^ term).wrapping_add(data.len() as u64);
     for word in &mut words {
-        hash = step(hash, word);
+        hash = step(hash, word.try_into().map_or(0, u64::from_le_bytes));
     }
-    mix(step(hash, words.remainder()))
+    let rest = words.remainder().iter().rev().fold(0_u64, |word, byte| (word << 8) | u64::from(*byte));
+    mix(step(hash, rest))
 }
 
-/// Folds up to eight bytes into the hash.
-fn step(hash: u64, bytes: &[u8]) -> u64 {
-    let word = bytes.iter().rev().fold(0_u64, |word, byte| (word << 8) | u64::from(*byte));
+/// Folds eight bytes into the hash.
+fn step(hash: u64, word: u64) -> u64 {
     (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29)
 }
 

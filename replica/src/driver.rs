@@ -113,6 +113,7 @@ impl<M: Machine> Running<M> {
         self.next_tick = self.core.env.clock.now() + self.core.config.tick;
         let ids: Vec<_> = self.core.groups.keys().copied().collect();
         for id in ids {
+            self.core.tell_started(id);
             if let Some(group) = self.core.groups.get_mut(&id) {
                 group.lead_if_alone();
             }

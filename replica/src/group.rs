@@ -55,6 +55,8 @@ pub(crate) struct Group<M: Machine> {
     pub(crate) reads: Reads,
     /// By peer.
     pub(crate) sending: BTreeMap<u64, Sending>,
+    /// The commit index that was told to whoever watches.
+    pub(crate) told_commit: u64,
     elections: u64,
     /// The election timeout, and the (term, elections) it was drawn for.
     timeout: Option<(u64, u64, usize)>,
@@ -97,6 +99,7 @@ impl<M: Machine> Group<M> {
             waiters: BTreeMap::new(),
             reads: Reads::default(),
             sending: BTreeMap::new(),
+            told_commit: 0,
             elections: 0,
             timeout: None,
         })

@@ -8,6 +8,7 @@ use crate::inbox::{AdminReply, Delivery, Inbox, ProposeReply, ReadReply, Request
 use crate::machine::{ConfChange, Machine, PeerChange};
 use crate::recover;
 use crate::wire::Incoming;
+use nokv_env::Fact;
 use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use std::collections::BTreeMap;
 
@@ -129,6 +130,7 @@ impl<M: Machine> Core<M> {
         self.log.state(id, group.log());
         group.lead_if_alone();
         self.groups.insert(id, group);
+        self.tell_started(id);
         self.touched(id);
         self.publish(id, true);
         Ok(())
@@ -171,8 +173,9 @@ impl<M: Machine> Core<M> {
             None => ReadError::NotHosted,
             Some(group) if !group.is_leader() => ReadError::NotLeader { leader: group.leader() },
             Some(group) => {
-                group.reads.add(at_least, reply, self.env.clock.now());
+                let read = group.reads.add(at_least, reply, self.env.clock.now());
                 self.wanting.insert(id);
+                self.tell(id, |peer| Fact::ReadAsked { peer, read });
                 return;
             }
         };
@@ -245,6 +248,7 @@ impl<M: Machine> Core<M> {
     }
 
     fn remove(&mut self, id: GroupId, reply: AdminReply) {
+        self.tell(id, |peer| Fact::Removed { peer });
         match self.groups.remove(&id) {
             None if self.orphans.remove(&id).is_none() => {
                 let _ = reply.send(Err(AdminError::NotHosted));

@@ -14,7 +14,7 @@
 //! propose and read (`offer`, `reads`) and does a `round`, the order of things above, with `apply` at its end; `upkeep`
 //! keeps the log short. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
 //! disk (bytes in `record`), `group_log` one group's part in memory, `storage` shows that to raft-rs, `recover` fits log
-//! and machine together after a start. [`transport`] carries messages between nodes, `wire` packs them.
+//! and machine together after a start; `facts` tells a simulation what happens. [`transport`] carries messages between nodes, `wire` packs them.
 //!
 //! What callers may rely on:
 //! - Nothing that depends on a vote or an entry leaves the node before that is durable.
@@ -30,6 +30,7 @@ mod digest;
 mod driver;
 mod election;
 pub mod error;
+mod facts;
 mod group;
 mod group_log;
 pub mod handle;

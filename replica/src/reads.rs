@@ -16,6 +16,8 @@ use std::time::Duration;
 const ROUNDS_MAX: usize = 2;
 
 struct Waiter {
+    /// Counts the reads of this group.
+    read: u64,
     at_least: u64,
     since: Instant,
     reply: ReadReply,
@@ -32,13 +34,17 @@ pub(crate) struct Reads {
     gathering: Vec<Waiter>,
     rounds: VecDeque<Round>,
     /// By the index that must be applied.
-    applying: BTreeMap<u64, Vec<ReadReply>>,
+    applying: BTreeMap<u64, Vec<(u64, ReadReply)>>,
     last_round: u64,
+    last_read: u64,
 }
 
 impl Reads {
-    pub(crate) fn add(&mut self, at_least: u64, reply: ReadReply, now: Instant) {
-        self.gathering.push(Waiter { at_least, since: now, reply });
+    /// Takes a read up and gives it a number.
+    pub(crate) fn add(&mut self, at_least: u64, reply: ReadReply, now: Instant) -> u64 {
+        self.last_read += 1;
+        self.gathering.push(Waiter { read: self.last_read, at_least, since: now, reply });
+        self.last_read
     }
 
     /// Reads wait for a round to begin.
@@ -63,16 +69,17 @@ impl Reads {
         while self.rounds.front().is_some_and(|round| round.id <= id) {
             let Some(round) = self.rounds.pop_front() else { return };
             for waiter in round.waiters {
-                self.applying.entry(index.max(waiter.at_least)).or_default().push(waiter.reply);
+                self.applying.entry(index.max(waiter.at_least)).or_default().push((waiter.read, waiter.reply));
             }
         }
     }
 
-    /// Answers the reads for which `applied` is enough.
-    pub(crate) fn applied(&mut self, applied: u64) {
+    /// Answers the reads for which `applied` is enough, and says which.
+    pub(crate) fn applied(&mut self, applied: u64, mut served: impl FnMut(u64)) {
         while let Some(first) = self.applying.first_entry().filter(|first| *first.key() <= applied) {
             let (index, replies) = first.remove_entry();
-            for reply in replies {
+            for (read, reply) in replies {
+                served(read);
                 let _ = reply.send(Ok(index));
             }
         }
@@ -80,7 +87,7 @@ impl Reads {
 
     /// Answers all reads with an error.
     pub(crate) fn fail(&mut self, error: &ReadError) {
-        let applying = std::mem::take(&mut self.applying).into_values().flatten();
+        let applying = std::mem::take(&mut self.applying).into_values().flatten().map(|(_, reply)| reply);
         let rounds = self.rounds.drain(..).flat_map(|round| round.waiters);
         let waiting = self.gathering.drain(..).chain(rounds).map(|waiter| waiter.reply);
         for reply in waiting.chain(applying) {
@@ -105,7 +112,7 @@ impl Reads {
             let _ = waiter.reply.send(Err(ReadError::Timeout));
         }
         for replies in self.applying.values_mut() {
-            replies.retain(|reply| !reply.is_closed());
+            replies.retain(|(_, reply)| !reply.is_closed());
         }
         self.applying.retain(|_, replies| !replies.is_empty());
     }
@@ -131,12 +138,12 @@ mod tests {
         assert_eq!(reads.begin(), Some(1));
         assert_eq!(reads.begin(), None);
         reads.confirmed(1, 5);
-        reads.applied(4);
+        reads.applied(4, |_| {});
         assert_eq!(plain.try_recv(), Err(TryRecvError::Empty));
-        reads.applied(5);
+        reads.applied(5, |_| {});
         assert_eq!(plain.try_recv(), Ok(Ok(5)));
         assert_eq!(far.try_recv(), Err(TryRecvError::Empty));
-        reads.applied(9);
+        reads.applied(9, |_| {});
         assert_eq!(far.try_recv(), Ok(Ok(9)));
     }
 
@@ -151,7 +158,7 @@ mod tests {
         answers.push(read(&mut reads, 0));
         assert_eq!(reads.begin(), None);
         reads.confirmed(2, 1);
-        reads.applied(1);
+        reads.applied(1, |_| {});
         assert_eq!(answers[0].try_recv(), Ok(Ok(1)));
         assert_eq!(answers[1].try_recv(), Ok(Ok(1)));
         assert_eq!(answers[2].try_recv(), Err(TryRecvError::Empty));

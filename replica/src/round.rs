@@ -15,7 +15,7 @@ use crate::group::joint_of;
 use crate::machine::{Machine, MachineSnapshot};
 use crate::record::{Hard, Place};
 use crate::shared::Counters;
-use nokv_env::Fact;
+use nokv_env::{Fact, Peer};
 use raft::eraftpb::{Entry, HardState, Message, Snapshot};
 use raft::{Ready, StateRole};
 
@@ -43,6 +43,9 @@ impl<M: Machine> Core<M> {
         }
         if steps.iter().any(|step| step.ready.must_sync()) || !self.after_sync.is_empty() {
             self.make_durable().await?;
+            for step in steps.iter().filter(|step| step.ready.must_sync()) {
+                self.tell_synced(step.group);
+            }
         }
         for reply in self.after_sync.drain(..) {
             let _ = reply.send(Ok(()));
@@ -82,6 +85,8 @@ impl<M: Machine> Core<M> {
             if hard != before || !ready.entries().is_empty() {
                 let entries = ready.take_entries();
                 Counters::add(&self.shared.counters.entries, entries.len() as u64);
+                self.tell_entries(id, &entries);
+                let Some(group) = self.groups.get_mut(&id) else { return None };
                 if self.log.append(id, group.log_mut(), hard, entries) {
                     self.env.probe("replica.conflict.truncated");
                 }
@@ -95,6 +100,7 @@ impl<M: Machine> Core<M> {
             let until_installed = Hard { commit: before.commit, ..hard };
             self.log.append(id, group.log_mut(), until_installed, Vec::new());
             self.log.installing(id, group.log_mut(), place);
+            self.tell_install(id, place, false);
         }
         let mut held = ready.take_messages();
         // The only voter leads before its term is durable. After a crash it would lead the same term again, with
@@ -122,6 +128,9 @@ impl<M: Machine> Core<M> {
         }
         if installed {
             self.make_durable().await?;
+            for step in steps.iter().filter(|step| !step.ready.snapshot().is_empty()) {
+                self.tell_synced(step.group);
+            }
         }
         Ok(())
     }
@@ -135,13 +144,15 @@ impl<M: Machine> Core<M> {
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
         group.nodes = nodes.unwrap_or_else(|| std::mem::take(&mut group.nodes));
         self.log.installed(id, group.log_mut(), place);
-        let hard = ready.hs().map_or(group.log().hard, hard_of);
-        self.log.append(id, group.log_mut(), hard, ready.take_entries());
         group.applied = place;
         group.skip_waiters(place.index);
-        let node = group.peer;
-        let domain = self.config.domain;
-        self.env.fact(Fact::Installed { domain, group: id.0, node, index: place.index, term: place.term });
+        let hard = ready.hs().map_or(group.log().hard, hard_of);
+        self.tell_install(id, place, true);
+        self.tell_entries(id, ready.entries());
+        if let Some(group) = self.groups.get_mut(&id) {
+            self.log.append(id, group.log_mut(), hard, ready.take_entries());
+        }
+        self.tell_members(id);
         Counters::add(&self.shared.counters.snapshots_installed, 1);
         self.publish(id, true);
         Ok(())
@@ -150,11 +161,10 @@ impl<M: Machine> Core<M> {
     /// A group's step is durable: what depends on that leaves, and raft learns of it.
     fn persisted(&mut self, step: &mut Step) {
         let id = step.group;
-        let Some(group) = self.groups.get_mut(&id) else { return };
         if let Some((term, candidate)) = step.vote {
-            let (domain, node) = (self.config.domain, group.peer);
-            self.env.fact(Fact::Vote { domain, group: id.0, term, node, candidate });
+            self.tell(id, |peer| Fact::Vote { peer, term, candidate });
         }
+        let Some(group) = self.groups.get_mut(&id) else { return };
         let mut ready = std::mem::take(&mut step.ready);
         let mut messages = std::mem::take(&mut step.held);
         messages.extend(ready.take_persisted_messages());
@@ -165,6 +175,7 @@ impl<M: Machine> Core<M> {
         }
         step.committed.extend(light.take_committed_entries());
         messages.extend(light.take_messages());
+        self.tell_commit(id);
         self.post(id, messages);
     }
 
@@ -175,7 +186,8 @@ impl<M: Machine> Core<M> {
         }
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
         group.raw.advance_apply_to(group.applied.index);
-        group.reads.applied(group.applied.index);
+        self.serve_reads(id);
+        let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
         if group.is_leader() && !group.raw.raft.promotable() {
             // raft-rs would let a leader go on that was removed or lost its vote.
             self.env.probe("replica.leader.removed");
@@ -188,6 +200,15 @@ impl<M: Machine> Core<M> {
             self.dirty.remove(&id);
         }
         Ok(())
+    }
+
+    /// Answers the reads that waited for what is applied now.
+    fn serve_reads(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let (applied, term) = (group.applied.index, group.raw.raft.term);
+        let peer = Peer { domain: self.config.domain, group: id.0, node: group.peer };
+        let env = &self.env;
+        group.reads.applied(applied, |read| env.fact(Fact::ReadServed { peer, read, applied, term }));
     }
 
     /// Makes the snapshot that raft asked for while it stepped, and lets raft send it.

@@ -7,6 +7,7 @@
 use crate::config::GroupId;
 use crate::core::{Core, Halt};
 use crate::machine::Machine;
+use nokv_env::Fact;
 
 /// Ticks between two looks at the log.
 const PURGE_TICKS: u64 = 10;
@@ -83,7 +84,9 @@ impl<M: Machine> Core<M> {
         if target >= base + step || (by_bytes > base && target > base) {
             self.log.truncate(id, group.log_mut(), target);
             self.env.probe("replica.log.truncated");
+            self.tell(id, |peer| Fact::Purged { peer, index: target });
         }
+        let Some(group) = self.groups.get_mut(&id) else { return };
         let heavy = group.log().bytes() > self.config.log_keep_bytes.saturating_mul(2);
         if (pinning || heavy) && durable < applied {
             self.machine.request_durable(id);

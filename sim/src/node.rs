@@ -253,6 +253,10 @@ impl Hooks for NodeHooks {
         self.watch.triggers.happened(self.node, name);
     }
 
+    fn watching(&self) -> bool {
+        true
+    }
+
     fn fact(&self, fact: Fact) {
         let (now, event) = (self.exec.now_ns(), crate::triggers::event(&fact));
         self.trace.event(now, self.node, Kind::Fact, crate::watch::fact_digest(&fact), 0);

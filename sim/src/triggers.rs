@@ -4,7 +4,7 @@
 //! Events are probes, chance points that fire, and the kinds of facts.
 
 use crate::exec::{Node, lock};
-use nokv_env::Fact;
+use nokv_env::{Duty, Fact};
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -66,8 +66,21 @@ pub fn event(fact: &Fact) -> &'static str {
         Fact::Applied { .. } => "fact.applied",
         Fact::Installed { .. } => "fact.installed",
         Fact::Lease { .. } => "fact.lease",
-        Fact::Timestamps { .. } => "fact.timestamps",
-        Fact::Ids { .. } => "fact.ids",
+        Fact::Granted { duty: Duty::Timestamps, .. } => "fact.timestamps",
+        Fact::Granted { duty: Duty::Ids, .. } => "fact.ids",
+        Fact::Started { .. } => "fact.started",
+        Fact::Members { .. } => "fact.members",
+        Fact::Entry { .. } => "fact.entry",
+        Fact::Synced { .. } => "fact.synced",
+        Fact::Purged { .. } => "fact.purged",
+        Fact::Promised { .. } => "fact.promised",
+        Fact::Committed { .. } => "fact.committed",
+        Fact::Installing { .. } => "fact.installing",
+        Fact::Removed { .. } => "fact.removed",
+        Fact::ReadAsked { .. } => "fact.read_asked",
+        Fact::ReadServed { .. } => "fact.read_served",
+        Fact::Authority { .. } => "fact.authority",
+        Fact::Accepted { .. } => "fact.accepted",
     }
 }
 

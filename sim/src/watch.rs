@@ -3,10 +3,10 @@
 
 use crate::check::Violation;
 use crate::check::invariants::Invariants;
-use crate::exec::{Place, lock};
+use crate::exec::{Node, Place, lock};
 use crate::trace::digest;
 use crate::triggers::Triggers;
-use nokv_env::Fact;
+use nokv_env::{Fact, Peer, Promise};
 use nokv_env::task::Stop;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -69,6 +69,16 @@ impl Watch {
         }
     }
 
+    /// Gives a node the name that violations use.
+    pub fn name(&self, node: Node, name: &str) {
+        lock(&self.state).invariants.name(node, name);
+    }
+
+    /// The disk of a node was lost on purpose, as the protocol allows: its peers begin anew.
+    pub fn forget(&self, node: Node) {
+        lock(&self.state).invariants.forget(node);
+    }
+
     /// Adds a line to the timeline.
     pub fn note(&self, now_ns: u64, line: String) {
         note(&mut lock(&self.state), now_ns, line);
@@ -105,12 +115,13 @@ fn note(state: &mut State, now_ns: u64, line: String) {
 /// Facts that people want to see in a report.
 fn headline(fact: &Fact) -> Option<String> {
     match fact {
-        Fact::Leader { domain, group, term, node } => {
+        Fact::Leader { peer: Peer { domain, group, node }, term } => {
             Some(format!("{domain} group {group}: peer {node} leads term {term}"))
         }
-        Fact::Installed { domain, group, node, index, .. } => {
+        Fact::Installed { peer: Peer { domain, group, node }, index, .. } => {
             Some(format!("{domain} group {group}: peer {node} installed a snapshot at index {index}"))
         }
+        Fact::Lease { node: 0, .. } => None,
         Fact::Lease { node, holder, generation } => {
             Some(format!("lease generation {generation} granted to {holder} (seen by root {node})"))
         }
@@ -120,18 +131,49 @@ fn headline(fact: &Fact) -> Option<String> {
 
 /// A number that identifies a fact, for the trace.
 pub(crate) fn fact_digest(fact: &Fact) -> u64 {
-    let words: [u64; 5] = match fact {
-        Fact::Leader { group, term, node, .. } => [1, *group, *term, *node, 0],
-        Fact::Vote { group, term, node, candidate, .. } => [2, *group, *term, *node, *candidate],
-        Fact::Applied { group, node, index, digest, .. } => [3, *group, *node, *index, *digest],
-        Fact::Installed { group, node, index, term, .. } => [4, *group, *node, *index, *term],
-        Fact::Timestamps { coordinator, generation, first, count } => {
-            [5 ^ digest(coordinator.as_bytes()), *generation, *first, *count, 0]
+    match *fact {
+        Fact::Leader { peer, term } => of_peer(1, peer, &[term]),
+        Fact::Vote { peer, term, candidate } => of_peer(2, peer, &[term, candidate]),
+        Fact::Applied { peer, index, digest, .. } => of_peer(3, peer, &[index, digest]),
+        Fact::Installed { peer, index, term } => of_peer(4, peer, &[index, term]),
+        Fact::Granted { duty, generation, first, count } => mix(&[5, duty as u64, generation, first, count]),
+        Fact::Accepted { client, duty, generation, first, count } => {
+            mix(&[6, client, duty as u64, generation, first, count])
         }
-        Fact::Ids { coordinator, generation, first, count } => {
-            [6 ^ digest(coordinator.as_bytes()), *generation, *first, *count, 0]
+        Fact::Lease { node, ref holder, generation } => mix(&[7, digest(holder.as_bytes()), node, generation]),
+        Fact::Authority { node, index, generation, live, ids, timestamps } => {
+            mix(&[8, node, index, generation, u64::from(live), ids, timestamps])
         }
-        Fact::Lease { node, holder, generation } => [7 ^ digest(holder.as_bytes()), *node, *generation, 0, 0],
-    };
-    words.iter().fold(0, |hash: u64, word| (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31))
+        Fact::Started { peer, base, base_term, last, term, vote, commit, applied } => {
+            of_peer(9, peer, &[base, base_term, last, term, vote, commit, applied])
+        }
+        Fact::Members { peer, ref voters, ref outgoing } => of_peer(10, peer, &[mix(voters), mix(outgoing)]),
+        Fact::Entry { peer, index, term, digest } => of_peer(11, peer, &[index, term, digest]),
+        Fact::Synced { peer, last, term, vote } => of_peer(12, peer, &[last, term, vote]),
+        Fact::Purged { peer, index } => of_peer(13, peer, &[index]),
+        Fact::Promised { peer, promise: Promise::Vote { term, candidate } } => {
+            of_peer(14, peer, &[term, candidate])
+        }
+        Fact::Promised { peer, promise: Promise::Candidacy { term } } => of_peer(15, peer, &[term]),
+        Fact::Promised { peer, promise: Promise::Accept { term, index, entry_term } } => {
+            of_peer(16, peer, &[term, index, entry_term])
+        }
+        Fact::Committed { peer, index, entry_term, term } => of_peer(17, peer, &[index, entry_term, term]),
+        Fact::Installing { peer, index, term } => of_peer(18, peer, &[index, term]),
+        Fact::Removed { peer } => of_peer(19, peer, &[]),
+        Fact::ReadAsked { peer, read } => of_peer(20, peer, &[read]),
+        Fact::ReadServed { peer, read, applied, term } => of_peer(21, peer, &[read, applied, term]),
+    }
+}
+
+fn of_peer(kind: u64, peer: Peer, words: &[u64]) -> u64 {
+    words.iter().fold(mix(&[kind, peer.group, peer.node]), |hash, word| step(hash, *word))
+}
+
+fn mix(words: &[u64]) -> u64 {
+    words.iter().fold(words.len() as u64, |hash, word| step(hash, *word))
+}
+
+fn step(hash: u64, word: u64) -> u64 {
+    (hash ^ word).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(31)
 }

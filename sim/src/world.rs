@@ -99,6 +99,9 @@ impl World {
         }
         let network = Network::new(exec.clone(), trace.clone(), decider.clone(), seed, latency, hosts);
         let watch = Arc::new(Watch::new(seed));
+        for (index, name) in names.iter().enumerate() {
+            watch.name(node(index), name);
+        }
         let cells = roles
             .iter()
             .zip(names)

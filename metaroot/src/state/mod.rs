@@ -327,6 +327,11 @@ impl RootState {
         self.lease.as_ref()
     }
 
+    /// The fences of ids and timestamps.
+    pub fn fences(&self) -> (u64, u64) {
+        (self.id_fence, self.tso_fence)
+    }
+
     /// Lease, seal and closure.
     pub fn protocol(&self) -> RootCoordinatorProtocolState {
         RootCoordinatorProtocolState {

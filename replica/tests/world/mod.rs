@@ -11,7 +11,7 @@ use exec::Executor;
 use machine::{Durable, LogMachine};
 use net::Network;
 use nokv_env::mem_disk::{CrashMode, DiskFaults, LatencyModel, MemDisk};
-use nokv_env::{Disk, Env, Fact, Hooks, Net, RngSource, ServerHandle};
+use nokv_env::{Disk, Env, Fact, Hooks, Net, Peer, RngSource, ServerHandle};
 use nokv_replica::{Config, Driver, Error, GroupId, Handle, Resolver};
 use rand_core::Rng;
 use std::collections::{BTreeMap, BTreeSet};
@@ -55,15 +55,15 @@ impl Hooks for BookHooks {
     fn fact(&self, fact: Fact) {
         let mut book = self.book.lock().unwrap();
         match &fact {
-            Fact::Leader { group, term, node, .. } => {
+            Fact::Leader { peer: Peer { group, node, .. }, term } => {
                 let leader = *book.leaders.entry((*group, *term)).or_insert(*node);
                 assert_eq!(leader, *node, "two leaders of group {group} in term {term}");
             }
-            Fact::Vote { group, term, node, candidate, .. } => {
+            Fact::Vote { peer: Peer { group, node, .. }, term, candidate } => {
                 let vote = *book.votes.entry((*group, *term, *node)).or_insert(*candidate);
                 assert_eq!(vote, *candidate, "peer {node} voted twice in term {term} of group {group}");
             }
-            Fact::Applied { group, index, term, digest, .. } => {
+            Fact::Applied { peer: Peer { group, .. }, index, term, digest } => {
                 let entry = *book.applied.entry((*group, *index)).or_insert((*term, *digest));
                 assert_eq!(entry, (*term, *digest), "two entries at index {index} of group {group}");
             }
@@ -71,6 +71,10 @@ impl Hooks for BookHooks {
         }
         let line = format!("n{} {fact:?}", self.node);
         book.trace.push((self.exec.now(), line));
+    }
+
+    fn watching(&self) -> bool {
+        true
     }
 }
 
