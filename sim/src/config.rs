@@ -127,6 +127,22 @@ pub struct WorldConfig {
     pub chance_percent: u64,
     /// Deadline of client operations, in milliseconds.
     pub deadline_ms: u64,
+    /// Life of the locks of a transaction, in milliseconds.
+    pub lock_ttl_ms: u64,
+    /// Longest wait for somebody else's lock while holding locks, in milliseconds.
+    pub lock_wait_ms: u64,
+    /// Clients' patience with one request to a store or coordinator, in milliseconds.
+    pub patience_ms: u64,
+    /// Mutations of one region travel in prewrites of at most about this many bytes.
+    pub prewrite_bytes: usize,
+    /// Keys asked for per scan request.
+    pub scan_page: u32,
+    /// How far ahead of the clock the timestamp fence is committed, in milliseconds.
+    pub tso_ahead_ms: u64,
+    /// How many ids are fenced at once.
+    pub id_window: u64,
+    /// Longest time between two looks of a coordinator at the root's tail, in milliseconds.
+    pub root_refresh_ms: u64,
     /// Fault classes in use.
     pub faults: Vec<FaultClass>,
     /// Mean pause between two faults, in milliseconds.
@@ -178,6 +194,14 @@ impl WorldConfig {
             wall_skew_ms: draw.pick(&[0, 100, 10_000]),
             chance_percent: draw.pick(&[0, 30, 60]),
             deadline_ms: draw.pick(&[1_000, 3_000, 8_000]),
+            lock_ttl_ms: draw.pick(&[30, 200, 1_000, 3_000]),
+            lock_wait_ms: draw.pick(&[50, 500, 1_500]),
+            patience_ms: draw.pick(&[100, 500, 2_000, 2_000]),
+            prewrite_bytes: draw.pick(&[64, 1 << 10, 4 << 20]),
+            scan_page: draw.pick(&[1, 7, 1_000]),
+            tso_ahead_ms: draw.pick(&[50, 1_000, 3_000]),
+            id_window: draw.pick(&[2, 100, 10_000]),
+            root_refresh_ms: draw.pick(&[50, 200, 2_000]),
             faults: if quiet { Vec::new() } else { faults },
             fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
         }
@@ -209,6 +233,14 @@ impl WorldConfig {
             wall_skew_ms: 0,
             chance_percent: 0,
             deadline_ms: 3_000,
+            lock_ttl_ms: 3_000,
+            lock_wait_ms: 1_500,
+            patience_ms: 2_000,
+            prewrite_bytes: 4 << 20,
+            scan_page: 1_000,
+            tso_ahead_ms: 3_000,
+            id_window: 10_000,
+            root_refresh_ms: 200,
             faults: Vec::new(),
             fault_pause_ms: 1_500,
         }

@@ -86,6 +86,12 @@ impl Scenario {
         let env = world.env(node);
         let mut config = ClientConfig::new(coordinators(&world.config));
         config.deadline = Duration::from_millis(world.config.deadline_ms);
+        config.lock_ttl = Duration::from_millis(world.config.lock_ttl_ms);
+        config.lock_wait = Duration::from_millis(world.config.lock_wait_ms);
+        config.store_timeout = Duration::from_millis(world.config.patience_ms);
+        config.coordinator_timeout = Duration::from_millis(world.config.patience_ms);
+        config.prewrite_bytes = world.config.prewrite_bytes;
+        config.scan_page = world.config.scan_page;
         config.name = format!("session{session}");
         Runner {
             session,

@@ -230,6 +230,9 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
         nokv_coordinator::Config::new(&format!("coord{number}"), &role.addr(), roots(config, Role::addr));
     settings.lease_ttl = Duration::from_millis(config.lease_ttl_ms);
     settings.lease_renew_before = Duration::from_millis(config.lease_ttl_ms / 3);
+    settings.tso_ahead = Duration::from_millis(config.tso_ahead_ms);
+    settings.id_window = config.id_window;
+    settings.root_refresh = Duration::from_millis(config.root_refresh_ms);
     Coordinator::start(env, settings).await.map_err(|error| error.to_string())
 }
 
