@@ -331,6 +331,8 @@ fn raft_batches(mut data: &[u8]) -> Vec<String> {
             }
         }
     }
+    // What matters comes first.
+    named.sort_by_key(|message| message.contains("heartbeat"));
     if named.len() > NAMED_MESSAGES {
         let more = named.len() - NAMED_MESSAGES;
         named.truncate(NAMED_MESSAGES);

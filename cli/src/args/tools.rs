@@ -92,6 +92,25 @@ pub enum Sim {
     },
     /// Make a failing seed small, as a case that can be saved
     Shrink(SimShrink),
+    /// Write one run as one page of HTML: who did what when, and what is wrong
+    Report(SimReport),
+}
+
+/// `nokv sim report`.
+#[derive(Debug, Clone, Args)]
+pub struct SimReport {
+    /// A saved case
+    #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration"])]
+    pub case: Option<PathBuf>,
+    /// A seed
+    #[arg(long, value_name = "S")]
+    pub seed: Option<u64>,
+    /// Length of the faulty phase, as it was given to `sim run`
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub duration: Option<Duration>,
+    /// Where to write [default: the name of the case or seed, .html]
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
 }
 
 /// `nokv sim shrink`.

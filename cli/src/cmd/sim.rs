@@ -29,6 +29,7 @@ pub fn run(command: &Sim, global: &Global) -> Result<u8> {
         Sim::Run(args) => seeds(args, global.format()),
         Sim::Cases { dir, jobs } => cases(dir, *jobs, global.format()),
         Sim::Shrink(args) => shrink(args),
+        Sim::Report(args) => super::sim_report::run(args),
     }
 }
 

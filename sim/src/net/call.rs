@@ -210,15 +210,19 @@ impl Network {
     /// Sends the request head: the handler becomes a task of the server when the head arrives there.
     fn start_handler(self: &Arc<Self>, conn: ConnId, stream: StreamId, head: http::request::Parts) {
         let now = self.exec.now_ns();
-        let routes = {
+        let (routes, ends) = {
             let state = lock(&self.state);
-            let server_id = state.conns[conn.0].server_id;
-            state.servers.values().find(|server| server.id == server_id).map(|server| server.routes.clone())
+            let (server_id, ends) = (state.conns[conn.0].server_id, state.conns[conn.0].ends(Direction::Up));
+            let server = state.servers.values().find(|server| server.id == server_id);
+            (server.map(|server| server.routes.clone()), ends)
         };
         let uri = head.uri.clone();
         let path = digest(uri.path().as_bytes());
         // A server that has gone resets or says nothing; the connection knows.
-        let Some(routes) = routes else { return };
+        let Some(routes) = routes else {
+            let way = way(stream, Direction::Up, ends);
+            return self.trace.record(|recording| recording.opened(now, way, uri.path(), HELD));
+        };
         self.acquire(stream);
         let handling = Handling(self.clone(), stream);
         let body = Body::new(receiver(self, stream, Direction::Up));

@@ -2,6 +2,7 @@
 
 use crate::check::seconds;
 use crate::run::Verdict;
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
 /// The verdict line.
@@ -32,6 +33,7 @@ pub fn failure(verdict: &Verdict) -> String {
     let _ = writeln!(text, "time:    {} of simulated time", seconds(failure.at_ns));
     let _ = writeln!(text, "facts:   {}", failure.facts);
     let _ = writeln!(text, "replay:  {}", replay(verdict));
+    let _ = writeln!(text, "page:    {}", replay(verdict).replacen(" run ", " report ", 1));
     text
 }
 
@@ -43,10 +45,17 @@ pub fn replay(verdict: &Verdict) -> String {
     format!("nokv sim run --seed {}{duration}", verdict.seed)
 }
 
-/// The timeline, one line an entry; the newest `lines_max` of them.
+/// The timeline up to the failure, one line an entry; the newest `lines_max` of those that say something: every node
+/// starts at zero, and every root hears of the same lease.
 pub fn timeline(verdict: &Verdict, lines_max: usize) -> String {
-    let skip = verdict.timeline.len().saturating_sub(lines_max);
-    verdict.timeline.iter().skip(skip).fold(String::new(), |mut text, (at_ns, line)| {
+    let until = verdict.failure.as_ref().map_or(u64::MAX, |failure| failure.at_ns);
+    let mut heard = BTreeSet::new();
+    let mut news =
+        |line: &str| line.split_once(" (seen by").is_none_or(|(lease, _)| heard.insert(lease.to_owned()));
+    let lines: Vec<_> =
+        verdict.timeline.iter().filter(|(at_ns, line)| (1..=until).contains(at_ns) && news(line)).collect();
+    let skip = lines.len().saturating_sub(lines_max);
+    lines.into_iter().skip(skip).fold(String::new(), |mut text, (at_ns, line)| {
         let _ = writeln!(text, "{:>12} {line}", seconds(*at_ns));
         text
     })

@@ -1,0 +1,220 @@
+//! Faults, operations and facts in words. What has no words of its own is listed field by field.
+
+use super::facts::Known;
+use crate::plan::Fault;
+use crate::workload::Op;
+use serde_json::Value;
+
+/// Milliseconds, as people say them.
+pub(super) fn millis(ms: u64) -> String {
+    if ms < 1_000 { format!("{ms} ms") } else { format!("{:.1} s", ms as f64 / 1e3) }
+}
+
+/// Simulated time with as many digits as tell events apart.
+pub(super) fn at(ns: u64) -> String {
+    format!("{:.3} s", ns as f64 / 1e9)
+}
+
+/// What a checker insists on, for people who have not met it.
+pub(super) fn rule(checker: &str) -> &'static str {
+    match checker {
+        "linearizability" => {
+            "There must be one order of all operations on a key that explains every answer. There is none:"
+        }
+        "client.phantom" => "Whatever is read must have been written. This was not:",
+        "client.refused" => "A refused write must never be seen. This one was:",
+        "client.stale" => "A read must not miss what was known before it began. This one does:",
+        "client.snapshot" => {
+            "A snapshot must show the newest version at or below its timestamp. This one does not:"
+        }
+        "client.lost_update" => {
+            "Of two overlapping transactions that write one key, one must fail. Both went through:"
+        }
+        "client.time" | "timestamps" => "Timestamps must be unique and grow in real time. These do not:",
+        "ids" => "Ids must be handed out once. These were not:",
+        "transactions" => "Transactions must keep what they promise. These do not:",
+        "durability" => "Nothing may appear that nobody wrote. This does:",
+        "raft" => "Raft's invariants must hold at every step. This one is broken:",
+        "authority" => "One generation of the lease has one holder. Here it is broken:",
+        "replicas" => "After healing, all replicas of a region must be equal. These are not:",
+        "liveness" => "After healing, everything must serve within a bound. It does not:",
+        "failure" => "No node may give up without an injected disk fault. This one did:",
+        "panic" => "No task may panic. This one did:",
+        _ => "Here the rule is broken:",
+    }
+}
+
+/// The names of nodes in a fault, in the order in which they appear.
+pub(super) fn targets(fault: &Fault, nodes: &[String]) -> Vec<usize> {
+    fn walk(value: &Value, nodes: &[String], found: &mut Vec<usize>) {
+        match value {
+            Value::String(text) => {
+                let index = nodes.iter().position(|name| name == text);
+                found.extend(index.filter(|index| !found.contains(index)));
+            }
+            Value::Array(items) => items.iter().for_each(|item| walk(item, nodes, found)),
+            Value::Object(fields) => fields.values().for_each(|item| walk(item, nodes, found)),
+            _ => {}
+        }
+    }
+    let mut found = Vec::new();
+    walk(&serde_json::to_value(fault).unwrap_or_default(), nodes, &mut found);
+    found
+}
+
+/// What a fault does, and the name of its kind.
+pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
+    let value = serde_json::to_value(fault).unwrap_or_default();
+    let kind = value["kind"].as_str().unwrap_or("fault").to_owned();
+    let text = |field: &str| value[field].as_str().unwrap_or("?").to_owned();
+    let number = |field: &str| value[field].as_u64().unwrap_or_default();
+    let node = text("node");
+    let words = match kind.as_str() {
+        "kill" if value["power"].as_bool() == Some(true) => format!("{node} loses power"),
+        "kill" => format!("the process of {node} is killed"),
+        "restart" => format!("{node} is restarted cleanly"),
+        "pause" => format!("{node} freezes"),
+        "slow_cpu" => format!("{node} computes slowly (a step takes {} µs)", number("step_us")),
+        "partition" => {
+            let (left, right) = (side(&value["left"], nodes), side(&value["right"], nodes));
+            let one_way = value["one_way"].as_bool() == Some(true);
+            if one_way {
+                format!("messages from {left} to {right} are held back")
+            } else {
+                format!("{left} and {right} cannot reach each other")
+            }
+        }
+        "slow_link" => {
+            format!("packets from {} to {} are {} late", text("from"), text("to"), millis(number("extra_ms")))
+        }
+        "loss" => format!("{node} loses {} % of its packets", number("ppm") as f64 / 1e4),
+        "reset" => format!("connections between {} and {} are reset", text("a"), text("b")),
+        "disk_slow" => {
+            let stall = number("stall_ms");
+            let stalled =
+                if stall > 0 { format!(", one operation hangs {}", millis(stall)) } else { String::new() };
+            format!("the disk of {node} is {} times slower{stalled}", number("times"))
+        }
+        "disk_crash" => format!("{node} will lose power at its {}th disk operation", number("after_ops")),
+        "disk_error" => {
+            let what = if value["sync"].as_bool() == Some(true) { "sync" } else { "disk operation" };
+            format!("the {}th {what} of {node} will fail", number("after_ops"))
+        }
+        "wall_clock" => {
+            let by = value["by_ms"].as_i64().unwrap_or_default();
+            let way = if by < 0 { "back" } else { "forward" };
+            format!("the wall clock of {node} jumps {} {way}", millis(by.unsigned_abs()))
+        }
+        "blackout" => "power fails everywhere".to_owned(),
+        "transfer_leader" => {
+            format!(
+                "the operator moves leadership of region {} to store{}",
+                number("region"),
+                number("store")
+            )
+        }
+        _ => listed(&kind, &value, "kind"),
+    };
+    (words, kind)
+}
+
+/// One side of a partition.
+fn side(value: &Value, nodes: &[String]) -> String {
+    let names: Vec<&str> = value.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    if names.len() > 3 && names.len() + 1 == nodes.len() {
+        "everybody else".to_owned()
+    } else {
+        names.join("+")
+    }
+}
+
+/// A kind and its fields.
+fn listed(kind: &str, value: &Value, skip: &str) -> String {
+    let mut words = kind.replace('_', " ");
+    for (name, field) in value.as_object().into_iter().flatten().filter(|(name, _)| *name != skip) {
+        let field = field.as_str().map_or_else(|| field.to_string(), str::to_owned);
+        words.push_str(&format!(", {} {field}", name.replace('_', " ")));
+    }
+    words
+}
+
+/// What an operation asks for, its value named by `id`, and the workload keys that it touches.
+pub(super) fn operation(op: &Op, id: &str) -> (String, Vec<String>) {
+    let value = serde_json::to_value(op).unwrap_or_default();
+    let kind = value["op"].as_str().unwrap_or("operation").to_owned();
+    let number = |field: &str| value[field].as_u64().unwrap_or_default();
+    let mut keys = Vec::new();
+    for (field, letter) in [("key", 'k'), ("from", 'a'), ("to", 'a'), ("list", 'l')] {
+        keys.extend(value[field].as_u64().map(|number| format!("{letter}{number}")));
+    }
+    let words = match kind.as_str() {
+        "get" => format!("get k{}", number("key")),
+        "put" | "insert" => format!("{kind} k{} = {id}", number("key")),
+        "delete" => format!("delete k{} ({id})", number("key")),
+        "scan" => "scan everything".to_owned(),
+        "transfer" => {
+            let vanish = number("vanish_ms");
+            let gone =
+                if vanish > 0 { format!(", client gone after {}", millis(vanish)) } else { String::new() };
+            format!("transfer {}: a{} to a{} ({id}{gone})", number("amount"), number("from"), number("to"))
+        }
+        "totals" => "read all accounts".to_owned(),
+        "append" => format!("append {id} to l{}", number("list")),
+        "read_list" => format!("read l{}", number("list")),
+        "timestamp" => format!("ask for {} timestamps", number("count")),
+        "id" => format!("ask for {} ids", number("count")),
+        _ => listed(&kind, &value, "op"),
+    };
+    (words, keys)
+}
+
+/// What a node tells, with the name of the peer that did it.
+pub(super) fn fact(known: &Known, candidate: &str) -> String {
+    let number = |field: &str| known.number(field).unwrap_or_default();
+    let group = known.group().map_or_else(String::new, |group| group.to_string());
+    let numbers = |what: &str| {
+        let (first, count) = known.range().unwrap_or_default();
+        format!(
+            "hands out {what} {first} to {} (generation {})",
+            first + count.saturating_sub(1),
+            number("generation")
+        )
+    };
+    match known.name.as_str() {
+        "Leader" => format!("leads {group} in term {}", number("term")),
+        "Vote" => format!("votes for {candidate} in term {} of {group}", number("term")),
+        "Applied" => format!("applies entry {} of {group} (term {})", number("index"), number("term")),
+        "Installed" => format!("installed a snapshot of {group} at index {}", number("index")),
+        "Installing" => format!("begins to install a snapshot of {group} at index {}", number("index")),
+        "Lease" => {
+            format!("learns that {} holds lease generation {}", known.text("holder"), number("generation"))
+        }
+        "Timestamps" => numbers("timestamps"),
+        "Ids" => numbers("ids"),
+        "Granted" => numbers(&known.text("duty").to_lowercase()),
+        "Synced" => {
+            format!("has entries up to {} of {group} on disk (term {})", number("last"), number("term"))
+        }
+        "Entry" => format!("writes entry {} of {group} (term {})", number("index"), number("term")),
+        "Committed" => format!("knows entry {} of {group} to be committed", number("index")),
+        "Purged" => format!("forgets the log of {group} up to {}", number("index")),
+        "Started" => format!(
+            "finds {group} on disk: log to {}, term {}, applied {}",
+            number("last"),
+            number("term"),
+            number("applied")
+        ),
+        name => format!("{} {group}: {}", split_words(name), known.others()),
+    }
+}
+
+fn split_words(name: &str) -> String {
+    let mut words = String::new();
+    for (index, letter) in name.chars().enumerate() {
+        if index > 0 && letter.is_ascii_uppercase() {
+            words.push(' ');
+        }
+        words.extend(letter.to_lowercase());
+    }
+    words
+}
