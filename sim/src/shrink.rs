@@ -60,11 +60,12 @@ pub fn shrink(start: Resolved, effort: Effort, progress: &mut dyn FnMut(&Shrunk)
     let recorded = Resolved { decisions: Some(decisions), ..start };
     let best = Shrunk { run: recorded, verdict, tries: 1 };
     let mut shrinker = Shrinker { best, checker, effort, progress };
-    shrinker.cut_short();
     loop {
         let size = shrinker.size();
-        shrinker.decisions();
+        shrinker.cut_short();
+        shrinker.begin_later();
         shrinker.faults();
+        shrinker.decisions();
         shrinker.sessions();
         shrinker.steps();
         shrinker.configuration();
@@ -145,13 +146,36 @@ impl Shrinker<'_> {
 
     /// Ends the load phase earlier, as long as that helps.
     fn cut_short(&mut self) {
-        while self.best.run.load_ms / 2 > LOAD_MS_MIN {
-            let mut smaller = self.best.run.clone();
-            smaller.load_ms /= 2;
-            smaller.plan.faults.retain(|timed| timed.at_ms < smaller.load_ms);
-            if !self.attempt(smaller) {
-                return;
+        for (times, of) in [(1, 2), (3, 4)] {
+            while self.best.run.load_ms * times / of > LOAD_MS_MIN {
+                let mut smaller = self.best.run.clone();
+                smaller.load_ms = smaller.load_ms * times / of;
+                smaller.plan.faults.retain(|timed| timed.at_ms < smaller.load_ms);
+                if !self.attempt_in_any_order(smaller) {
+                    break;
+                }
             }
+        }
+    }
+
+    /// Leaves out the beginning of the load phase: what clients do then, and the wait for the first fault.
+    fn begin_later(&mut self) {
+        let mut skip_ms = self.best.run.load_ms / 2;
+        while skip_ms >= LOAD_MS_MIN / 2 {
+            let mut smaller = self.best.run.clone();
+            smaller.load_ms -= skip_ms.min(smaller.load_ms - 1);
+            smaller.plan.faults.retain_mut(|timed| {
+                let kept = timed.at_ms >= skip_ms;
+                timed.at_ms = timed.at_ms.saturating_sub(skip_ms);
+                kept
+            });
+            for session in &mut smaller.workload.sessions {
+                session.skip(skip_ms);
+            }
+            if !self.attempt_in_any_order(smaller) {
+                skip_ms /= 2;
+            }
+            skip_ms = skip_ms.min(self.best.run.load_ms / 2);
         }
     }
 

@@ -94,6 +94,21 @@ pub struct Session {
     pub steps: Vec<Step>,
 }
 
+impl Session {
+    /// Leaves out what begins within `millis`, as if operations took no time.
+    pub fn skip(&mut self, millis: u64) {
+        let mut at_ms = 0;
+        let begins = self.steps.iter().position(|step| {
+            at_ms += step.wait_ms;
+            at_ms >= millis
+        });
+        self.steps.drain(..begins.unwrap_or(self.steps.len()));
+        if let Some(first) = self.steps.first_mut() {
+            first.wait_ms = at_ms - millis;
+        }
+    }
+}
+
 /// Everything clients do in a run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Workload {
