@@ -90,13 +90,17 @@ struct NodeClock {
     wall_error_ms: Arc<AtomicI64>,
 }
 
-const BILLION: i128 = 1_000_000_000;
+const BILLION: u64 = 1_000_000_000;
 
 impl NodeClock {
     fn local(&self, true_ns: u64) -> u64 {
-        let drift =
-            if self.rate_ppb == 0 { 0 } else { i128::from(true_ns) * i128::from(self.rate_ppb) / BILLION };
-        self.start_ns + (i128::from(true_ns) + drift) as u64
+        if self.rate_ppb == 0 {
+            return self.start_ns + true_ns;
+        }
+        // Whole seconds and the rest apart: exact, and no number outgrows a word.
+        let (seconds, nanos) = ((true_ns / BILLION) as i64, (true_ns % BILLION) as i64);
+        let drift = seconds * self.rate_ppb + nanos * self.rate_ppb / BILLION as i64;
+        self.start_ns + true_ns.saturating_add_signed(drift)
     }
 
     /// A true time at which [`NodeClock::local`] has reached `local_ns`, at most a few nanoseconds late.
@@ -105,8 +109,9 @@ impl NodeClock {
         if self.rate_ppb == 0 {
             return elapsed;
         }
-        let true_ns = i128::from(elapsed) * BILLION / (BILLION + i128::from(self.rate_ppb)) + 2;
-        u64::try_from(true_ns).unwrap_or(u64::MAX)
+        let local_second = BILLION.saturating_add_signed(self.rate_ppb);
+        let (seconds, nanos) = (elapsed / local_second, elapsed % local_second);
+        seconds.saturating_mul(BILLION).saturating_add(nanos * BILLION / local_second + 2)
     }
 }
 

@@ -7,6 +7,7 @@ use crate::exec::{Node, lock};
 use crate::record::Recording;
 use std::fmt;
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What kind of event; `a` and `b` of [`Event`] are its details.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,17 +91,14 @@ pub enum Keep {
     Recording(Box<Recording>),
 }
 
-#[derive(Debug)]
-struct State {
-    hash: u64,
-    count: u64,
-    keep: Keep,
-}
-
-/// The trace of one run.
+/// The trace of one run. A world has one thread: the hash needs no lock.
 #[derive(Debug)]
 pub struct Trace {
-    state: Mutex<State>,
+    hash: AtomicU64,
+    count: AtomicU64,
+    keep: Mutex<Keep>,
+    /// Single events are kept or compared.
+    exact: bool,
     /// A recording is kept.
     recording: bool,
 }
@@ -108,14 +106,19 @@ pub struct Trace {
 impl Trace {
     /// An empty trace.
     pub fn new(keep: Keep) -> Self {
-        let recording = matches!(keep, Keep::Recording(_));
-        Self { state: Mutex::new(State { hash: 0xcbf2_9ce4_8422_2325, count: 0, keep }), recording }
+        Self {
+            hash: AtomicU64::new(0xcbf2_9ce4_8422_2325),
+            count: AtomicU64::new(0),
+            exact: matches!(keep, Keep::Events(_) | Keep::Compare(..)),
+            recording: matches!(keep, Keep::Recording(_)),
+            keep: Mutex::new(keep),
+        }
     }
 
     /// Tells the recording, if one is kept. Never part of the hash.
     pub fn record(&self, tell: impl FnOnce(&mut Recording)) {
         if self.recording
-            && let Keep::Recording(recording) = &mut lock(&self.state).keep
+            && let Keep::Recording(recording) = &mut *lock(&self.keep)
         {
             tell(recording);
         }
@@ -123,21 +126,26 @@ impl Trace {
 
     /// Appends an event.
     pub fn event(&self, at_ns: u64, node: Node, kind: Kind, a: u64, b: u64) {
-        let mut state = lock(&self.state);
         let head = (kind as u64) << 56 | u64::from(node.0) << 40;
-        let mut hash = mix(state.hash, at_ns ^ head);
+        let mut hash = mix(self.hash.load(Ordering::Relaxed), at_ns ^ head);
         hash = mix(hash, a);
-        state.hash = mix(hash, b);
-        let index = state.count;
-        state.count += 1;
-        match &mut state.keep {
+        self.hash.store(mix(hash, b), Ordering::Relaxed);
+        let index = self.count.load(Ordering::Relaxed);
+        self.count.store(index + 1, Ordering::Relaxed);
+        if self.exact {
+            self.keep_event(index, Event { at_ns, node, kind, a, b });
+        }
+    }
+
+    #[cold]
+    fn keep_event(&self, index: u64, event: Event) {
+        match &mut *lock(&self.keep) {
             Keep::Hash | Keep::Recording(_) => {}
-            Keep::Events(events) => events.push(Event { at_ns, node, kind, a, b }),
+            Keep::Events(events) => events.push(event),
             Keep::Compare(expected, difference) => {
-                let second = Event { at_ns, node, kind, a, b };
                 let first = expected.get(index as usize).copied();
-                if difference.is_none() && first != Some(second) {
-                    *difference = Some(Difference { index, first, second: Some(second) });
+                if difference.is_none() && first != Some(event) {
+                    *difference = Some(Difference { index, first, second: Some(event) });
                 }
             }
         }
@@ -145,15 +153,13 @@ impl Trace {
 
     /// The rolling hash and the number of events so far.
     pub fn summary(&self) -> (u64, u64) {
-        let state = lock(&self.state);
-        (state.hash, state.count)
+        (self.hash.load(Ordering::Relaxed), self.count.load(Ordering::Relaxed))
     }
 
     /// Takes what was kept.
     pub fn take(&self) -> Keep {
-        let mut state = lock(&self.state);
-        let count = state.count;
-        let mut keep = std::mem::take(&mut state.keep);
+        let count = self.count.load(Ordering::Relaxed);
+        let mut keep = std::mem::take(&mut *lock(&self.keep));
         if let Keep::Compare(expected, difference) = &mut keep
             && difference.is_none()
             && let Some(first) = expected.get(count as usize)

@@ -49,7 +49,9 @@ impl Wake for TaskWaker {
     }
 
     fn wake_by_ref(self: &Arc<Self>) {
-        if !self.queued.swap(true, Ordering::Relaxed) {
+        // Not one atomic step, which would cost more: a world has one thread, and a task queued twice is polled twice.
+        if !self.queued.load(Ordering::Relaxed) {
+            self.queued.store(true, Ordering::Relaxed);
             lock(&self.ready.0).push_back(self.task);
         }
     }
@@ -59,9 +61,18 @@ struct Task {
     generation: u32,
     node: Node,
     name: &'static str,
+    /// The slot has a tenant.
+    taken: bool,
     /// `None` while it is being polled, and in a free slot.
-    future: Option<BoxFuture<'static, ()>>,
-    waker: Option<(Arc<TaskWaker>, Waker)>,
+    body: Option<Body>,
+}
+
+/// What runs.
+struct Body {
+    future: BoxFuture<'static, ()>,
+    task_waker: Arc<TaskWaker>,
+    /// The same waker, as futures see it.
+    waker: Waker,
 }
 
 #[derive(Default)]
@@ -83,13 +94,14 @@ struct State {
     nodes: Vec<NodeState>,
     /// Draws the order; `None` for first in, first out.
     schedule: Option<ChaCha8Rng>,
-    panic: Option<Panic>,
 }
 
 /// See the module.
 pub struct OwnExecutor {
     me: Weak<OwnExecutor>,
     now: AtomicU64,
+    /// No timer is due before.
+    next_due: AtomicU64,
     polls: AtomicU64,
     polls_max: u64,
     ready: Arc<Ready>,
@@ -107,6 +119,7 @@ impl OwnExecutor {
         Arc::new_cyclic(|me| Self {
             me: me.clone(),
             now: AtomicU64::new(0),
+            next_due: AtomicU64::new(u64::MAX),
             polls: AtomicU64::new(0),
             polls_max,
             ready: Arc::default(),
@@ -116,7 +129,6 @@ impl OwnExecutor {
                 free: Vec::new(),
                 nodes: (0..nodes).map(|_| NodeState::default()).collect(),
                 schedule,
-                panic: None,
             }),
             trace,
         })
@@ -134,7 +146,7 @@ impl OwnExecutor {
             return Err(future);
         }
         let slot = state.free.pop().unwrap_or_else(|| {
-            state.tasks.push(Task { generation: 0, node: SUPERVISOR, name: "", future: None, waker: None });
+            state.tasks.push(Task { generation: 0, node: SUPERVISOR, name: "", taken: false, body: None });
             (state.tasks.len() - 1) as u32
         });
         let task = &mut state.tasks[slot as usize];
@@ -145,15 +157,39 @@ impl OwnExecutor {
         });
         task.node = place.node;
         task.name = name;
-        task.future = Some(future);
-        task.waker = Some((waker.clone(), Waker::from(waker.clone())));
+        task.taken = true;
+        task.body = Some(Body { future, task_waker: waker.clone(), waker: Waker::from(waker.clone()) });
         Ok(waker)
+    }
+
+    /// Sets a timer.
+    fn set_timer(&self, state: &mut State, at_ns: u64, waker: Waker) -> TimerId {
+        self.expect_timer(at_ns);
+        state.timers.insert(at_ns, waker)
+    }
+
+    /// A timer is set for `at_ns`.
+    fn expect_timer(&self, at_ns: u64) {
+        if at_ns < self.next_due.load(Ordering::Relaxed) {
+            self.next_due.store(at_ns, Ordering::Relaxed);
+        }
     }
 
     /// Fires every timer that is due. Wakers run outside the lock.
     fn fire_due(&self) {
+        let now = self.now.load(Ordering::Relaxed);
+        if now < self.next_due.load(Ordering::Relaxed) {
+            return;
+        }
         loop {
-            let due = lock(&self.state).timers.pop_due(self.now.load(Ordering::Relaxed));
+            let due = {
+                let mut state = lock(&self.state);
+                let due = state.timers.pop_due(now);
+                if due.is_none() {
+                    self.next_due.store(state.timers.next().unwrap_or(u64::MAX), Ordering::Relaxed);
+                }
+                due
+            };
             match due {
                 Some(Due::Wake(waker)) => waker.wake(),
                 Some(Due::Unpark(node)) => {
@@ -181,81 +217,95 @@ impl OwnExecutor {
         }
     }
 
-    /// Polls one ready task; false if none is ready.
-    fn step(&self) -> bool {
+    /// Polls one ready task.
+    fn step(&self) -> Step {
         let now = self.now.load(Ordering::Relaxed);
-        let (task_ref, mut future, task_waker, waker, node, name) = {
+        let (task_ref, mut body, node, name) = {
             let mut guard = lock(&self.state);
             let state = &mut *guard;
-            let Some((slot, generation)) = self.pick(state) else { return false };
+            let Some((slot, generation)) = self.pick(state) else { return Step::Idle };
             let task = &mut state.tasks[slot as usize];
             if task.generation != generation {
-                return true;
+                return Step::Done;
             }
             let node = &mut state.nodes[task.node.index()];
             if node.paused || node.busy_until > now {
                 node.parked.push_back((slot, generation));
                 if !node.paused && !node.unpark_set {
                     node.unpark_set = true;
+                    self.expect_timer(node.busy_until);
                     state.timers.insert_unpark(node.busy_until, task.node);
                 }
-                return true;
+                return Step::Done;
             }
             if node.poll_ns > 0 {
                 node.busy_until = now + node.poll_ns;
             }
-            let (Some(future), Some((task_waker, waker))) = (task.future.take(), task.waker.clone()) else {
-                return true;
-            };
-            ((slot, generation), future, task_waker, waker, task.node, task.name)
+            let Some(body) = task.body.take() else { return Step::Done };
+            ((slot, generation), body, task.node, task.name)
         };
         self.now.store(now + POLL_NS, Ordering::Relaxed);
-        self.polls.fetch_add(1, Ordering::Relaxed);
+        self.polls.store(self.polls() + 1, Ordering::Relaxed);
         self.trace.event(now, node, Kind::Poll, u64::from(task_ref.0), u64::from(task_ref.1));
-        task_waker.queued.store(false, Ordering::Relaxed);
-        let polled =
-            catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(&mut Context::from_waker(&waker))));
-        self.after_poll(task_ref, future, polled, node, name);
-        true
+        body.task_waker.queued.store(false, Ordering::Relaxed);
+        let polled = catch_unwind(AssertUnwindSafe(|| {
+            body.future.as_mut().poll(&mut Context::from_waker(&body.waker))
+        }));
+        let (task, done) = match polled {
+            Ok(Poll::Pending) => return self.put_back(task_ref, body),
+            Ok(Poll::Ready(())) => (task_ref, Step::Done),
+            Err(payload) => {
+                let message = panic_message(payload.as_ref());
+                (task_ref, Step::Panicked(Panic { node, task: name, message }))
+            }
+        };
+        self.retire(task);
+        drop(body);
+        done
     }
 
-    fn after_poll(
-        &self,
-        (slot, generation): TaskRef,
-        future: BoxFuture<'static, ()>,
-        polled: std::thread::Result<Poll<()>>,
-        node: Node,
-        name: &'static str,
-    ) {
-        let leftover = {
-            let mut guard = lock(&self.state);
-            let state = &mut *guard;
-            let task = &mut state.tasks[slot as usize];
-            let alive = task.generation == generation;
-            match polled {
-                Ok(Poll::Pending) if alive => {
-                    task.future = Some(future);
-                    return;
+    /// After a poll that left the task pending.
+    fn put_back(&self, (slot, generation): TaskRef, body: Body) -> Step {
+        let orphan = {
+            let mut state = lock(&self.state);
+            // A cleared executor has no slots left.
+            match state.tasks.get_mut(slot as usize) {
+                Some(task) if task.generation == generation => {
+                    task.body = Some(body);
+                    None
                 }
-                Err(payload) => {
-                    let message = panic_message(payload.as_ref());
-                    state.panic.get_or_insert(Panic { node, task: name, message });
-                }
-                Ok(_) => {}
+                _ => Some(body),
             }
-            let waker = if alive { free_slot(state, slot) } else { None };
-            (future, waker)
         };
-        drop(leftover);
+        drop(orphan);
+        Step::Done
+    }
+
+    /// The task has ended.
+    fn retire(&self, (slot, generation): TaskRef) {
+        let mut state = lock(&self.state);
+        if state.tasks.get(slot as usize).is_some_and(|task| task.generation == generation) {
+            free_slot(&mut state, slot);
+        }
     }
 }
 
+/// What became of one step.
+enum Step {
+    /// Nothing is ready.
+    Idle,
+    /// One ready task less.
+    Done,
+    Panicked(Panic),
+}
+
 /// Empties a slot for its next tenant; what it held is dropped by the caller, outside the lock.
-fn free_slot(state: &mut State, slot: u32) -> Option<(Arc<TaskWaker>, Waker)> {
+fn free_slot(state: &mut State, slot: u32) -> Option<Body> {
     let task = &mut state.tasks[slot as usize];
     task.generation = task.generation.wrapping_add(1);
+    task.taken = false;
     state.free.push(slot);
-    task.waker.take()
+    task.body.take()
 }
 
 pub(super) fn panic_message(payload: &(dyn std::any::Any + Send)) -> String {
@@ -279,7 +329,7 @@ impl Executor for OwnExecutor {
     }
 
     fn wake_at(&self, at_ns: u64, waker: Waker) {
-        lock(&self.state).timers.insert(at_ns, waker);
+        self.set_timer(&mut lock(&self.state), at_ns, waker);
     }
 
     fn spawn_on(&self, place: Place, name: &'static str, future: BoxFuture<'static, ()>) {
@@ -294,7 +344,7 @@ impl Executor for OwnExecutor {
             let mut state = lock(&self.state);
             match self.admit(&mut state, place, name, future) {
                 Ok(waker) => {
-                    state.timers.insert(at_ns, Waker::from(waker));
+                    self.set_timer(&mut state, at_ns, Waker::from(waker));
                     None
                 }
                 Err(future) => Some(future),
@@ -315,10 +365,9 @@ impl Executor for OwnExecutor {
             state.nodes[node.index()].life = old.life + 1;
             let mut dead = Vec::new();
             for slot in 0..state.tasks.len() {
-                let task = &mut state.tasks[slot];
-                if task.node == node && task.waker.is_some() {
-                    let future = task.future.take();
-                    dead.push((future, free_slot(state, slot as u32)));
+                let task = &state.tasks[slot];
+                if task.node == node && task.taken {
+                    dead.push(free_slot(state, slot as u32));
                 }
             }
             dead
@@ -355,12 +404,13 @@ impl Executor for OwnExecutor {
         self.spawn_on(self.place(SUPERVISOR), "main", main);
         while !done.load(Ordering::Relaxed) {
             self.fire_due();
-            if !self.step() {
-                let Some(next) = lock(&self.state).timers.next() else { return Err(Halt::Deadlock) };
-                self.now.fetch_max(next, Ordering::Relaxed);
-            }
-            if let Some(panic) = lock(&self.state).panic.take() {
-                return Err(Halt::Panic(panic));
+            match self.step() {
+                Step::Done => {}
+                Step::Idle => {
+                    let Some(next) = lock(&self.state).timers.next() else { return Err(Halt::Deadlock) };
+                    self.now.fetch_max(next, Ordering::Relaxed);
+                }
+                Step::Panicked(panic) => return Err(Halt::Panic(panic)),
             }
             if self.polls() > self.polls_max {
                 return Err(Halt::Spinning(self.polls_max));
@@ -405,7 +455,7 @@ impl Future for Sleep {
             let mut state = lock(&self.executor.state);
             match self.timer {
                 Some(id) if state.timers.rewake(id, context.waker()) => id,
-                _ => state.timers.insert(self.at_ns, context.waker().clone()),
+                _ => self.executor.set_timer(&mut state, self.at_ns, context.waker().clone()),
             }
         };
         self.timer = Some(timer);

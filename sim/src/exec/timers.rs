@@ -4,7 +4,7 @@
 //! entry in the heap, which is skipped when it surfaces; `seq` tells a stale entry from its slot's successor.
 
 use super::Node;
-use std::cmp::Reverse;
+use std::cmp::Ordering;
 use std::collections::BinaryHeap;
 use std::task::Waker;
 
@@ -24,9 +24,42 @@ pub(super) struct TimerId {
 /// Heap entries of nodes that finish a slow poll carry `UNPARK + node` in place of a slot.
 const UNPARK: u32 = u32::MAX - (u16::MAX as u32) - 1;
 
+/// A due time in the heap; the earliest is the greatest, those of one instant come in the order in which they were set.
+struct Entry {
+    at: u64,
+    seq: u64,
+    slot: u32,
+}
+
+impl Entry {
+    fn key(&self) -> u128 {
+        u128::from(self.at) << 64 | u128::from(self.seq)
+    }
+}
+
+impl Ord for Entry {
+    fn cmp(&self, other: &Self) -> Ordering {
+        other.key().cmp(&self.key())
+    }
+}
+
+impl PartialOrd for Entry {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Entry {
+    fn eq(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+}
+
+impl Eq for Entry {}
+
 #[derive(Default)]
 pub(super) struct Timers {
-    heap: BinaryHeap<Reverse<(u64, u64, u32)>>,
+    heap: BinaryHeap<Entry>,
     slots: Vec<(u64, Option<Waker>)>,
     free: Vec<u32>,
     seq: u64,
@@ -43,13 +76,13 @@ impl Timers {
             self.slots.push((seq, Some(waker)));
             (self.slots.len() - 1) as u32
         };
-        self.heap.push(Reverse((at, seq, slot)));
+        self.heap.push(Entry { at, seq, slot });
         TimerId { slot, seq }
     }
 
     pub(super) fn insert_unpark(&mut self, at: u64, node: Node) {
         self.seq += 1;
-        self.heap.push(Reverse((at, self.seq, UNPARK + u32::from(node.0))));
+        self.heap.push(Entry { at, seq: self.seq, slot: UNPARK + u32::from(node.0) });
     }
 
     /// Frees the timer; the caller drops the waker outside any lock.
@@ -76,7 +109,7 @@ impl Timers {
 
     /// Takes one timer that is due at `now`.
     pub(super) fn pop_due(&mut self, now: u64) -> Option<Due> {
-        while let Some(&Reverse((at, seq, slot))) = self.heap.peek() {
+        while let Some(&Entry { at, seq, slot }) = self.heap.peek() {
             if at > now {
                 return None;
             }
@@ -90,7 +123,7 @@ impl Timers {
 
     /// When the next live timer is due.
     pub(super) fn next(&mut self) -> Option<u64> {
-        while let Some(&Reverse((at, seq, slot))) = self.heap.peek() {
+        while let Some(&Entry { at, seq, slot }) = self.heap.peek() {
             if slot >= UNPARK || self.slots[slot as usize].0 == seq {
                 return Some(at);
             }
