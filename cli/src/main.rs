@@ -20,7 +20,11 @@ use args::{Cli, Format};
 use clap::Parser;
 use clap::error::ErrorKind;
 use errors::{Code, Failure};
+use mimalloc::MiMalloc;
 use std::process::ExitCode;
+
+#[global_allocator]
+static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
