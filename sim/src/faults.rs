@@ -1,6 +1,6 @@
 //! Carrying out a fault plan: each fault is a small story told on the world's levers.
 
-use crate::exec::{Node, SUPERVISOR};
+use crate::exec::{Node, SUPERVISOR, lock};
 use crate::net::Down;
 use crate::plan::{Fault, Plan};
 use crate::services::Role;
@@ -8,8 +8,8 @@ use crate::trace::{Kind, digest};
 use crate::world::{Standing, World};
 use nokv_env::mem_disk::DiskFaults;
 use nokv_env::task::Stop;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// How long a clean stop may take before the process is killed.
@@ -24,18 +24,19 @@ pub struct Faults {
     world: Arc<World>,
     /// Raised when healing begins: faults under way end, later ones do not start.
     healing: Stop,
-    struck: AtomicU64,
+    /// How many faults of each kind found their target.
+    struck: Mutex<BTreeMap<String, u64>>,
 }
 
 impl Faults {
     /// Faults for `world`.
     pub fn new(world: Arc<World>) -> Arc<Self> {
-        Arc::new(Self { world, healing: Stop::new(), struck: AtomicU64::new(0) })
+        Arc::new(Self { world, healing: Stop::new(), struck: Mutex::default() })
     }
 
-    /// Faults that found their target.
-    pub fn struck(&self) -> u64 {
-        self.struck.load(Ordering::Relaxed)
+    /// How many faults of each kind found their target.
+    pub fn struck(&self) -> BTreeMap<String, u64> {
+        lock(&self.struck).clone()
     }
 
     /// Starts every fault at its time.
@@ -101,7 +102,7 @@ impl Faults {
     }
 
     fn struck_now(&self, fault: &Fault) {
-        self.struck.fetch_add(1, Ordering::Relaxed);
+        *lock(&self.struck).entry(fault.kind()).or_default() += 1;
         let text = serde_json::to_string(fault).unwrap_or_default();
         let world = &self.world;
         let now = world.now();

@@ -203,6 +203,14 @@ fn replace_here(value: &mut serde_json::Value, node: &str) {
     }
 }
 
+impl Fault {
+    /// What plans call this kind of fault.
+    pub fn kind(&self) -> String {
+        let value = serde_json::to_value(self).unwrap_or_default();
+        value["kind"].as_str().unwrap_or_default().to_owned()
+    }
+}
+
 /// A fault and when it strikes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Timed {

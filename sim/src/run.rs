@@ -17,6 +17,7 @@ use crate::net::NetStats;
 use crate::plan::Plan;
 use crate::scenario::{Outcome, Scenario};
 use crate::trace::{Difference, Keep, Trace};
+use crate::watch::Tally;
 use crate::workload::Workload;
 use crate::world::World;
 use serde::Serialize;
@@ -133,6 +134,10 @@ pub struct Verdict {
     pub trace: u64,
     /// Faults that found their target.
     pub faults: u64,
+    /// The same by kind.
+    pub struck: BTreeMap<String, u64>,
+    /// What the protocols did.
+    pub tally: Tally,
     /// Other decisions against the default, see [`crate::atoms`].
     pub decisions: u64,
     /// Operations invoked by clients.
@@ -206,6 +211,7 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
     let failure = judge(&world, &run, halted, outcome, &history, &mut findings, sim_ns);
     let (hash, events) = trace.summary();
     let decisions = decider.taken();
+    let struck = faults.struck();
     let verdict = Verdict {
         seed: run.seed,
         failure,
@@ -213,7 +219,9 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
         wall: None,
         events,
         trace: hash,
-        faults: faults.struck(),
+        faults: struck.values().sum(),
+        struck,
+        tally: world.around.watch.tally(),
         decisions: decisions.len() as u64,
         ops: history.invoked,
         answered: history.answered,

@@ -6,8 +6,9 @@ use crate::check::invariants::Invariants;
 use crate::exec::{Node, Place, lock};
 use crate::trace::digest;
 use crate::triggers::Triggers;
-use nokv_env::{Fact, Peer, Promise};
 use nokv_env::task::Stop;
+use nokv_env::{Fact, Peer, Promise};
+use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
 use tokio::sync::Notify;
@@ -15,9 +16,32 @@ use tokio::sync::Notify;
 /// Lines of the timeline that are kept.
 const TIMELINE_LINES_MAX: usize = 4_000;
 
+/// How often the protocols did something that tells what a run was like.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Tally {
+    /// Peers that became leader of their group.
+    pub elections: u64,
+    /// Snapshots that were installed.
+    pub snapshots: u64,
+    /// Generations of the coordinators' lease.
+    pub leases: u64,
+}
+
+impl Tally {
+    fn count(&mut self, fact: &Fact) {
+        match fact {
+            Fact::Leader { .. } => self.elections += 1,
+            Fact::Installed { .. } => self.snapshots += 1,
+            Fact::Lease { generation, .. } => self.leases = self.leases.max(*generation),
+            _ => {}
+        }
+    }
+}
+
 #[derive(Default)]
 struct State {
     invariants: Invariants,
+    tally: Tally,
     probes: BTreeMap<&'static str, u64>,
     failure: Option<(u64, Violation)>,
     timeline: Vec<(u64, String)>,
@@ -59,6 +83,7 @@ impl Watch {
     pub fn fact(&self, now_ns: u64, place: Place, fact: Fact) {
         let verdict = {
             let mut state = lock(&self.state);
+            state.tally.count(&fact);
             if let Some(line) = headline(&fact) {
                 note(&mut state, now_ns, line);
             }
@@ -98,6 +123,11 @@ impl Watch {
     /// How often each probe was reached.
     pub fn probes(&self) -> BTreeMap<&'static str, u64> {
         lock(&self.state).probes.clone()
+    }
+
+    /// What was counted.
+    pub fn tally(&self) -> Tally {
+        lock(&self.state).tally
     }
 
     /// Takes the timeline.
@@ -140,7 +170,9 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         Fact::Accepted { client, duty, generation, first, count } => {
             mix(&[6, client, duty as u64, generation, first, count])
         }
-        Fact::Lease { node, ref holder, generation } => mix(&[7, digest(holder.as_bytes()), node, generation]),
+        Fact::Lease { node, ref holder, generation } => {
+            mix(&[7, digest(holder.as_bytes()), node, generation])
+        }
         Fact::Authority { node, index, generation, live, ids, timestamps } => {
             mix(&[8, node, index, generation, u64::from(live), ids, timestamps])
         }

@@ -599,6 +599,8 @@ mod tests {
             events: 0,
             trace: 0,
             faults: 0,
+            struck: std::collections::BTreeMap::default(),
+            tally: crate::watch::Tally::default(),
             decisions: 0,
             ops: 0,
             answered: 0,
