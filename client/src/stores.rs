@@ -19,6 +19,7 @@ use nokv_proto::kv::v1::{
 };
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 use tonic::Status;
 
 /// Routes and connections of one client.
@@ -137,6 +138,8 @@ impl Shared {
             ..Default::default()
         };
         let limit = attempt.slice(self.config.store_timeout)?;
+        let impatient = self.env.chance("client.call.impatient", 0.003);
+        let limit = if impatient { limit.min(Duration::from_millis(1)) } else { limit };
         let call = request.send(self.stub(&addr), context, limit);
         let failure = match self.env.clock.timeout(limit, call).await {
             Ok(Ok((_, Some(error)))) => Failure::Region(Box::new(error)),
@@ -188,7 +191,8 @@ impl Shared {
     /// The route for `key`: from the cache, or from a coordinator.
     pub(crate) async fn route(&self, key: &[u8], attempt: &mut Attempt<'_>) -> Result<Route> {
         loop {
-            if let Some(route) = self.stores.routes().lookup(key, self.env.clock.now()) {
+            let route = self.stores.routes().lookup(key, self.env.clock.now());
+            if let Some(route) = route.filter(|_| !self.env.chance("client.route.drop", 0.01)) {
                 return Ok(route);
             }
             let reply = self.coordinators.region_by_key(self, key, attempt).await?;

@@ -89,7 +89,7 @@ impl Allocator {
 
     /// Extends the window in the background before it runs dry.
     pub async fn top_up(&self, deadline: Instant) -> Result<(), Error> {
-        if !self.runs_low() {
+        if !self.runs_low() || self.env.chance("coordinator.top_up.skip", 0.1) {
             return Ok(());
         }
         let Ok(_refill) = self.refill.try_lock() else { return Ok(()) };
@@ -136,6 +136,7 @@ impl Allocator {
             ),
             _ => (0, self.config.id_window),
         };
+        let ahead = if self.env.chance("coordinator.window.small", 0.1) { 0 } else { ahead };
         let wanted = self.lock().wanted(floor, count, ahead);
         let fence = self.fence(generation, wanted, deadline).await?;
         self.lock().extend(generation, fence);

@@ -189,6 +189,12 @@ impl Shared {
     async fn campaign(&self) -> Duration {
         let ttl = self.config.lease_ttl;
         let renew = (self.config.lease_renew_before / 2).max(Duration::from_millis(50));
+        if self.env.chance("coordinator.renewal.skip", 0.05) {
+            return renew;
+        }
+        if self.env.chance("coordinator.lease.drop", 0.01) {
+            self.lease().drop_it();
+        }
         let sent = self.env.clock.now();
         let wall_nanos = self.env.clock.unix_millis() as i64 * 1_000_000;
         let command = meta::RootCoordinatorLeaseCommand {

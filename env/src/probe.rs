@@ -71,8 +71,10 @@ pub enum Fact {
         vote: u64,
         /// Highest index known to be committed.
         commit: u64,
-        /// Highest index whose effect the machine has.
+        /// Highest index whose effect the machine is believed to have.
         applied: u64,
+        /// Highest index whose effect the machine has durably, as it says itself.
+        durable: u64,
     },
     /// Who votes in a group, as a peer has it from now on.
     Members {
@@ -105,12 +107,14 @@ pub enum Fact {
         /// The vote in that term; 0 = none.
         vote: u64,
     },
-    /// A peer's log forgot the entries up to `index`; the machine has their effect durably.
+    /// A peer's log forgot the entries up to `index`.
     Purged {
         /// The peer.
         peer: Peer,
         /// Up to here.
         index: u64,
+        /// Highest index whose effect the machine has durably.
+        durable: u64,
     },
     /// A promise left the node.
     Promised {
@@ -180,11 +184,11 @@ pub enum Fact {
         /// The peer.
         peer: Peer,
     },
-    /// A linearizable read arrived at a leader.
+    /// A linearizable read arrived.
     ReadAsked {
-        /// The leader.
+        /// Where.
         peer: Peer,
-        /// Counts the reads of a peer's life.
+        /// Tells the reads of a peer's life apart.
         read: u64,
     },
     /// A linearizable read may look at the state now.
@@ -195,7 +199,7 @@ pub enum Fact {
         read: u64,
         /// What the peer has applied.
         applied: u64,
-        /// The peer's term.
+        /// The term in which the peer's leadership was confirmed; 0 = unknown.
         term: u64,
     },
     /// A meta-root applied something that concerns the authority of coordinators.

@@ -43,7 +43,10 @@ impl Shared {
     /// A node that begins with `image`.
     pub(crate) fn new(image: Image, now: Instant) -> Self {
         let watch = LeaseWatch::restart(image.state.lease(), now);
-        Self { core: Mutex::new(Core { image, watch, reported: 0, told: Authority::default() }), changed: Notify::new() }
+        Self {
+            core: Mutex::new(Core { image, watch, reported: 0, told: Authority::default() }),
+            changed: Notify::new(),
+        }
     }
 
     /// The machine's memory. Short sections only.
@@ -184,6 +187,13 @@ impl nokv_replica::Machine for Machine {
         command: RootCommand,
     ) -> Result<Bytes, Reply> {
         let now = self.env.clock.now();
+        // A holder that is refused stops serving and asks again.
+        if matches!(command.command, Some(Command::Lease(_)))
+            && self.env.chance("metaroot.lease.refuse", 0.02)
+        {
+            let protocol = Box::new(self.shared.lock().image.state.protocol());
+            return Err(Reply::Lease { protocol, granted: false });
+        }
         let command = self.shared.lock().prepare(command, now)?;
         Ok(command.encode_to_vec().into())
     }

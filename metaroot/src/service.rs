@@ -170,6 +170,7 @@ impl MetadataRoot for Service {
             0 => WAIT_DEFAULT,
             millis => Duration::from_millis(millis).min(WAIT_MAX),
         };
+        let wait = if self.env.chance("metaroot.tail.early", 0.02) { Duration::ZERO } else { wait };
         let news = self.news(request.after.map_or(0, |after| after.revision));
         let waited = self.env.clock.timeout(wait, until_stop(&self.stop, news)).await;
         if waited == Ok(Err(Stopping)) {

@@ -9,7 +9,7 @@
 use crate::region::lock;
 use crate::store::Shared;
 use futures_util::future::select;
-use nokv_env::ClockExt;
+use nokv_env::{ClockExt, Duty, Fact};
 use nokv_proto::coordinator::v1::{
     PublishRootEventRequest, RegionReport, SchedulerOperation, SchedulerOperationType, StoreHeartbeatRequest,
     TsoRequest,
@@ -69,6 +69,10 @@ impl Backoff {
 pub(crate) async fn beat(shared: &Shared, at: usize) {
     let mut accepted = false;
     loop {
+        if shared.env.chance("store.heartbeat.skip", 0.05) {
+            shared.env.clock.sleep(shared.config.heartbeat_interval).await;
+            continue;
+        }
         let heartbeat = heartbeat(shared);
         let reply = shared
             .coordinators
@@ -168,6 +172,13 @@ pub(crate) async fn fetch_timestamps(shared: &Shared) {
             // A coordinator of an older generation than one heard before has lost its lease without knowing.
             Ok(reply) if reply.timestamp != 0 && reply.cert_generation >= generation => {
                 generation = reply.cert_generation;
+                shared.env.fact(Fact::Accepted {
+                    client: 0,
+                    duty: Duty::Timestamps,
+                    generation,
+                    first: reply.timestamp,
+                    count: 1,
+                });
                 for (region, term) in wanted {
                     region.one_pc().enable(term, reply.timestamp);
                     shared.env.probe("store.one_pc.enabled");

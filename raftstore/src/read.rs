@@ -12,10 +12,10 @@
 
 use crate::admission::{Admitted, Refused};
 use crate::machine::StoreMachine;
-use crate::region::{epoch_matches, refuse};
+use crate::region::{Region, epoch_matches, refuse};
 use nokv_engine as engine;
 use nokv_engine::Db;
-use nokv_env::Env;
+use nokv_env::{Env, Fact, Peer};
 use nokv_replica::{Handle, ReadError};
 use tonic::Status;
 
@@ -28,18 +28,48 @@ pub(crate) async fn moment(
     version: u64,
 ) -> Result<engine::Snapshot, Refused> {
     let region = &admitted.region;
+    let read = asked(env, region);
     let at_least = region.one_pc().admit_read(version);
     if at_least > region.state().applied.index {
         env.probe("store.read.waited_one_pc");
     }
     raft.read_index(region.group(), at_least).await.map_err(|error| refused(admitted, error))?;
     let snapshot = db.snapshot();
+    served(env, region, read);
     let now = region.descriptor();
     if !epoch_matches(&now, admitted.descriptor.epoch.as_ref()) {
         env.probe("store.read.epoch_changed");
         return Err(refuse::epoch(&now).into());
     }
     Ok(snapshot)
+}
+
+/// Tells whoever watches that a read arrived, and gives it a number.
+fn asked(env: &Env, region: &Region) -> u64 {
+    if !env.watching() {
+        return 0;
+    }
+    let (state, read) = (region.state(), region.next_read());
+    if let Some(peer) = state.peer {
+        env.fact(Fact::ReadAsked { peer: told(region, peer), read });
+    }
+    read
+}
+
+/// Tells whoever watches that a read looks at the state now.
+fn served(env: &Env, region: &Region, read: u64) {
+    if !env.watching() {
+        return;
+    }
+    let state = region.state();
+    if let Some(peer) = state.peer {
+        // The term may be another by now than the one in which leadership was confirmed.
+        env.fact(Fact::ReadServed { peer: told(region, peer), read, applied: state.applied.index, term: 0 });
+    }
+}
+
+fn told(region: &Region, peer: u64) -> Peer {
+    Peer { domain: "region", group: region.id, node: peer }
 }
 
 fn refused(admitted: &Admitted, error: ReadError) -> Refused {

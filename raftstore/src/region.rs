@@ -6,6 +6,7 @@ use nokv_proto::error::v1::{EpochNotMatch, KeyNotInRegion, NotLeader, RegionErro
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_replica::{GroupId, Role};
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A short critical section; a panic elsewhere does not spread.
@@ -19,7 +20,12 @@ pub(crate) struct Region {
     state: Mutex<State>,
     /// Orders reads and commits in one round trip. Taken alone.
     one_pc: Mutex<OnePc>,
+    /// Reads so far, for whoever watches.
+    reads: AtomicU64,
 }
+
+/// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
+const READS: u64 = 1 << 63;
 
 /// What is known of a region at one moment.
 #[derive(Debug, Clone)]
@@ -51,7 +57,8 @@ impl Region {
             applied: entry.applied,
             role: Role { leader: None, term: 0, is_leader: false },
         };
-        Self { id: entry.region.region_id, state: Mutex::new(state), one_pc: Mutex::default() }
+        let id = entry.region.region_id;
+        Self { id, state: Mutex::new(state), one_pc: Mutex::default(), reads: AtomicU64::new(READS) }
     }
 
     pub(crate) fn group(&self) -> GroupId {
@@ -68,6 +75,11 @@ impl Region {
 
     pub(crate) fn one_pc(&self) -> MutexGuard<'_, OnePc> {
         lock(&self.one_pc)
+    }
+
+    /// A number for the next read.
+    pub(crate) fn next_read(&self) -> u64 {
+        self.reads.fetch_add(1, Ordering::Relaxed)
     }
 
     pub(crate) fn set_applied(&self, applied: Position) {

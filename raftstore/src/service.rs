@@ -22,6 +22,7 @@ use nokv_proto::raft::v1::response;
 use nokv_replica::ProposeError;
 use prost::Message;
 use std::sync::Arc;
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// Answers the RPCs.
@@ -143,7 +144,7 @@ impl KvService {
         let shared = &self.0;
         let admitted = shared.door.admit(Class::Read, context, touch, shared.env.clock.unix_millis())?;
         let moment = read::moment(&shared.env, &shared.db, &shared.raft, &admitted, version);
-        match shared.env.clock.timeout(shared.config.command_timeout, moment).await {
+        match shared.env.clock.timeout(self.patience(), moment).await {
             Ok(moment) => Ok((admitted, moment?)),
             Err(_) => Err(self.timed_out(Class::Read, context)),
         }
@@ -173,12 +174,21 @@ impl KvService {
             return Err(Status::internal("the region has no epoch").into());
         };
         let proposal = shared.raft.propose(admitted.region.group(), Proposal { epoch, cmd });
-        match shared.env.clock.timeout(shared.config.command_timeout, proposal).await {
+        match shared.env.clock.timeout(self.patience(), proposal).await {
             Ok(Ok(Reply::Outcome(outcome))) => Ok(unwrap(outcome)?),
             Ok(Ok(Reply::Configured)) => Err(Status::internal("a command was answered as a change").into()),
             Ok(Err(error)) => Err(not_proposed(&admitted, error)),
             Err(_) => Err(self.timed_out(Class::Write, context)),
         }
+    }
+
+    /// How long a request may take.
+    fn patience(&self) -> Duration {
+        let shared = &self.0;
+        if shared.env.chance("store.command.impatient", 0.003) {
+            return Duration::from_millis(1);
+        }
+        shared.config.command_timeout
     }
 
     fn timed_out(&self, class: Class, context: Option<&Context>) -> Refused {

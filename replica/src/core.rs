@@ -87,6 +87,11 @@ impl<M: Machine> Core<M> {
             self.tell_promise(id, &message);
             let Some(group) = self.groups.get_mut(&id) else { return };
             let is_snapshot = message.get_msg_type() == MessageType::MsgSnapshot;
+            // As when the queue to the node is full.
+            if !is_snapshot && self.env.chance("replica.message.drop", 0.003) {
+                Counters::add(&self.shared.counters.messages_dropped, 1);
+                continue;
+            }
             if is_snapshot {
                 let index = message.get_snapshot().get_metadata().index;
                 let deadline = self.env.clock.now() + self.config.snapshot_timeout;

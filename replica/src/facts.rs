@@ -28,7 +28,11 @@ impl<M: Machine> Core<M> {
     }
 
     /// A group was taken up with what the disk has of it.
-    pub(crate) fn tell_started(&self, id: GroupId) {
+    pub(crate) fn tell_started(&mut self, id: GroupId) {
+        if !self.env.watching() {
+            return;
+        }
+        let durable = self.machine.durable_index(id);
         let Some((group, peer)) = self.watched(id) else { return };
         let log = group.log();
         let (base, hard) = (log.base(), log.hard);
@@ -41,6 +45,7 @@ impl<M: Machine> Core<M> {
             vote: hard.vote,
             commit: hard.commit,
             applied: group.applied.index.max(group.raw.raft.raft_log.applied),
+            durable,
         });
         for entry in log.iter_from(base.index + 1) {
             self.env.fact(written(peer, entry));

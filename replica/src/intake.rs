@@ -43,10 +43,27 @@ impl<M: Machine> Core<M> {
         self.ticks += 1;
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
+            // Ticks come late on a busy machine.
+            if self.env.chance("replica.tick.skip", 0.02) {
+                continue;
+            }
             let Some(group) = self.groups.get_mut(&id) else { continue };
             if group.tick(&self.env.rng, self.config.election_ticks) {
                 self.touched(id);
             }
+            self.campaign_early(id);
+        }
+    }
+
+    /// Any follower may stand for election at any time; raft must be right, and need not be quiet.
+    fn campaign_early(&mut self, id: GroupId) {
+        let may =
+            |group: &Group<M>| !group.is_leader() && group.raw.raft.promotable() && group.may_campaign();
+        if self.groups.get(&id).is_some_and(may)
+            && self.env.chance("replica.campaign.early", 0.001)
+            && self.campaign(id).is_err()
+        {
+            self.env.probe("replica.campaign.refused");
         }
     }
 
@@ -160,11 +177,14 @@ impl<M: Machine> Core<M> {
 
     fn queue(&mut self, id: GroupId, proposal: M::Proposal, reply: ProposeReply<M>) {
         match self.groups.get_mut(&id) {
+            None => drop(reply.send(Err(ProposeError::NotHosted))),
+            Some(_) if self.env.chance("replica.proposal.busy", 0.002) => {
+                drop(reply.send(Err(ProposeError::Busy)));
+            }
             Some(group) => {
                 group.queued.push_back((proposal, reply));
                 self.wanting.insert(id);
             }
-            None => drop(reply.send(Err(ProposeError::NotHosted))),
         }
     }
 

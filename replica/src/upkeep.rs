@@ -8,6 +8,7 @@ use crate::config::GroupId;
 use crate::core::{Core, Halt};
 use crate::machine::Machine;
 use nokv_env::Fact;
+use std::time::Duration;
 
 /// Ticks between two looks at the log.
 const PURGE_TICKS: u64 = 10;
@@ -23,6 +24,8 @@ impl<M: Machine> Core<M> {
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
             let Some(group) = self.groups.get_mut(&id) else { continue };
+            let patience =
+                if self.env.chance("replica.read.expire_early", 0.002) { Duration::ZERO } else { patience };
             group.reads.expire(now, patience);
             if !group.sending.is_empty() {
                 group.check_sending(now);
@@ -84,7 +87,7 @@ impl<M: Machine> Core<M> {
         if target >= base + step || (by_bytes > base && target > base) {
             self.log.truncate(id, group.log_mut(), target);
             self.env.probe("replica.log.truncated");
-            self.tell(id, |peer| Fact::Purged { peer, index: target });
+            self.tell(id, |peer| Fact::Purged { peer, index: target, durable });
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
         let heavy = group.log().bytes() > self.config.log_keep_bytes.saturating_mul(2);

@@ -176,13 +176,13 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         Fact::Authority { node, index, generation, live, ids, timestamps } => {
             mix(&[8, node, index, generation, u64::from(live), ids, timestamps])
         }
-        Fact::Started { peer, base, base_term, last, term, vote, commit, applied } => {
-            of_peer(9, peer, &[base, base_term, last, term, vote, commit, applied])
+        Fact::Started { peer, base, base_term, last, term, vote, commit, applied, durable } => {
+            of_peer(9, peer, &[base, base_term, last, term, vote, commit, applied, durable])
         }
         Fact::Members { peer, ref voters, ref outgoing } => of_peer(10, peer, &[mix(voters), mix(outgoing)]),
         Fact::Entry { peer, index, term, digest } => of_peer(11, peer, &[index, term, digest]),
         Fact::Synced { peer, last, term, vote } => of_peer(12, peer, &[last, term, vote]),
-        Fact::Purged { peer, index } => of_peer(13, peer, &[index]),
+        Fact::Purged { peer, index, durable } => of_peer(13, peer, &[index, durable]),
         Fact::Promised { peer, promise: Promise::Vote { term, candidate } } => {
             of_peer(14, peer, &[term, candidate])
         }

@@ -83,9 +83,11 @@ impl Authority {
             });
         }
         self.root = now;
-        ensure(now.generation >= before.generation && now.generation <= before.generation + 1, CHECKER, || {
-            format!("the root's lease generation goes from {} to {}", before.generation, now.generation)
-        })?;
+        ensure(
+            now.generation >= before.generation && now.generation <= before.generation + 1,
+            CHECKER,
+            || format!("the root's lease generation goes from {} to {}", before.generation, now.generation),
+        )?;
         let revived = now.generation == before.generation && now.live && !before.live && before.index > 0;
         ensure(!revived, CHECKER, || {
             format!("lease generation {} serves again after it was sealed or released", now.generation)
@@ -146,7 +148,8 @@ impl Numbers {
                 ),
             ));
         }
-        let above = self.stretches.range(range.end..).next().filter(|(_, up)| up.generation < stretch.generation);
+        let above =
+            self.stretches.range(range.end..).next().filter(|(_, up)| up.generation < stretch.generation);
         let below = below.filter(|(_, down)| down.generation > stretch.generation);
         if let Some((other_first, other)) = above.or(below) {
             return Err(Violation::new(

@@ -45,8 +45,8 @@ impl Group {
             }
         };
         match *fact {
-            Fact::Started { base, base_term, last, term, vote, commit, applied, .. } => {
-                let found = Found { base, base_term, last, term, vote, commit, applied };
+            Fact::Started { base, base_term, last, term, vote, commit, applied, durable, .. } => {
+                let found = Found { base, base_term, last, term, vote, commit, applied, durable };
                 self.started(at, place, &found)
             }
             Fact::Members { ref voters, ref outgoing, .. } => {
@@ -56,7 +56,7 @@ impl Group {
             }
             Fact::Entry { index, term, digest, .. } => self.written(at, index, term, digest),
             Fact::Synced { last, term, vote, .. } => self.synced(at, last, term, vote),
-            Fact::Purged { index, .. } => self.purged(at, index),
+            Fact::Purged { index, durable, .. } => self.purged(at, index, durable),
             Fact::Promised { promise, .. } => self.promised(at, promise),
             Fact::Leader { term, .. } => self.leads(at, term),
             Fact::Vote { term, candidate, .. } => self.promised(at, Promise::Vote { term, candidate }),
@@ -84,16 +84,24 @@ impl Group {
     fn started(&mut self, at: usize, place: Place, found: &Found) -> Outcome {
         let peer = &mut self.peers[at];
         let node = peer.node;
-        let &Found { base, last, term, vote, commit, applied, .. } = found;
+        let &Found { base, last, term, vote, commit, applied, durable, .. } = found;
         ensure(last >= peer.durable, || {
-            format!("peer {node} had synced its log up to {}, and starts again with a log up to {last}", peer.durable)
+            format!(
+                "peer {node} had synced its log up to {}, and starts again with a log up to {last}",
+                peer.durable
+            )
         })?;
         check_hard(peer, term, vote, "starts again with")?;
         let known = peer.log.last() > 0 || peer.highest > 0;
         let reachable = (peer.highest + 1).max(peer.installing).max(if known { 0 } else { applied });
         ensure(applied <= reachable, || {
             let highest = peer.highest;
-            format!("peer {node} had applied {highest} at most, and starts again as if {applied} were applied")
+            format!(
+                "peer {node} had applied {highest} at most, and starts again as if {applied} were applied"
+            )
+        })?;
+        ensure(applied <= durable, || {
+            format!("peer {node} starts as if {applied} were applied, and its machine has {durable}")
         })?;
         ensure(applied <= commit && commit <= last, || {
             format!("peer {node} starts with applied {applied}, commit {commit}, last {last}")
@@ -110,14 +118,18 @@ impl Group {
             let kept = before.term(index).filter(|_| index <= peer.durable);
             ensure(kept.is_none_or(|kept| kept == term), || {
                 let kept = kept.unwrap_or_default();
-                format!("peer {node} had synced entry {index} of term {kept}, and starts again with one of term {term}")
+                format!(
+                    "peer {node} had synced entry {index} of term {kept}, and starts again with one of term {term}"
+                )
             })?;
         } else {
             let old = peer.log.term(index);
             let committed = self.entries.committed_at(index).map(|entry| entry.term);
             ensure(old == Some(term) || old.is_none() || old != committed, || {
                 let old = old.unwrap_or_default();
-                format!("peer {node} replaces the committed entry {index} of term {old} by one of term {term}")
+                format!(
+                    "peer {node} replaces the committed entry {index} of term {old} by one of term {term}"
+                )
             })?;
             peer.durable = peer.durable.min(index - 1);
         }
@@ -148,10 +160,13 @@ impl Group {
         Ok(())
     }
 
-    fn purged(&mut self, at: usize, index: u64) -> Outcome {
+    fn purged(&mut self, at: usize, index: u64, durable: u64) -> Outcome {
         let peer = &mut self.peers[at];
-        ensure(index <= peer.applied, || {
-            format!("peer {} forgets entries up to {index}, and has applied {}", peer.node, peer.applied)
+        ensure(index <= peer.applied && index <= durable, || {
+            format!(
+                "peer {} forgets entries up to {index}, and has applied {} ({durable} durably)",
+                peer.node, peer.applied
+            )
         })?;
         peer.log.purge(index);
         let needed = self.peers.iter().map(|peer| peer.log.base()).min().unwrap_or(0);
@@ -195,8 +210,7 @@ impl Group {
 
     /// A term has one leader, and it has everything that was committed before its term.
     fn leads(&mut self, at: usize, term: u64) -> Outcome {
-        let peer = &mut self.peers[at];
-        peer.reads_failed();
+        let peer = &self.peers[at];
         let node = peer.node;
         let first = *self.leaders.entry(term).or_insert(node);
         ensure(first == node, || format!("peers {first} and {node} both lead term {term}"))?;
@@ -217,7 +231,9 @@ impl Group {
     fn committed(&mut self, at: usize, index: u64, entry_term: u64, term: u64) -> Outcome {
         let peer = &mut self.peers[at];
         let (node, before) = (peer.node, peer.commit);
-        ensure(index >= before, || format!("peer {node} takes its commit index back from {before} to {index}"))?;
+        ensure(index >= before, || {
+            format!("peer {node} takes its commit index back from {before} to {index}")
+        })?;
         peer.commit = index;
         if index <= self.entries.committed() {
             let known = self.entries.committed_at(index).map_or(entry_term, |entry| entry.term);
@@ -229,7 +245,9 @@ impl Group {
         }
         ensure(self.leaders.get(&term) == Some(&node), || {
             let known = self.entries.committed();
-            format!("peer {node} believes in term {term} that {index} is committed, and its leaders have committed {known}")
+            format!(
+                "peer {node} believes in term {term} that {index} is committed, and its leaders have committed {known}"
+            )
         })?;
         ensure(entry_term == term, || {
             format!("peer {node} leads term {term} and commits entry {index} of term {entry_term} by itself")
@@ -244,9 +262,8 @@ impl Group {
     fn on_quorum(&self, at: usize, index: u64, term: u64) -> Outcome {
         let leader = &self.peers[at];
         for voters in [&leader.voters, &leader.outgoing] {
-            let holds = |voter: &&u64| {
-                self.peers.iter().any(|peer| peer.node == **voter && peer.holds(index, term))
-            };
+            let holds =
+                |voter: &&u64| self.peers.iter().any(|peer| peer.node == **voter && peer.holds(index, term));
             let holders: Vec<u64> = voters.iter().filter(holds).copied().collect();
             ensure(voters.is_empty() || holders.len() > voters.len() / 2, || {
                 format!(
@@ -288,7 +305,9 @@ impl Group {
             format!("peer {node} installs a snapshot at {index}, and {committed} is committed")
         })?;
         ensure(known == term, || {
-            format!("peer {node} installs a snapshot at {index} of term {term}, and the entry there has term {known}")
+            format!(
+                "peer {node} installs a snapshot at {index} of term {term}, and the entry there has term {known}"
+            )
         })?;
         peer.log = Mirror::new(index, term);
         (peer.durable, peer.installing) = (index, 0);
@@ -303,9 +322,11 @@ impl Group {
         let asked = peer.read_served(read);
         ensure(asked.is_none_or(|committed| applied >= committed), || {
             let committed = asked.unwrap_or_default();
-            format!("peer {node} serves a read at {applied}, and {committed} was committed when the read arrived")
+            format!(
+                "peer {node} serves a read at {applied}, and {committed} was committed when the read arrived"
+            )
         })?;
-        ensure(self.commits.contains_key(&term), || {
+        ensure(term == 0 || self.commits.contains_key(&term), || {
             format!("peer {node} serves a read in term {term}, in which nothing was committed yet")
         })
     }
@@ -320,6 +341,7 @@ struct Found {
     vote: u64,
     commit: u64,
     applied: u64,
+    durable: u64,
 }
 
 /// Terms never fall, and a vote stays.

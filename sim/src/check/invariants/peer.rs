@@ -2,7 +2,7 @@
 
 use super::mirror::Mirror;
 use crate::exec::Place;
-use std::collections::VecDeque;
+use std::collections::BTreeMap;
 
 /// Reads that are remembered; older ones were given up.
 const READS_MAX: usize = 4096;
@@ -31,8 +31,8 @@ pub(super) struct Peer {
     pub(super) installing: u64,
     pub(super) voters: Vec<u64>,
     pub(super) outgoing: Vec<u64>,
-    /// (number, committed in the group when it arrived), ascending.
-    reads: VecDeque<(u64, u64)>,
+    /// What was committed in the group when each read arrived.
+    reads: BTreeMap<u64, u64>,
 }
 
 impl Peer {
@@ -51,7 +51,7 @@ impl Peer {
             installing: 0,
             voters: Vec::new(),
             outgoing: Vec::new(),
-            reads: VecDeque::new(),
+            reads: BTreeMap::new(),
         }
     }
 
@@ -76,19 +76,13 @@ impl Peer {
 
     pub(super) fn read_asked(&mut self, read: u64, committed: u64) {
         if self.reads.len() >= READS_MAX {
-            self.reads.pop_front();
+            self.reads.pop_first();
         }
-        self.reads.push_back((read, committed));
+        self.reads.insert(read, committed);
     }
 
     /// What was committed when the read arrived.
     pub(super) fn read_served(&mut self, read: u64) -> Option<u64> {
-        let at = self.reads.binary_search_by_key(&read, |(number, _)| *number).ok()?;
-        self.reads.remove(at).map(|(_, committed)| committed)
-    }
-
-    /// No read waits any more.
-    pub(super) fn reads_failed(&mut self) {
-        self.reads.clear();
+        self.reads.remove(&read)
     }
 }

@@ -36,7 +36,10 @@ impl Raft {
         group.observe(peer.node, place, fact).map_err(|broken| {
             let places = group.places().map(|(peer, node)| format!("{peer} on {}", names.of(node)));
             let places = places.collect::<Vec<_>>().join(", ");
-            Violation::new("raft", format!("{} group {}: {broken} (peers: {places})", peer.domain, peer.group))
+            Violation::new(
+                "raft",
+                format!("{} group {}: {broken} (peers: {places})", peer.domain, peer.group),
+            )
         })
     }
 }

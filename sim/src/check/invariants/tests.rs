@@ -39,8 +39,17 @@ impl Story {
 
     fn start(&mut self, node: u64, last: u64, term: u64, vote: u64, applied: u64) -> &mut Self {
         let peer = peer(node);
-        let started =
-            Fact::Started { peer, base: 0, base_term: 0, last, term, vote, commit: applied, applied };
+        let started = Fact::Started {
+            peer,
+            base: 0,
+            base_term: 0,
+            last,
+            term,
+            vote,
+            commit: applied,
+            applied,
+            durable: applied,
+        };
         self.tell(node, started);
         self.tell(node, Fact::Members { peer, voters: GROUP.to_vec(), outgoing: Vec::new() })
     }
@@ -54,11 +63,8 @@ impl Story {
         self.synced(node, last, term, candidate);
         let peer = peer(node);
         self.tell(node, Fact::Vote { peer, term, candidate });
-        let promise = if node == candidate {
-            Promise::Candidacy { term }
-        } else {
-            Promise::Vote { term, candidate }
-        };
+        let promise =
+            if node == candidate { Promise::Candidacy { term } } else { Promise::Vote { term, candidate } };
         self.tell(node, Fact::Promised { peer, promise })
     }
 
@@ -167,9 +173,15 @@ fn a_promise_follows_the_disk() {
 
 #[test]
 fn a_peer_starts_again_with_all_that_was_synced() {
-    Story::begun().restart(2, 1, 1, 1, 0).breaks("had synced its log up to 2, and starts again with a log up to 1");
+    Story::begun()
+        .restart(2, 1, 1, 1, 0)
+        .breaks("had synced its log up to 2, and starts again with a log up to 1");
     Story::begun().restart(2, 2, 1, 1, 0).entry(2, 1, 1).entry(2, 2, 1).synced(2, 2, 1, 1).holds();
-    Story::begun().restart(2, 2, 1, 1, 0).entry(2, 1, 1).entry(2, 2, 9).breaks("had synced entry 2 of term 1");
+    Story::begun()
+        .restart(2, 2, 1, 1, 0)
+        .entry(2, 1, 1)
+        .entry(2, 2, 9)
+        .breaks("had synced entry 2 of term 1");
     // What was written but not synced may be there or not; what it replaced is no longer promised.
     let mut story = Story::begun();
     story.entry(3, 1, 1).entry(3, 2, 1).entry(3, 3, 1).synced(3, 3, 1, 1).entry(3, 3, 2);
@@ -181,7 +193,24 @@ fn applied_after_a_restart_is_what_was_applied() {
     let mut story = Story::begun();
     story.entry(1, 3, 1).entry(1, 4, 1).synced(1, 4, 1, 1);
     story.restart(1, 4, 1, 1, 3).holds(); // 3 may have been applied when it died
-    Story::begun().restart(2, 2, 1, 1, 2).breaks("had applied 0 at most, and starts again as if 2 were applied");
+    Story::begun()
+        .restart(2, 2, 1, 1, 2)
+        .breaks("had applied 0 at most, and starts again as if 2 were applied");
+}
+
+#[test]
+fn the_machine_has_what_counts_as_applied() {
+    let started = |applied, durable| {
+        let peer = peer(1);
+        Fact::Started { peer, base: 0, base_term: 0, last: 2, term: 1, vote: 1, commit: 2, applied, durable }
+    };
+    Story::begun().tell(1, started(1, 1)).holds();
+    Story::begun().tell(1, started(2, 1)).breaks("starts as if 2 were applied, and its machine has 1");
+    let purged = |index, durable| Fact::Purged { peer: peer(1), index, durable };
+    Story::begun().tell(1, purged(1, 1)).holds();
+    Story::begun().tell(1, purged(2, 1)).breaks("forgets entries up to 2, and has applied 2 (1 durably)");
+    let early = Fact::Purged { peer: peer(2), index: 1, durable: 1 };
+    Story::begun().tell(2, early).breaks("forgets entries up to 1, and has applied 0");
 }
 
 #[test]
@@ -210,8 +239,11 @@ fn a_committed_entry_is_on_a_quorum_of_disks_and_stays() {
 
 #[test]
 fn both_majorities_count_in_a_transition() {
-    let members =
-        |outgoing: &[u64]| Fact::Members { peer: peer(1), voters: vec![1, 2, 3], outgoing: outgoing.to_vec() };
+    let members = |outgoing: &[u64]| Fact::Members {
+        peer: peer(1),
+        voters: vec![1, 2, 3],
+        outgoing: outgoing.to_vec(),
+    };
     let mut story = Story::begun();
     story.tell(1, members(&[1, 4, 5])).entry(1, 3, 1).synced(1, 3, 1, 1).entry(2, 3, 1).synced(2, 3, 1, 1);
     story.commit(1, 3, 1, 1).breaks("no quorum of [1, 4, 5]");
@@ -222,7 +254,9 @@ fn both_majorities_count_in_a_transition() {
 
 #[test]
 fn a_new_leader_has_what_was_committed() {
-    Story::begun().elect((3, 0), (2, 2), 2).breaks("peer 3 leads term 2 without entry 2, which was committed in term 1");
+    Story::begun()
+        .elect((3, 0), (2, 2), 2)
+        .breaks("peer 3 leads term 2 without entry 2, which was committed in term 1");
     Story::begun().elect((2, 2), (3, 0), 2).holds();
     // The leader of an older term may learn of its election late.
     let mut story = Story::new();
@@ -235,18 +269,26 @@ fn entries_are_applied_in_order_and_alike() {
     Story::begun().apply(2, 1, 1).apply(2, 2, 1).holds();
     Story::begun().apply(2, 2, 1).breaks("applies 2 after 0");
     Story::begun().apply(1, 2, 1).breaks("applies 2 after 2");
-    Story::begun().entry(2, 3, 1).synced(2, 3, 1, 1).apply(2, 1, 1).apply(2, 2, 1).apply(2, 3, 1).breaks(
-        "peer 2 applies 3, and knows 2 as committed",
-    );
+    Story::begun()
+        .entry(2, 3, 1)
+        .synced(2, 3, 1, 1)
+        .apply(2, 1, 1)
+        .apply(2, 2, 1)
+        .apply(2, 3, 1)
+        .breaks("peer 2 applies 3, and knows 2 as committed");
     let other = Fact::Applied { peer: peer(2), index: 1, term: 1, digest: 5 };
-    Story::begun().tell(2, other).breaks("applies 0x5 of term 1 at index 1, and 0x65 of term 1 is committed there");
+    Story::begun()
+        .tell(2, other)
+        .breaks("applies 0x5 of term 1 at index 1, and 0x65 of term 1 is committed there");
     Story::begun().commit(3, 2, 1, 1).apply(3, 1, 1).breaks("its disk has the log up to 0");
 }
 
 #[test]
 fn snapshots_hold_committed_state_and_never_lead_back() {
     Story::begun().install(3, 2, 1).holds();
-    Story::begun().install(3, 2, 7).breaks("installs a snapshot at 2 of term 7, and the entry there has term 1");
+    Story::begun()
+        .install(3, 2, 7)
+        .breaks("installs a snapshot at 2 of term 7, and the entry there has term 1");
     Story::begun().install(3, 3, 1).breaks("installs a snapshot at 3, and 2 is committed");
     Story::begun().install(1, 1, 1).breaks("goes back from 2 to a snapshot at 1");
 }
@@ -256,7 +298,13 @@ fn reads_see_what_was_committed_when_they_came() {
     Story::begun().asks(1, 1).serves(1, 1, 2, 1).holds();
     // 1 does not know yet that 2 leads and has committed more.
     let mut story = Story::begun();
-    story.elect((2, 2), (3, 0), 2).entry(2, 3, 2).synced(2, 3, 2, 2).entry(3, 1, 1).entry(3, 2, 1).entry(3, 3, 2);
+    story
+        .elect((2, 2), (3, 0), 2)
+        .entry(2, 3, 2)
+        .synced(2, 3, 2, 2)
+        .entry(3, 1, 1)
+        .entry(3, 2, 1)
+        .entry(3, 3, 2);
     story.synced(3, 3, 2, 2).commit(2, 3, 2, 2).asks(1, 1).serves(1, 1, 2, 1);
     story.breaks("serves a read at 2, and 3 was committed when the read arrived");
     let mut story = Story::begun();
@@ -265,7 +313,10 @@ fn reads_see_what_was_committed_when_they_came() {
 
 #[test]
 fn violations_name_the_places() {
-    Story::new().leads(1, 1).leads(2, 1).breaks("region group 7: peers 1 and 2 both lead term 1 (peers: 1 on store1, 2 on");
+    Story::new()
+        .leads(1, 1)
+        .leads(2, 1)
+        .breaks("region group 7: peers 1 and 2 both lead term 1 (peers: 1 on store1, 2 on");
 }
 
 #[test]
@@ -312,7 +363,8 @@ fn numbers_are_handed_out_once_below_the_fence() {
 fn a_successor_goes_on_above_its_predecessors() {
     let successor = root(2, 2, true, 200);
     authority(&[granted(1, 10, 5), successor.clone(), granted(2, 101, 5), granted(1, 20, 5)]).holds();
-    authority(&[granted(1, 50, 5), successor.clone(), granted(2, 20, 5)]).breaks("on the wrong side of 50..55");
+    authority(&[granted(1, 50, 5), successor.clone(), granted(2, 20, 5)])
+        .breaks("on the wrong side of 50..55");
     authority(&[successor, granted(2, 20, 5), granted(1, 50, 5)]).breaks("on the wrong side of 20..25");
 }
 
