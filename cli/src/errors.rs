@@ -56,6 +56,8 @@ macro_rules! codes {
 codes! {
     Internal "internal" 1 false "a bug, or something nobody thought of; please report it";
     SimulationFailed "simulation_failed" 1 false "a simulated run broke an invariant; the message says how to replay it";
+    NotReached "not_reached" 1 false "a sweep did not reach a state that it must reach";
+    RunsDiffer "runs_differ" 1 false "two simulated runs are not equal; the output says where they part";
     Usage "usage" 2 false "unknown command or flag, missing or malformed value";
     UnknownCommand "unknown_command" 2 false "no such command; a near miss is suggested and never run";
     ConfigInvalid "config_invalid" 2 false "the configuration file is wrong; every problem is listed";

@@ -132,6 +132,45 @@ expect 2 usage '(3s >= 2s)' coordinator --coordinator-id c --root-peer 1=a:1 --r
 [ ! -e "$work/none" ] || wrong 'refused servers' "$work/none was created"
 expect 2 usage 'no seed' sim run --seeds 5..5
 
+# ---- the simulator ---------------------------------------------------------------------------------------------
+
+mkdir -p "$work/sim/empty"
+echo '{"about": "x", "seed": 1, "sead": 2}' >"$work/sim/misspelt.json"
+echo 'replica.inbox.full  so' >"$work/sim/required"
+echo 'engine.flash  so' >"$work/sim/misspelt"
+echo 'neither' >"$work/sim/neither"
+: >"$work/sim/file"
+expect 2 usage "'five' is not a range of seeds" sim sweep --seeds five
+expect 2 usage '--seeds' sim sweep
+expect 2 usage 'no seed' sim sweep --seeds 7..3
+expect 2 usage '--repeat-percent' sim sweep --seeds 0..1 --repeat-percent 101
+expect 2 usage '--jobs' sim sweep --seeds 0..1 --jobs 0
+expect 2 usage 'needs a unit' sim sweep --seeds 0..1 --duration 5
+expect 3 file_not_found "$work/sim/none" sim sweep --seeds 0..1 --require "$work/sim/none"
+expect 2 usage "line 1: no probe, chance point or fault:KIND is called 'engine.flash'" \
+    sim sweep --seeds 0..1 --require "$work/sim/misspelt"
+expect 6 io 'cannot create' sim sweep --seeds 0..1 --out "$work/sim/file/below"
+expect 1 not_reached 'replica.inbox.full' sim sweep --seeds 1..2 --duration 100ms --require "$work/sim/required"
+expect 2 usage '--record' sim run --seeds 0..2 --record "$work/sim/events"
+expect 2 usage '--seed' sim run
+expect 6 io 'cannot write' sim run --seed 1 --duration 100ms --record "$work/sim/file/below"
+expect 2 usage 'no saved case' sim cases "$work/sim/misspelt.json"
+expect 3 file_not_found 'no *.json case' sim cases "$work/sim/empty"
+expect 3 file_not_found "$work/sim/none" sim cases "$work/sim/none"
+expect 2 usage '<CASE' sim shrink
+expect 2 usage 'no saved case' sim shrink "$work/sim/misspelt.json"
+expect 3 file_not_found "$work/sim/none" sim report "$work/sim/none"
+expect 2 usage '<B>' sim diverge 1
+expect 3 file_not_found 'cannot read none' sim diverge none 1
+expect 2 usage 'neither a saved case nor a recording' sim diverge "$work/sim/neither" 1
+expect 1 runs_differ 'part at event' sim diverge 1 2 --duration 100ms
+"$nokv" sim run --seed 1 --duration 100ms --record "$work/sim/whole" >"$work/out" 2>"$work/err"
+head -c 1000 "$work/sim/whole" >"$work/sim/cut"
+expect 6 corrupt 'damaged recording' sim diverge "$work/sim/cut" 1
+cases=$((cases + 1))
+"$nokv" sim diverge "$work/sim/whole" 1 --duration 100ms >"$work/out" 2>"$work/err" ||
+    wrong 'sim diverge' 'a recording differs from its own seed'
+
 # ---- the configuration file ------------------------------------------------------------------------------------
 
 # config SED EXIT CODE TEXT: the example, changed.

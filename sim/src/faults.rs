@@ -18,6 +18,8 @@ const STOP_PATIENCE_MS: u64 = 10_000;
 const ARMED_MS: u64 = 5_000;
 /// How often it is looked at. Most tasks that meet the crash tell at once, see `NodeTasks::yield_now`.
 const ARMED_LOOK_NS: u64 = 1_000_000;
+/// What plans call [`Fault::AtEvent`].
+const WAITING: &str = "at_event";
 
 /// Carries out a plan, and knows how to end what it began.
 pub struct Faults {
@@ -34,7 +36,12 @@ impl Faults {
         Arc::new(Self { world, healing: Stop::new(), struck: Mutex::default() })
     }
 
-    /// How many faults of each kind found their target.
+    /// How many faults found their target.
+    pub fn count(&self) -> u64 {
+        lock(&self.struck).iter().filter(|(kind, _)| *kind != WAITING).map(|(_, count)| count).sum()
+    }
+
+    /// The same by kind; a fault that waited for its event counts as that kind too.
     pub fn struck(&self) -> BTreeMap<String, u64> {
         lock(&self.struck).clone()
     }
@@ -107,7 +114,9 @@ impl Faults {
         let world = &self.world;
         let now = world.now();
         world.around.trace.record(|recording| recording.fault_begins(now, fault));
-        world.around.trace.event(now, SUPERVISOR, Kind::Fault, digest(text.as_bytes()), 0);
+        let number = digest(text.as_bytes());
+        world.around.trace.event(now, SUPERVISOR, Kind::Fault, number, 0);
+        world.around.trace.name(Kind::Fault, number, 0, || text.clone());
         world.note(format!("fault {text}"));
     }
 
@@ -123,6 +132,7 @@ impl Faults {
                 return;
             }
             world.note(format!("{} is where {what} happens", world.name(node)));
+            *lock(&this.struck).entry(WAITING.to_owned()).or_default() += 1;
             match fault {
                 // The very next operations may be those of the same step.
                 Fault::DiskCrash { after_ops, down_ms, .. } if after_us == 0 => {

@@ -243,6 +243,7 @@ impl Hooks for NodeHooks {
         let taken = self.chances.take(name, probability);
         if taken {
             self.trace.event(self.exec.now_ns(), self.node, Kind::Chance, digest(name.as_bytes()), 0);
+            self.trace.name(Kind::Chance, digest(name.as_bytes()), 0, || name.to_owned());
             self.watch.probe(name);
             self.tell(|| Told::Chance(name));
             self.watch.triggers.happened(self.node, name);
@@ -253,6 +254,7 @@ impl Hooks for NodeHooks {
     fn probe(&self, name: &'static str) {
         if self.watch.probe(name) {
             self.trace.event(self.exec.now_ns(), self.node, Kind::Probe, digest(name.as_bytes()), 0);
+            self.trace.name(Kind::Probe, digest(name.as_bytes()), 0, || name.to_owned());
             self.tell(|| Told::Probe(name));
         }
         self.watch.triggers.happened(self.node, name);
@@ -264,7 +266,9 @@ impl Hooks for NodeHooks {
 
     fn fact(&self, fact: Fact) {
         let (now, event) = (self.exec.now_ns(), crate::triggers::event(&fact));
-        self.trace.event(now, self.node, Kind::Fact, crate::watch::fact_digest(&fact), 0);
+        let number = crate::watch::fact_digest(&fact);
+        self.trace.event(now, self.node, Kind::Fact, number, 0);
+        self.trace.name(Kind::Fact, number, 0, || format!("{fact:?}"));
         self.tell(|| Told::Fact(fact.clone()));
         self.watch.fact(now, self.exec.place(self.node), fact);
         self.watch.triggers.happened(self.node, event);

@@ -211,7 +211,6 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
     let failure = judge(&world, &run, halted, outcome, &history, &mut findings, sim_ns);
     let (hash, events) = trace.summary();
     let decisions = decider.taken();
-    let struck = faults.struck();
     let verdict = Verdict {
         seed: run.seed,
         failure,
@@ -219,8 +218,8 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
         wall: None,
         events,
         trace: hash,
-        faults: struck.values().sum(),
-        struck,
+        faults: faults.count(),
+        struck: faults.struck(),
         tally: world.around.watch.tally(),
         decisions: decisions.len() as u64,
         ops: history.invoked,

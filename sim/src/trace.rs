@@ -3,6 +3,7 @@
 //! The hash is the identity of a run: equal seed, binary and flags give an equal hash. To find out *where* two
 //! runs part, the first is recorded and the second compared with it event by event.
 
+use crate::events::{Named, key};
 use crate::exec::{Node, lock};
 use crate::record::Recording;
 use std::fmt;
@@ -35,6 +36,15 @@ pub enum Kind {
     Probe = 10,
     /// A chance was taken: digest.
     Chance = 11,
+}
+
+impl Kind {
+    /// Reads the number of a kind.
+    pub fn from_number(number: u8) -> Option<Self> {
+        use Kind::{Break, Chance, Disk, Fact, Fault, Life, Op, Open, Poll, Probe, Send};
+        let all = [Poll, Send, Open, Break, Disk, Fault, Life, Fact, Op, Probe, Chance];
+        all.into_iter().find(|kind| *kind as u8 == number)
+    }
 }
 
 /// One event.
@@ -89,6 +99,8 @@ pub enum Keep {
     Compare(Vec<Event>, Option<Difference>),
     /// What a report shows, and the hash.
     Recording(Box<Recording>),
+    /// Every event, and what tasks, paths and facts are called.
+    Named(Box<Named>),
 }
 
 /// The trace of one run. A world has one thread: the hash needs no lock.
@@ -99,6 +111,8 @@ pub struct Trace {
     keep: Mutex<Keep>,
     /// Single events are kept or compared.
     exact: bool,
+    /// Names of what events are about are kept.
+    named: bool,
     /// A recording is kept.
     recording: bool,
 }
@@ -109,7 +123,8 @@ impl Trace {
         Self {
             hash: AtomicU64::new(0xcbf2_9ce4_8422_2325),
             count: AtomicU64::new(0),
-            exact: matches!(keep, Keep::Events(_) | Keep::Compare(..)),
+            exact: matches!(keep, Keep::Events(_) | Keep::Compare(..) | Keep::Named(_)),
+            named: matches!(keep, Keep::Named(_)),
             recording: matches!(keep, Keep::Recording(_)),
             keep: Mutex::new(keep),
         }
@@ -121,6 +136,15 @@ impl Trace {
             && let Keep::Recording(recording) = &mut *lock(&self.keep)
         {
             tell(recording);
+        }
+    }
+
+    /// Says what the events of `kind` with the details `a` and `b` are about, if that is kept. Never part of the hash.
+    pub fn name(&self, kind: Kind, a: u64, b: u64, name: impl FnOnce() -> String) {
+        if self.named
+            && let Keep::Named(named) = &mut *lock(&self.keep)
+        {
+            named.names.entry(key(kind, a, b)).or_insert_with(name);
         }
     }
 
@@ -142,6 +166,7 @@ impl Trace {
         match &mut *lock(&self.keep) {
             Keep::Hash | Keep::Recording(_) => {}
             Keep::Events(events) => events.push(event),
+            Keep::Named(named) => named.events.push(event),
             Keep::Compare(expected, difference) => {
                 let first = expected.get(index as usize).copied();
                 if difference.is_none() && first != Some(event) {

@@ -6,6 +6,7 @@
 
 pub mod client;
 pub mod servers;
+pub mod sim;
 pub mod tools;
 pub mod values;
 
@@ -115,7 +116,7 @@ pub enum Command {
     Config(tools::Config),
     /// Run the whole cluster inside the simulator
     #[command(subcommand)]
-    Sim(tools::Sim),
+    Sim(sim::Sim),
     /// Print the version
     Version,
     /// Print help on a command, or `errors` for all error codes

@@ -13,7 +13,6 @@ mod regions;
 mod serve;
 mod server;
 mod sim;
-mod sim_report;
 mod startup;
 mod status;
 mod txn;

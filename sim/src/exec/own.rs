@@ -150,6 +150,7 @@ impl OwnExecutor {
             (state.tasks.len() - 1) as u32
         });
         let task = &mut state.tasks[slot as usize];
+        self.trace.name(Kind::Poll, slot.into(), task.generation.into(), || name.to_owned());
         let waker = Arc::new(TaskWaker {
             task: (slot, task.generation),
             queued: AtomicBool::new(false),

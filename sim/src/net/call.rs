@@ -232,6 +232,7 @@ impl Network {
             let state = &mut *guard;
             let (server, (from, to)) = (state.conns[conn.0].server, state.conns[conn.0].ends(Direction::Up));
             self.trace.event(now, from, Kind::Open, u64::from(to.0), path);
+            self.trace.name(Kind::Open, 0, path, || uri.path().to_owned());
             let record = |at| {
                 let way = way(stream, Direction::Up, (from, to));
                 self.trace.record(|recording| recording.opened(now, way, uri.path(), at));

@@ -93,6 +93,7 @@ impl Runner {
         let id = WriteId(number << 4);
         let ticket = self.begin();
         self.trace.event(ticket.invoked_ns, self.node, Kind::Op, number, 0);
+        self.trace.name(Kind::Op, number, 0, || format!("{op:?}"));
         let invoked_ns = ticket.invoked_ns;
         self.trace.record(|recording| recording.op_begins(invoked_ns, self.node, number, op));
         let outcome = match op {

@@ -1,23 +1,22 @@
 //! `nokv sim report`: one run as one page of HTML.
-#![allow(clippy::disallowed_methods, reason = "whoever starts simulations may write files")]
 
-use crate::args::tools::SimReport;
-use crate::errors::{Failure, Result};
+use super::{of_seed as options_of_seed, read_case};
+use crate::args::sim::Report;
+use crate::errors::Result;
 use crate::output::Out;
-use nokv_sim::cases::Case;
 use nokv_sim::report::page::{Commands, page};
 use nokv_sim::{RunOptions, report};
 use std::path::{Path, PathBuf};
 
 /// Runs a case or a seed, recorded, and writes what happened.
-pub fn run(args: &SimReport) -> Result<u8> {
+pub fn run(args: &Report) -> Result<u8> {
     let (options, commands, name) = match (&args.case, args.seed) {
         (Some(path), _) => of_case(path)?,
         (None, seed) => of_seed(seed.unwrap_or_default(), args),
     };
     let (verdict, html) = page(&options, &commands);
     let path = args.out.clone().unwrap_or(name);
-    std::fs::write(&path, html).map_err(|error| Failure::io(format!("write {}", path.display()), &error))?;
+    super::write(&path, html)?;
     let mut out = Out::new();
     out.line(&report::line(&verdict))?;
     out.write(report::failure(&verdict).as_bytes())?;
@@ -26,7 +25,7 @@ pub fn run(args: &SimReport) -> Result<u8> {
     Ok(0)
 }
 
-fn of_seed(seed: u64, args: &SimReport) -> (RunOptions, Commands, PathBuf) {
+fn of_seed(seed: u64, args: &Report) -> (RunOptions, Commands, PathBuf) {
     let duration =
         args.duration.map_or_else(String::new, |duration| format!(" --duration {}ms", duration.as_millis()));
     let commands = Commands {
@@ -35,15 +34,11 @@ fn of_seed(seed: u64, args: &SimReport) -> (RunOptions, Commands, PathBuf) {
         shrink: Some(format!("nokv sim shrink --seed {seed}{duration} --out case.json")),
         report: format!("nokv sim report --seed {seed}{duration}"),
     };
-    let options = RunOptions { seed, duration: args.duration, ..RunOptions::default() };
-    (options, commands, PathBuf::from(format!("seed-{seed}.html")))
+    (options_of_seed(seed, args.duration), commands, PathBuf::from(format!("seed-{seed}.html")))
 }
 
 fn of_case(path: &Path) -> Result<(RunOptions, Commands, PathBuf)> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Failure::io(format!("read {}", path.display()), &error))?;
-    let case = Case::parse(&text)
-        .map_err(|error| Failure::usage(format!("{}: no saved case: {error}", path.display())))?;
+    let case = read_case(path)?;
     let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     let shown = path.display();
     let commands = Commands {
