@@ -31,6 +31,9 @@ fn head(html: &mut String, title: &str, summary: &Summary) {
         (true, _) => ("part", "not finished"),
     };
     let ended = match summary.ended {
+        Ended::Complete if !summary.required_missing.is_empty() => {
+            format!("every seed ran; {} required states were not reached", summary.required_missing.len())
+        }
         Ended::Complete => "every seed ran".to_owned(),
         Ended::AtFailure => "ended at the first failure".to_owned(),
         Ended::Interrupted => format!("interrupted after {} seeds", summary.runs),
@@ -135,7 +138,7 @@ fn matrix(html: &mut String, matrix: &Matrix, runs: u64) {
         "<section><h2>Which faults struck in the runs that reached a state</h2><p class=\"soft\">A row is a probe or \
          chance point, the rarest first; a column a kind of fault, the rarest first; a number the runs that had both. What \
          no run reached is listed above and left out here. <span class=\"key\"><i class=\"gap\">0</i> both occur, never \
-         in one run <i style=\"background:rgba(var(--heat),.7)\">n</i> darker: a larger share of the runs that reached \
+         in one run <i style=\"background:rgba(var(--heat),.7)\">n</i> stronger: a larger share of the runs that reached \
          the state</span></p><table class=\"matrix\"><thead><tr><th></th><th><span>runs of {runs}</span></th>"
     );
     let columns = met(&matrix.fault_runs, &matrix.faults);

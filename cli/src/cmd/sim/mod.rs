@@ -26,8 +26,8 @@ pub fn run(command: &Sim, global: &Global) -> Result<u8> {
         Sim::Run(args) => run::run(args, global.format()),
         Sim::Sweep(args) => sweep::run(args, global.format()),
         Sim::Cases(args) => cases::run(args, global.format()),
-        Sim::Shrink(args) => shrink::run(args),
-        Sim::Report(args) => report::run(args),
+        Sim::Shrink(args) => shrink::run(args, global.format()),
+        Sim::Report(args) => report::run(args, global.format()),
         Sim::Diverge(args) => diverge::run(args, global.format()),
     }
 }
@@ -42,6 +42,14 @@ fn timed(run: impl FnOnce() -> Verdict) -> Verdict {
 /// A world of which only the seed, and perhaps the length, is given.
 fn of_seed(seed: u64, duration: Option<std::time::Duration>) -> RunOptions {
     RunOptions { duration, ..RunOptions::seed(seed) }
+}
+
+/// A verdict for programs.
+fn document(verdict: &Verdict) -> serde_json::Value {
+    let mut document = serde_json::json!(verdict);
+    // 64 bits do not fit into the numbers of every reader.
+    document["trace"] = format!("{:016x}", verdict.trace).into();
+    document
 }
 
 fn read_text(path: &Path) -> Result<String> {

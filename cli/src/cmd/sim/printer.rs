@@ -66,8 +66,7 @@ impl Printer {
         } else if self.format == Format::Plain {
             self.words(judged)?;
         } else {
-            let mut document = serde_json::json!(verdict);
-            document["trace"] = format!("{:016x}", verdict.trace).into();
+            let mut document = super::document(verdict);
             document["case"] = serde_json::json!(judged.case);
             document["difference"] = serde_json::json!(judged.difference);
             self.out.line(&document.to_string())?;

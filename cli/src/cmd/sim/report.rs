@@ -1,6 +1,7 @@
 //! `nokv sim report`: one run as one page of HTML.
 
 use super::{of_seed as options_of_seed, read_case};
+use crate::args::Format;
 use crate::args::sim::Report;
 use crate::errors::Result;
 use crate::output::Out;
@@ -9,7 +10,7 @@ use nokv_sim::{RunOptions, report};
 use std::path::{Path, PathBuf};
 
 /// Runs a case or a seed, recorded, and writes what happened.
-pub fn run(args: &Report) -> Result<u8> {
+pub fn run(args: &Report, format: Format) -> Result<u8> {
     let (options, commands, name) = match (&args.case, args.seed) {
         (Some(path), _) => of_case(path)?,
         (None, seed) => of_seed(seed.unwrap_or_default(), args),
@@ -18,9 +19,14 @@ pub fn run(args: &Report) -> Result<u8> {
     let path = args.out.clone().unwrap_or(name);
     super::write(&path, html)?;
     let mut out = Out::new();
-    out.line(&report::line(&verdict))?;
-    out.write(report::failure(&verdict).as_bytes())?;
-    out.line(&format!("written to {}", path.display()))?;
+    if format == Format::Plain {
+        out.line(&report::line(&verdict))?;
+        out.write(report::failure(&verdict).as_bytes())?;
+        out.line(&format!("written to {}", path.display()))?;
+    } else {
+        let written = path.display().to_string();
+        out.json(&serde_json::json!({"verdict": super::document(&verdict), "written": written}))?;
+    }
     out.flush()?;
     Ok(0)
 }

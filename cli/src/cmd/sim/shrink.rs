@@ -1,6 +1,7 @@
 //! `nokv sim shrink`: a failing run made small.
 
 use super::{of_seed, pool, read_case};
+use crate::args::Format;
 use crate::args::sim::Shrink;
 use crate::errors::{Failure, Result};
 use crate::output::Out;
@@ -10,7 +11,7 @@ use nokv_sim::shrink::{Effort, Shrunk};
 use std::time::Instant;
 
 /// Shrinks a seed or a case.
-pub fn run(args: &Shrink) -> Result<u8> {
+pub fn run(args: &Shrink, format: Format) -> Result<u8> {
     let (name, options) = match (&args.case, args.seed) {
         (Some(path), _) => {
             let case = read_case(path)?;
@@ -46,6 +47,17 @@ pub fn run(args: &Shrink) -> Result<u8> {
         return Ok(0);
     };
     super::write(path, text)?;
+    if format != Format::Plain {
+        out.json(&serde_json::json!({
+            "verdict": super::document(&shrunk.verdict),
+            "atoms": shrunk.atoms(),
+            "operations": shrunk.ops(),
+            "runs": shrunk.tries,
+            "written": path.display().to_string(),
+        }))?;
+        out.flush()?;
+        return Ok(0);
+    }
     out.line(report::failure(&shrunk.verdict).trim_end())?;
     out.line(&format!(
         "shrunk to {} atoms and {} operations in {} runs, {:.0} s; saved as {}",
