@@ -9,11 +9,16 @@ use std::time::Duration;
 /// `nokv sim`.
 #[derive(Debug, Clone, Subcommand)]
 #[command(after_help = "From a failure to its cause:
-  nokv sim sweep --seeds 0..1000 --out sweep      find a seed that fails
-  nokv sim run --seed 42                          see which checker says so, and what happened before
-  nokv sim shrink --seed 42 --out case.json       leave out what does not matter
-  nokv sim report case.json                       see the rest as a page
-  nokv sim cases case.json                        run it again after the fix; keep it in sim/cases")]
+  nokv sim sweep --seeds 0..1000 --out sweep
+      find a seed that fails
+  nokv sim run --seed 42
+      see which checker says so, and what happened before
+  nokv sim shrink --seed 42 --out case.json
+      leave out what does not matter
+  nokv sim report case.json
+      see the rest as a page
+  nokv sim cases case.json
+      run it again after the fix; keep it in sim/cases")]
 pub enum Sim {
     /// Run seeds, one verdict line each; exit 1 when one breaks an invariant
     Run(Run),
@@ -32,11 +37,16 @@ pub enum Sim {
 /// `nokv sim run`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
-  nokv sim run --seed 42                          one world; a failure shows what happened before it
-  nokv sim run --seeds 0..50 --fail-fast          the first seed that fails
-  nokv sim run --seed 42 --check-determinism      twice; where the two runs part, if they do
-  nokv sim run --seed 42 --print-plan > p.json    the faults, to be edited and given back with --plan p.json
-  nokv sim run --seed 42 --record a.events        every event, for `nokv sim diverge`")]
+  nokv sim run --seed 42
+      one world; a failure shows what happened before it
+  nokv sim run --seeds 0..50 --fail-fast
+      the first seed that fails
+  nokv sim run --seed 42 --check-determinism
+      twice; where the two runs part, if they do
+  nokv sim run --seed 42 --print-plan > p.json
+      the faults, to be edited and given back with --plan p.json
+  nokv sim run --seed 42 --record a.events
+      every event, for `nokv sim diverge`")]
 pub struct Run {
     /// One seed
     #[arg(long, value_name = "S", conflicts_with = "seeds", required_unless_present = "seeds")]
@@ -75,12 +85,14 @@ pub struct Run {
 #[command(after_help = "Ctrl-C ends a sweep early, with the summary of what has run.
 
 Examples:
-  nokv sim sweep --seeds 0..2000 --out sweep      the summary as sweep/summary.html and sweep/summary.json
+  nokv sim sweep --seeds 0..2000 --out sweep
+      the summary as sweep/summary.html and sweep/summary.json
   nokv sim sweep --seeds 0..200 --require sim/required-probes.txt
-                                                  fails too when a state that is listed is not reached
+      fails too when a state that is listed is not reached
   nokv sim sweep --seeds 0..100 --repeat-percent 100
-                                                  every seed twice: is anything left to chance?
-  nokv sim sweep --seeds 0..200 --json | jq .never  what no run reached")]
+      every seed twice: is anything left to chance?
+  nokv sim sweep --seeds 0..200 --json | jq .never
+      what no run reached")]
 pub struct Sweep {
     /// Seeds from A up to, but not including, B
     #[arg(long, value_name = "A..B", value_parser = seeds)]
@@ -108,8 +120,10 @@ pub struct Sweep {
 /// `nokv sim cases`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
-  nokv sim cases sim/cases                        everything that once failed
-  nokv sim cases case.json                        one")]
+  nokv sim cases sim/cases
+      everything that once failed
+  nokv sim cases case.json
+      one")]
 pub struct Cases {
     /// Directory of *.json cases, or one case
     #[arg(value_name = "PATH")]
@@ -122,8 +136,10 @@ pub struct Cases {
 /// `nokv sim shrink`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
-  nokv sim shrink --seed 42 --out case.json       a seed that fails
-  nokv sim shrink case.json --out smaller.json    a case, once more")]
+  nokv sim shrink --seed 42 --out case.json
+      a seed that fails
+  nokv sim shrink case.json --out smaller.json
+      a case, once more")]
 pub struct Shrink {
     /// The failing case
     #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration"])]
@@ -148,8 +164,10 @@ pub struct Shrink {
 /// `nokv sim report`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
-  nokv sim report case.json                       case.html
-  nokv sim report --seed 42 --out run.html        also of a run that passes")]
+  nokv sim report case.json
+      case.html
+  nokv sim report --seed 42 --out run.html
+      also of a run that passes")]
 pub struct Report {
     /// A saved case
     #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration"])]
@@ -168,10 +186,14 @@ pub struct Report {
 /// `nokv sim diverge`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
-  nokv sim diverge 42 42                          does the seed repeat itself?
-  nokv sim diverge case.json smaller.json         what does the difference between two cases change first?
-  nokv sim run --seed 42 --record a.events        with one build ..
-  nokv sim diverge a.events 42                    .. and with another: which event differs first?
+  nokv sim diverge 42 42
+      does the seed repeat itself?
+  nokv sim diverge case.json smaller.json
+      what does the difference between two cases change first?
+  nokv sim run --seed 42 --record a.events
+      with one build ..
+  nokv sim diverge a.events 42
+      .. and with another: which event differs first?
 
 Exit 0 when the runs are equal, 1 when they differ.")]
 pub struct Diverge {
