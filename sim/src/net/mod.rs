@@ -106,6 +106,8 @@ struct Pipe {
     discard: bool,
     reader: Option<Waker>,
     writer: Option<Waker>,
+    /// The writer waits for room in the window.
+    full: bool,
 }
 
 /// A handler whose request head is held back by a cut.
@@ -311,11 +313,11 @@ impl Network {
             && let Some((_, item)) = pipe.items.pop_front()
         {
             pipe.bytes -= item.bytes();
-            if pipe.bytes < WINDOW_BYTES / 2
-                && matches!(item, Item::Data(_))
-                && let Some(writer) = pipe.writer.take()
-            {
-                self.exec.wake_at(now, writer);
+            if pipe.full && pipe.bytes < WINDOW_BYTES / 2 {
+                pipe.full = false;
+                if let Some(writer) = pipe.writer.take() {
+                    self.exec.wake_at(now, writer);
+                }
             }
             return Poll::Ready(Ok(item));
         }
@@ -357,7 +359,8 @@ impl Network {
             }
             remember(&mut pipe.writer, context.waker());
         }
-        if pipe.bytes < WINDOW_BYTES { Poll::Ready(true) } else { Poll::Pending }
+        pipe.full = pipe.bytes >= WINDOW_BYTES;
+        if pipe.full { Poll::Pending } else { Poll::Ready(true) }
     }
 
     /// Puts an item on its way.
