@@ -11,8 +11,8 @@ use crate::raft_log::RaftLog;
 use crate::recover;
 use crate::shared::Shared;
 use crate::transport::{Resolver, Transport};
-use futures_util::future::select;
-use nokv_env::{Env, Instant, TasksExt};
+use futures_util::future::{Either, select};
+use nokv_env::{BoxFuture, Env, Instant, TasksExt};
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
@@ -77,7 +77,7 @@ impl Driver {
             after_sync: Vec::new(),
             ticks: 0,
         };
-        let mut running = Running { core, inbox, next_tick: Instant::default() };
+        let mut running = Running { core, inbox, next_tick: Instant::default(), alarm: None };
         running.begin();
         env.tasks.go_dedicated("raft", running.run());
         Ok(Handle::new(desk, service, shared))
@@ -89,6 +89,8 @@ struct Running<M: Machine> {
     core: Core<M>,
     inbox: Inbox<M>,
     next_tick: Instant,
+    /// The sleep until the tick at this time; most turns end before it does, and the next one goes on with it.
+    alarm: Option<(Instant, BoxFuture<'static, ()>)>,
 }
 
 /// Says how the driver ended, even when it was by a panic of raft-rs or the machine.
@@ -182,8 +184,13 @@ impl<M: Machine> Running<M> {
     /// Until something comes in, a tick is due or the driver is to stop.
     async fn wait(&mut self) {
         let bell = pin!(self.inbox.bell.notified());
-        let tick = self.core.env.clock.sleep_until(self.next_tick);
         let stop = pin!(self.core.shared.stop.stopped());
-        select(bell, select(tick, stop)).await;
+        let mut alarm = self.alarm.take().filter(|(due, _)| *due == self.next_tick);
+        let (_, tick) =
+            alarm.get_or_insert_with(|| (self.next_tick, self.core.env.clock.sleep_until(self.next_tick)));
+        let rang = matches!(select(bell, select(tick, stop)).await, Either::Right((Either::Left(_), _)));
+        if !rang {
+            self.alarm = alarm;
+        }
     }
 }

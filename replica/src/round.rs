@@ -37,7 +37,7 @@ impl<M: Machine> Core<M> {
     /// Does a round for all groups in which something happened.
     pub(crate) async fn round(&mut self) -> Result<(), Halt> {
         let touched = std::mem::take(&mut self.dirty);
-        let mut steps = Vec::new();
+        let mut steps = Vec::with_capacity(touched.len());
         for id in &touched {
             steps.extend(self.collect(*id));
         }

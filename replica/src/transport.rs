@@ -28,6 +28,7 @@ use std::pin::pin;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+use tokio::sync::mpsc::error::{SendError, TrySendError};
 use tokio::sync::{Notify, mpsc};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Response, Status, Streaming};
@@ -250,7 +251,14 @@ impl Links {
         let opened = self.env.clock.now();
         loop {
             let envelopes = lane.take().await;
-            match self.env.clock.timeout(self.config.stall_timeout, stream.reserve()).await {
+            let reserved = match stream.try_reserve() {
+                Err(TrySendError::Full(())) => {
+                    self.env.clock.timeout(self.config.stall_timeout, stream.reserve()).await
+                }
+                // Seldom is it full: no timer for each batch.
+                at_once => Ok(at_once.map_err(|_| SendError(()))),
+            };
+            match reserved {
                 Ok(Ok(permit)) => permit.send(self.batch(lane.node, envelopes)),
                 Ok(Err(_)) => return,
                 Err(_) => break,
