@@ -13,7 +13,8 @@ fn main() -> Result<(), BoxError> {
     let descriptors = protox::compile(&files, [&root])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
     std::fs::write(out.join("descriptors.bin"), prost::Message::encode_to_vec(&descriptors))?;
-    tonic_prost_build::configure().build_transport(false).bytes(".").compile_fds(descriptors)?;
+    let build = tonic_prost_build::configure().build_transport(false).bytes(".");
+    build.codec_path("crate::codec::MessageCodec").compile_fds(descriptors)?;
     println!("cargo:rerun-if-changed=proto");
     Ok(())
 }

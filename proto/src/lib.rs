@@ -3,8 +3,9 @@
 //! The protobuf files live in `proto/`; packages, names and field numbers are an interface and never change,
 //! additions take new numbers. One module a package below: [`kv`], [`coordinator`], [`meta`], [`admin`], [`raft`], [`error`], [`storage`]. Written by hand:
 //! [`id`] typed ids and timestamps, [`key`] ranges and the order-keeping encoding, [`region`] helpers on descriptors,
-//! [`limits`] what a request may weigh.
+//! [`limits`] what a request may weigh, [`codec`] the buffers of calls.
 
+pub mod codec;
 pub mod id;
 pub mod key;
 pub mod limits;
