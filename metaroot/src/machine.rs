@@ -151,9 +151,9 @@ impl Machine {
     }
 
     fn checkpoint(&mut self) -> Result<(), Fatal> {
-        let image = self.shared.lock().image.clone();
+        let image = self.shared.lock().image.to_message();
         self.workdir.write_checkpoint(&image).map_err(Fatal::new)?;
-        self.durable = image.applied.index;
+        self.durable = image.applied.unwrap_or_default().index;
         self.env.probe("metaroot.checkpoint");
         Ok(())
     }
@@ -163,7 +163,7 @@ impl Machine {
             .map_err(|error| Fatal(format!("the snapshot of the meta-root is damaged: {error}")))?;
         let mut image = Image::from_message(message, self.tail_events);
         image.applied = RootCursor { term: snapshot.term, index: snapshot.index };
-        self.workdir.write_checkpoint(&image).map_err(Fatal::new)?;
+        self.workdir.write_checkpoint(&image.to_message()).map_err(Fatal::new)?;
         self.durable = image.applied.index;
         let mut core = self.shared.lock();
         core.image = image;

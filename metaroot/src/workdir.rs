@@ -71,7 +71,7 @@ impl Workdir {
             }
             None => {
                 let image = Image::empty(config.tail_events);
-                self.write_checkpoint(&image)?;
+                self.write_checkpoint(&image.to_message())?;
                 image
             }
         };
@@ -97,8 +97,8 @@ impl Workdir {
     }
 
     /// Makes `image` what a restart begins with.
-    pub(crate) fn write_checkpoint(&self, image: &Image) -> Result<(), Error> {
-        let payload = image.to_message().encode_to_vec();
+    pub(crate) fn write_checkpoint(&self, image: &RootImage) -> Result<(), Error> {
+        let payload = image.encode_to_vec();
         file::write(&*self.disk, &self.dir.join(CHECKPOINT), CHECKPOINT_MAGIC, &payload)
     }
 
@@ -188,7 +188,7 @@ mod tests {
         log.sync_data().expect("sync");
         disk.mount().sync_dir(&workdir.raft_dir()).expect("sync dir");
         image.applied = RootCursor { term: 2, index: 9 };
-        workdir.write_checkpoint(&image).expect("checkpoint");
+        workdir.write_checkpoint(&image.to_message()).expect("checkpoint");
         workdir
     }
 
