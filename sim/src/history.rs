@@ -94,28 +94,47 @@ pub struct Totals {
     pub again: Option<Vec<Account>>,
 }
 
-/// A value appended to a list by a read-modify-write transaction.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Append {
-    /// When.
-    pub span: Span,
-    /// Which list.
-    pub key: u32,
-    /// What.
-    pub value: u64,
-    /// How it ended.
-    pub effect: Effect,
+/// What a transaction did with a list.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ListStep {
+    /// It read this.
+    Read {
+        /// Which list.
+        list: u32,
+        /// Its values.
+        values: Vec<u64>,
+    },
+    /// It appended this.
+    Append {
+        /// Which list.
+        list: u32,
+        /// A value that is unique in the run.
+        value: u64,
+    },
 }
 
-/// A list as a reader saw it.
+/// A transaction on lists.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ListRead {
+pub struct ListTxn {
     /// When.
     pub span: Span,
-    /// Which list.
-    pub key: u32,
-    /// Its values.
-    pub values: Vec<u64>,
+    /// Number of the operation, see [`crate::check::oracle::WriteId`].
+    pub id: u64,
+    /// How it ended.
+    pub effect: Effect,
+    /// What it did, in order.
+    pub steps: Vec<ListStep>,
+}
+
+/// Two keys that are written independently, read in one snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PairRead {
+    /// When.
+    pub span: Span,
+    /// Which pair.
+    pub pair: u32,
+    /// Whether each was there.
+    pub seen: [bool; 2],
 }
 
 /// A timestamp or id that a client received.
@@ -136,10 +155,12 @@ pub struct History {
     pub transfers: Vec<Transfer>,
     /// Snapshot reads of all accounts.
     pub totals: Vec<Totals>,
-    /// Appends.
-    pub appends: Vec<Append>,
-    /// List reads.
-    pub lists: Vec<ListRead>,
+    /// Transactions on lists.
+    pub lists: Vec<ListTxn>,
+    /// Reads of pairs.
+    pub pairs: Vec<PairRead>,
+    /// Snapshots that showed a write skew.
+    pub write_skews: u64,
     /// Timestamps.
     pub timestamps: Vec<Stamp>,
     /// Ids.

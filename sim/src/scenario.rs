@@ -102,9 +102,7 @@ impl Scenario {
             trace: world.around.trace.clone(),
             recorder: self.recorder.clone(),
             stop: stop.clone(),
-            accounts: self.workload.accounts,
-            keys: self.workload.keys,
-            lists: self.workload.lists,
+            shape: self.workload.shape,
         }
     }
 

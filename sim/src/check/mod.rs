@@ -4,11 +4,12 @@
 //! judge the history afterwards.
 
 pub mod bank;
+pub mod fork;
 pub mod invariants;
 pub mod linear;
-pub mod list;
 pub mod oracle;
 pub mod replicas;
+pub mod si;
 pub mod stamps;
 
 use crate::history::{History, Span};
@@ -41,16 +42,19 @@ impl fmt::Display for Violation {
 pub struct Findings {
     /// Keys whose linearizability could not be decided within the budget.
     pub undecided: u64,
+    /// Snapshots that showed a write skew, which snapshot isolation allows.
+    pub write_skews: u64,
 }
 
 /// Judges a complete history; the final reads after healing are part of it.
 pub fn history(history: &History, accounts: &bank::Bank) -> Result<Findings, Violation> {
     let undecided = linear::check(&history.kv)?;
     bank::check(accounts, &history.transfers, &history.totals)?;
-    list::check(&history.appends, &history.lists)?;
+    si::check(&history.lists)?;
+    fork::check(&history.pairs)?;
     stamps::check("timestamps", &history.timestamps)?;
     stamps::check("ids", &history.ids)?;
-    Ok(Findings { undecided })
+    Ok(Findings { undecided, write_skews: history.write_skews })
 }
 
 /// Simulated seconds, for people.

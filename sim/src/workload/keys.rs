@@ -17,6 +17,10 @@ pub enum Name {
     Account(u32),
     /// A list.
     List(u32),
+    /// A side of a pair in which write skew may show: even and odd.
+    Skew(u32),
+    /// A side of a pair in which long forks may show: even and odd.
+    Fork(u32),
     /// Written and deleted by the liveness check, one for each sixteenth of the keys.
     Alive(u32),
 }
@@ -29,6 +33,8 @@ impl Name {
             Name::Key(number) => format!("k{number}"),
             Name::Account(number) => format!("a{number}"),
             Name::List(number) => format!("l{number}"),
+            Name::Skew(number) => format!("s{number}"),
+            Name::Fork(number) => format!("f{number}"),
         };
         Bytes::from(format!("{:02x}/{name}", spread(&name)))
     }
@@ -41,6 +47,8 @@ impl Name {
             b'k' => Name::Key(number),
             b'a' => Name::Account(number),
             b'l' => Name::List(number),
+            b's' => Name::Skew(number),
+            b'f' => Name::Fork(number),
             b'v' if number < 16 => Name::Alive(number),
             _ => return None,
         };
@@ -124,7 +132,9 @@ mod tests {
 
     #[test]
     fn names_and_values_are_recognised() {
-        for name in [Name::Key(3), Name::Account(7), Name::List(0), Name::Alive(11)] {
+        for name in
+            [Name::Key(3), Name::Account(7), Name::List(0), Name::Skew(1), Name::Fork(2), Name::Alive(11)]
+        {
             assert_eq!(Name::parse(&name.key()), Some(name));
         }
         assert_eq!(Name::parse(b"zz/k3"), None);

@@ -4,13 +4,16 @@
 //! numbers; [`keys`] turns them into keys spread over all regions and values that can be recognised.
 
 pub mod keys;
+mod scans;
 pub mod session;
 mod txns;
 
 use crate::check::bank::Bank;
 use crate::config::WorldConfig;
 use crate::draw::Draw;
+use keys::Name;
 use serde::{Deserialize, Serialize};
+use std::collections::BTreeSet;
 
 /// One operation of a session.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,8 +36,53 @@ pub enum Op {
         /// Which.
         key: u32,
     },
+    /// Write a unique value if the key has none.
+    Insert {
+        /// Which key.
+        key: u32,
+        /// Size of the value in bytes (at least 16).
+        bytes: u32,
+    },
+    /// Read a key and write it, in one transaction.
+    Swap {
+        /// Which key.
+        key: u32,
+        /// Size of the value in bytes (at least 16).
+        bytes: u32,
+        /// Pause between reading and committing.
+        think_ms: u64,
+    },
+    /// Write and delete several keys in one transaction, without looking.
+    Multi {
+        /// Keys to write.
+        puts: Vec<u32>,
+        /// Other keys, to delete.
+        deletes: Vec<u32>,
+        /// Size of the values in bytes (at least 16).
+        bytes: u32,
+        /// The client vanishes this long after it began to commit (0 = it stays).
+        vanish_ms: u64,
+    },
+    /// Read several keys in one transaction, and again after a pause (0 = once).
+    Snapshot {
+        /// Which.
+        keys: Vec<u32>,
+        /// The pause.
+        again_ms: u64,
+    },
     /// Read everything in one snapshot.
     Scan,
+    /// Read a range in one snapshot, in pages. Keys begin with two hex digits.
+    Range {
+        /// First two digits of the range.
+        from: u8,
+        /// Two digits behind the range; `None` is the end.
+        to: Option<u8>,
+        /// At most so many pairs.
+        limit: usize,
+        /// At most so many pairs a page.
+        page: u32,
+    },
     /// Move money between two accounts.
     Transfer {
         /// Who pays.
@@ -63,6 +111,36 @@ pub enum Op {
         /// Which.
         list: u32,
     },
+    /// Read and append to several lists in one transaction.
+    Lists {
+        /// What to do, in order.
+        steps: Vec<ListOp>,
+        /// Pause before committing.
+        think_ms: u64,
+        /// The client vanishes this long after it began to commit (0 = it stays).
+        vanish_ms: u64,
+    },
+    /// At most one side of a pair should be on: look at both, turn the own side on if none is, else off.
+    Skew {
+        /// Which pair.
+        pair: u32,
+        /// Which side is the own one: 0 or 1.
+        side: u32,
+        /// Pause between looking and committing.
+        think_ms: u64,
+    },
+    /// Write one of two independent keys.
+    ForkWrite {
+        /// Which pair.
+        pair: u32,
+        /// 0 or 1.
+        side: u32,
+    },
+    /// Look at two independent keys in one snapshot.
+    ForkRead {
+        /// Which pair.
+        pair: u32,
+    },
     /// Ask for timestamps.
     Timestamp {
         /// How many.
@@ -73,6 +151,15 @@ pub enum Op {
         /// How many.
         count: u64,
     },
+}
+
+/// What a transaction does with a list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListOp {
+    /// Which list.
+    pub list: u32,
+    /// Append a unique value to it, or only read it.
+    pub append: bool,
 }
 
 /// An operation and the pause before it.
@@ -109,52 +196,89 @@ impl Session {
     }
 }
 
-/// Everything clients do in a run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Workload {
+/// How many things of each kind there are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Shape {
     /// Accounts of the bank.
     pub accounts: u32,
     /// Keys for single-key operations.
     pub keys: u32,
     /// Lists.
     pub lists: u32,
+    /// Pairs in which write skew may show.
+    #[serde(default)]
+    pub skews: u32,
+    /// Pairs in which long forks may show.
+    #[serde(default)]
+    pub forks: u32,
+}
+
+impl Shape {
+    /// Everything there is, in the order of keys.
+    pub fn names(self) -> Vec<Name> {
+        let mut names: Vec<Name> = (0..self.keys).map(Name::Key).collect();
+        names.extend((0..self.accounts).map(Name::Account));
+        names.extend((0..self.lists).map(Name::List));
+        names.extend((0..2 * self.skews).map(Name::Skew));
+        names.extend((0..2 * self.forks).map(Name::Fork));
+        names.sort_by_key(|name| name.key());
+        names
+    }
+}
+
+/// Everything clients do in a run.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Workload {
+    /// How much there is to work on.
+    #[serde(flatten)]
+    pub shape: Shape,
     /// The sessions.
     pub sessions: Vec<Session>,
 }
 
 /// What every account holds at first.
 const BALANCE: i64 = 1_000;
+/// Each pair of independent keys is in use for so long.
+const FORK_MS: u64 = 400;
 
 impl Workload {
     /// Draws the workload of `seed` for a phase of `for_ms`.
     pub fn draw(seed: u64, config: &WorldConfig, for_ms: u64) -> Self {
         let mut draw = Draw::new(seed, "workload");
-        let mut workload = Self {
+        let shape = Shape {
             accounts: draw.between(2, 8) as u32,
             keys: draw.between(2, 10) as u32,
-            lists: draw.between(1, 3) as u32,
-            sessions: Vec::new(),
+            lists: draw.between(2, 5) as u32,
+            skews: draw.between(1, 2) as u32,
+            forks: (for_ms / FORK_MS) as u32 + 1,
         };
         let pause_ms = draw.pick(&[20, 60, 150]);
-        let bytes_max = draw.pick(&[40, 200, 200, 2_000]);
-        for session in 0..draw.between(4, 8) {
+        let mut drawing = Drawing {
+            shape,
+            bytes_max: draw.pick(&[40, 200, 200, 2_000, 2_000, 20_000]),
+            vanish_one_in: draw.pick(&[4, 12, 40]),
+            hot_percent: draw.pick(&[0, 40, 80]),
+            at_ms: 0,
+            draw: &mut draw,
+        };
+        let mut sessions = Vec::new();
+        for session in 0..drawing.draw.between(4, 8) {
             let mut steps = Vec::new();
-            let mut at_ms = 0;
-            while at_ms < for_ms {
-                let wait_ms = draw.around(pause_ms);
-                steps.push(Step { wait_ms, op: workload.op(&mut draw, session, bytes_max) });
-                at_ms += wait_ms.max(3);
+            drawing.at_ms = 0;
+            while drawing.at_ms < for_ms {
+                let wait_ms = drawing.draw.around(pause_ms);
+                steps.push(Step { wait_ms, op: drawing.op(session) });
+                drawing.at_ms += wait_ms.max(3);
             }
-            workload
-                .sessions
-                .push(Session { client: draw.between(1, u64::from(config.clients)) as u16, steps });
+            let client = drawing.draw.between(1, u64::from(config.clients)) as u16;
+            sessions.push(Session { client, steps });
         }
-        workload
+        Self { shape, sessions }
     }
 
     /// The bank at the beginning.
     pub fn bank(&self) -> Bank {
-        Bank { accounts: self.accounts, balance: BALANCE }
+        Bank { accounts: self.shape.accounts, balance: BALANCE }
     }
 
     /// How many operations there are.
@@ -166,51 +290,134 @@ impl Workload {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+}
 
+/// A workload being drawn: what is the same for all its operations, and the time of the next.
+struct Drawing<'a> {
+    draw: &'a mut Draw,
+    shape: Shape,
+    bytes_max: u64,
+    /// One in so many transactions loses its client while it commits.
+    vanish_one_in: u64,
+    /// Share of operations that go where many go.
+    hot_percent: u64,
+    at_ms: u64,
+}
+
+impl Drawing<'_> {
     /// The first three sessions keep to one kind each, so that every run has all kinds; the others mix.
-    fn op(&self, draw: &mut Draw, session: u64, bytes_max: u64) -> Op {
+    fn op(&mut self, session: u64) -> Op {
         let kind = match session {
             0 => 0,
-            1 => 60,
-            2 => 82,
-            _ => draw.between(0, 99),
+            1 => 55,
+            2 => 75,
+            _ => self.draw.between(0, 99),
         };
         match kind {
-            0..=59 => self.single_key(draw, bytes_max),
-            60..=81 => self.bank_op(draw),
-            82..=91 => {
-                let list = draw.between(0, u64::from(self.lists) - 1) as u32;
-                if draw.percent(60) { Op::Append { list } } else { Op::ReadList { list } }
-            }
-            92..=94 => Op::Scan,
-            95..=97 => Op::Timestamp { count: draw.pick(&[1, 1, 5]) },
-            _ => Op::Id { count: draw.pick(&[1, 1, 100]) },
+            0..=54 => self.single_key(),
+            55..=74 => self.bank(),
+            75..=84 => self.lists(),
+            85..=90 => self.pair(),
+            91..=94 => self.range(),
+            95..=97 => Op::Timestamp { count: self.draw.pick(&[1, 1, 5]) },
+            _ => Op::Id { count: self.draw.pick(&[1, 1, 100]) },
         }
     }
 
-    fn single_key(&self, draw: &mut Draw, bytes_max: u64) -> Op {
-        let key = draw.between(0, u64::from(self.keys) - 1) as u32;
-        match draw.between(0, 99) {
-            0..=44 => Op::Get { key },
-            45..=84 => Op::Put { key, bytes: draw.between(16, bytes_max.max(16)) as u32 },
-            85..=96 => Op::Delete { key },
+    /// One of `count` things; the first ones are hot.
+    fn one_of(&mut self, count: u32) -> u32 {
+        let last = u64::from(count.max(1)) - 1;
+        let mut one = self.draw.between(0, last);
+        while one > 0 && self.draw.percent(self.hot_percent) {
+            one = self.draw.between(0, one - 1);
+        }
+        one as u32
+    }
+
+    fn key(&mut self) -> u32 {
+        self.one_of(self.shape.keys)
+    }
+
+    /// Up to `most` different keys.
+    fn keys(&mut self, most: u64) -> Vec<u32> {
+        let count = self.draw.between(1, most);
+        let keys: BTreeSet<u32> = (0..count).map(|_| self.key()).collect();
+        keys.into_iter().collect()
+    }
+
+    fn bytes(&mut self) -> u32 {
+        self.draw.between(16, self.bytes_max.max(16)) as u32
+    }
+
+    fn think_ms(&mut self) -> u64 {
+        self.draw.pick(&[0, 0, 5, 50, 1_000])
+    }
+
+    fn vanish_ms(&mut self) -> u64 {
+        if self.draw.one_in(self.vanish_one_in) { self.draw.pick(&[1, 2, 4, 8, 20, 60]) } else { 0 }
+    }
+
+    fn again_ms(&mut self) -> u64 {
+        self.draw.pick(&[0, 0, 20, 500])
+    }
+
+    fn single_key(&mut self) -> Op {
+        match self.draw.between(0, 99) {
+            0..=32 => Op::Get { key: self.key() },
+            33..=58 => Op::Put { key: self.key(), bytes: self.bytes() },
+            59..=68 => Op::Delete { key: self.key() },
+            69..=74 => Op::Insert { key: self.key(), bytes: self.bytes() },
+            75..=80 => Op::Swap { key: self.key(), bytes: self.bytes(), think_ms: self.think_ms() },
+            81..=88 => {
+                let puts = self.keys(3);
+                let deletes = self.keys(2).into_iter().filter(|key| !puts.contains(key)).collect();
+                Op::Multi { puts, deletes, bytes: self.bytes(), vanish_ms: self.vanish_ms() }
+            }
+            89..=96 => Op::Snapshot { keys: self.keys(5), again_ms: self.again_ms() },
             _ => Op::Scan,
         }
     }
 
-    fn bank_op(&self, draw: &mut Draw) -> Op {
-        if draw.percent(35) {
-            return Op::Totals { again_ms: draw.pick(&[0, 0, 20, 500]) };
+    fn bank(&mut self) -> Op {
+        if self.draw.percent(35) {
+            return Op::Totals { again_ms: self.again_ms() };
         }
-        let from = draw.between(0, u64::from(self.accounts) - 1) as u32;
-        let step = draw.between(1, u64::from(self.accounts) - 1) as u32;
+        let accounts = self.shape.accounts;
+        let from = self.one_of(accounts);
+        let step = self.draw.between(1, u64::from(accounts) - 1) as u32;
         Op::Transfer {
             from,
-            to: (from + step) % self.accounts,
-            amount: draw.between(1, 100) as i64,
-            think_ms: draw.pick(&[0, 0, 5, 50, 1_000]),
-            vanish_ms: if draw.one_in(12) { draw.pick(&[1, 2, 4, 8, 20, 60]) } else { 0 },
+            to: (from + step) % accounts,
+            amount: self.draw.between(1, 100) as i64,
+            think_ms: self.think_ms(),
+            vanish_ms: self.vanish_ms(),
         }
+    }
+
+    fn lists(&mut self) -> Op {
+        if self.draw.percent(15) {
+            return Op::ReadList { list: self.one_of(self.shape.lists) };
+        }
+        let steps = (0..self.draw.between(1, 5))
+            .map(|_| ListOp { list: self.one_of(self.shape.lists), append: self.draw.percent(55) })
+            .collect();
+        Op::Lists { steps, think_ms: self.think_ms(), vanish_ms: self.vanish_ms() }
+    }
+
+    fn pair(&mut self) -> Op {
+        let side = self.draw.between(0, 1) as u32;
+        if self.draw.percent(40) {
+            return Op::Skew { pair: self.one_of(self.shape.skews), side, think_ms: self.think_ms() };
+        }
+        let pair = ((self.at_ms / FORK_MS) as u32).min(self.shape.forks - 1);
+        if self.draw.percent(40) { Op::ForkWrite { pair, side } } else { Op::ForkRead { pair } }
+    }
+
+    fn range(&mut self) -> Op {
+        let from = self.draw.between(0, 255) as u8;
+        let to = from.checked_add(self.draw.between(1, 255) as u8);
+        let limit = self.draw.pick(&[1, 3, 10, 10_000, 10_000]);
+        Op::Range { from, to, limit, page: self.draw.pick(&[1, 2, 7, 256]) }
     }
 }
 

@@ -1,19 +1,19 @@
 //! Carrying out a session with the product's client, and writing down what happened.
 //!
-//! Single keys, scans, timestamps and ids are here, transactions in [`super::txns`].
+//! Single keys, timestamps and ids are here, scans in [`super::scans`], transactions in [`super::txns`].
 
 use super::keys::{self, Name};
-use super::{Op, Session, Workload};
+use super::{Op, Session, Shape, Workload};
+use crate::check::Violation;
 use crate::check::oracle::{Ticket, WriteId};
 use crate::exec::{Executor, Node};
-use crate::history::{Account, Effect, KvOp, ListRead, NEVER, Recorder, Register, Span, Stamp, Totals};
+use crate::history::{Account, Effect, KvOp, NEVER, Recorder, Register, Span, Stamp};
 use crate::trace::{Kind, Trace};
 use futures_util::future::select;
-use nokv_client::{Client, ClientError, Snapshot};
+use nokv_client::{Client, ClientError};
 use nokv_env::task::Stop;
 use nokv_env::{ClockExt, Env};
 use nokv_proto::id::Timestamp;
-use nokv_proto::key::KeyRange;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -36,12 +36,8 @@ pub struct Runner {
     pub recorder: Arc<Recorder>,
     /// Raised when the load phase is over.
     pub stop: Stop,
-    /// Counts of accounts, keys, lists.
-    pub accounts: u32,
-    /// Keys for single-key operations.
-    pub keys: u32,
-    /// Lists.
-    pub lists: u32,
+    /// How much there is to work on.
+    pub shape: Shape,
 }
 
 impl Runner {
@@ -61,14 +57,14 @@ impl Runner {
 
     /// Reads everything once more, for the checkers.
     pub async fn final_reads(&self) -> Result<(), ClientError> {
-        for key in 0..self.keys {
+        for key in 0..self.shape.keys {
             self.get(key, self.begin()).await?;
         }
         self.totals(0, self.begin()).await?;
-        for list in 0..self.lists {
-            self.read_list(list, self.begin()).await?;
+        for list in 0..self.shape.lists {
+            self.read_list(list, WriteId(0), self.begin()).await?;
         }
-        self.scan(self.begin()).await
+        self.scan(WriteId(0), self.begin()).await
     }
 
     /// Gives the accounts their first balance.
@@ -96,28 +92,7 @@ impl Runner {
         self.trace.name(Kind::Op, number, 0, || format!("{op:?}"));
         let invoked_ns = ticket.invoked_ns;
         self.trace.record(|recording| recording.op_begins(invoked_ns, self.node, number, op));
-        let outcome = match op {
-            Op::Get { key } => self.get(*key, ticket).await,
-            Op::Put { key, bytes } => {
-                self.intend(&ticket, 0, &[(Name::Key(*key), false)], id);
-                let result = self.client.put(Name::Key(*key).key(), keys::value(id.0, *bytes)).await;
-                self.register(*key, id, Register::Write(Some(id.0)), &ticket, result)
-            }
-            Op::Delete { key } => {
-                self.intend(&ticket, 0, &[(Name::Key(*key), true)], id);
-                let result = self.client.delete(Name::Key(*key).key()).await;
-                self.register(*key, id, Register::Write(None), &ticket, result)
-            }
-            Op::Scan => self.scan(ticket).await,
-            Op::Transfer { from, to, amount, think_ms, vanish_ms } => {
-                self.transfer((*from, *to), *amount, (*think_ms, *vanish_ms), id, ticket).await
-            }
-            Op::Totals { again_ms } => self.totals(*again_ms, ticket).await,
-            Op::Append { list } => self.append(*list, id, ticket).await,
-            Op::ReadList { list } => self.read_list(*list, ticket).await,
-            Op::Timestamp { count } => self.timestamps(*count, ticket).await,
-            Op::Id { count } => self.ids(*count, ticket).await,
-        };
+        let outcome = self.carry_out(op, id, ticket).await;
         let answered = outcome.is_ok();
         if let Err(ClientError::Protocol(what)) = &outcome {
             self.garbage(format!("a reply broke the protocol: {what}"));
@@ -132,15 +107,70 @@ impl Runner {
         }
     }
 
+    async fn carry_out(&self, op: &Op, id: WriteId, ticket: Ticket) -> Result<(), ClientError> {
+        match op {
+            Op::Get { key } => self.get(*key, ticket).await,
+            Op::Put { key, bytes } => {
+                self.intend(&ticket, 0, &[(Name::Key(*key), false)], id);
+                let result = self.client.put(Name::Key(*key).key(), keys::value(id.0, *bytes)).await;
+                self.wrote(&[(*key, Register::Write(Some(id.0)))], id, &ticket, &result);
+                result.map(|_| ())
+            }
+            Op::Delete { key } => {
+                self.intend(&ticket, 0, &[(Name::Key(*key), true)], id);
+                let result = self.client.delete(Name::Key(*key).key()).await;
+                self.wrote(&[(*key, Register::Write(None))], id, &ticket, &result);
+                result.map(|_| ())
+            }
+            Op::Insert { key, bytes } => self.insert(*key, *bytes, id, ticket).await,
+            Op::Swap { key, bytes, think_ms } => self.swap(*key, *bytes, *think_ms, id, ticket).await,
+            Op::Multi { puts, deletes, bytes, vanish_ms } => {
+                self.multi((puts, deletes), *bytes, *vanish_ms, id, ticket).await
+            }
+            Op::Snapshot { keys, again_ms } => self.read_many(keys, *again_ms, ticket).await,
+            Op::Scan => self.scan(id, ticket).await,
+            Op::Range { from, to, limit, page } => {
+                self.range((*from, *to), *limit, Some(*page), id, ticket).await
+            }
+            Op::Transfer { from, to, amount, think_ms, vanish_ms } => {
+                self.transfer((*from, *to), *amount, (*think_ms, *vanish_ms), id, ticket).await
+            }
+            Op::Totals { again_ms } => self.totals(*again_ms, ticket).await,
+            Op::Append { list } => {
+                let steps = [super::ListOp { list: *list, append: true }];
+                self.lists(&steps, (0, 0), id, ticket).await
+            }
+            Op::ReadList { list } => self.read_list(*list, id, ticket).await,
+            Op::Lists { steps, think_ms, vanish_ms } => {
+                self.lists(steps, (*think_ms, *vanish_ms), id, ticket).await
+            }
+            Op::Skew { pair, side, think_ms } => self.skew(*pair, *side, *think_ms, id, ticket).await,
+            Op::ForkWrite { pair, side } => {
+                let name = Name::Fork(2 * pair + side);
+                self.intend(&ticket, 0, &[(name, false)], id);
+                let result = self.client.put(name.key(), keys::value(id.0, 16)).await;
+                self.ended(&ticket, &[name], id, &result);
+                result.map(|_| ())
+            }
+            Op::ForkRead { pair } => self.fork_read(*pair, ticket).await,
+            Op::Timestamp { count } => self.timestamps(*count, ticket).await,
+            Op::Id { count } => self.ids(*count, ticket).await,
+        }
+    }
+
     pub(super) async fn think(&self, millis: u64) {
         if millis > 0 {
             self.env.clock.sleep(Duration::from_millis(millis)).await;
         }
     }
 
+    /// Something that cannot be what anybody wrote or should answer.
     pub(super) fn garbage(&self, what: String) {
-        let violation = crate::check::Violation::new("durability", what);
-        self.recorder.judge(self.exec.now_ns(), |_| Err(violation));
+        self.violated("durability", what);
+    }
+
+    pub(super) fn violated(&self, checker: &'static str, what: String) {
+        self.recorder.judge(self.exec.now_ns(), |_| Err(Violation::new(checker, what)));
     }
 
     /// Tells the oracle which keys (and whether to delete them) a write is about to change.
@@ -194,7 +224,7 @@ impl Runner {
         self.recorder.judge(now, |oracle| oracle.snapshot_read(ticket, key, at.0, seen, now));
     }
 
-    /// Reads the newest version of a key. `number` finds in the value the number of the write it is from.
+    /// Reads the newest version of a key. `parse` gives the number of the write that it is from, and whatever else.
     pub(super) async fn newest<T>(
         &self,
         key: Name,
@@ -218,7 +248,10 @@ impl Runner {
     }
 
     async fn get(&self, key: u32, ticket: Ticket) -> Result<(), ClientError> {
-        let parse = |value: Option<&[u8]>| value.map(keys::number).transpose().map(|number| (number, number));
+        let parse = |value: Option<&[u8]>| {
+            let number = value.map(keys::number).transpose()?;
+            Ok((number, number))
+        };
         if let Some(number) = self.newest(Name::Key(key), &ticket, parse).await? {
             self.read(key, number, self.span(&ticket));
         }
@@ -226,87 +259,25 @@ impl Runner {
     }
 
     /// Notes what a register was seen to hold.
-    fn read(&self, key: u32, number: Option<u64>, span: Span) {
-        let op = KvOp { key, span, action: Register::Read(number), effect: Effect::Done };
-        self.recorder.add(|history| history.kv.push(op));
+    pub(super) fn read(&self, key: u32, number: Option<u64>, span: Span) {
+        self.register(key, Register::Read(number), Effect::Done, span);
     }
 
-    fn register(
-        &self,
-        key: u32,
-        id: WriteId,
-        action: Register,
-        ticket: &Ticket,
-        result: Result<Timestamp, ClientError>,
-    ) -> Result<(), ClientError> {
-        let (effect, span) = self.ended(ticket, &[Name::Key(key)], id, &result);
+    pub(super) fn register(&self, key: u32, action: Register, effect: Effect, span: Span) {
         self.recorder.add(|history| history.kv.push(KvOp { key, span, action, effect }));
-        result.map(|_| ())
     }
 
-    /// A snapshot of now.
-    pub(super) async fn snapshot(&self, ticket: &Ticket) -> Result<Snapshot, ClientError> {
-        let snapshot = self.client.snapshot().await?;
-        self.stamped(ticket, snapshot.version(), 1);
-        Ok(snapshot)
-    }
-
-    async fn scan(&self, ticket: Ticket) -> Result<(), ClientError> {
-        let snapshot = self.snapshot(&ticket).await?;
-        let at = snapshot.version();
-        let mut scanner = snapshot.scanner(KeyRange::default());
-        let mut pairs = Vec::new();
-        while let Some(page) = scanner.next_page().await? {
-            pairs.extend(page.pairs);
-        }
-        let span = self.span(&ticket);
-        let mut values = vec![None; self.keys as usize];
-        let mut accounts = vec![None; self.accounts as usize];
-        let mut lists = vec![None; self.lists as usize];
-        for (key, value) in &pairs {
-            match Name::parse(key) {
-                Some(Name::Key(number)) if number < self.keys => match keys::number(value) {
-                    Ok(found) => values[number as usize] = Some(found),
-                    Err(what) => self.garbage(format!("key {number}: {what}")),
-                },
-                Some(Name::Account(number)) if number < self.accounts => {
-                    accounts[number as usize] = keys::parse_account(value);
-                }
-                Some(Name::List(number)) if number < self.lists => lists[number as usize] = Some(&value[..]),
-                Some(Name::Alive(_)) => {}
-                _ => self.garbage(format!("a scan returned a key that nobody wrote: {key:?}")),
-            }
-        }
-        for (key, value) in (0..).zip(values) {
-            self.saw(&ticket, Name::Key(key), at, value);
-            self.read(key, value, span);
-        }
-        for (list, value) in (0..).zip(lists) {
-            if let Some(values) = self.parse_list(list, value) {
-                self.saw(&ticket, Name::List(list), at, values.last().copied());
-                self.recorder.add(|history| history.lists.push(ListRead { span, key: list, values }));
-            }
-        }
-        match accounts.into_iter().collect::<Option<Vec<_>>>() {
-            Some(accounts) => self.saw_accounts(&ticket, at, span, accounts),
-            None => self.garbage(format!("a scan of {} pairs misses accounts, {span:?}", pairs.len())),
-        }
-        Ok(())
-    }
-
-    fn saw_accounts(&self, ticket: &Ticket, at: Timestamp, span: Span, accounts: Vec<Account>) {
-        for (number, account) in (0..).zip(&accounts) {
-            self.saw(ticket, Name::Account(number), at, Some(account.writer));
-        }
-        self.recorder.add(|history| history.totals.push(Totals { span, at: at.0, accounts, again: None }));
-    }
-
-    pub(super) fn parse_list(&self, list: u32, value: Option<&[u8]>) -> Option<Vec<u64>> {
-        let parsed = keys::parse_list(value.unwrap_or_default());
-        if parsed.is_none() {
-            self.garbage(format!("list {list} is {value:?}"));
-        }
-        parsed
+    /// What became of a write to registers.
+    pub(super) fn wrote(
+        &self,
+        actions: &[(u32, Register)],
+        id: WriteId,
+        ticket: &Ticket,
+        result: &Result<Timestamp, ClientError>,
+    ) {
+        let names: Vec<Name> = actions.iter().map(|(key, _)| Name::Key(*key)).collect();
+        let (effect, span) = self.ended(ticket, &names, id, result);
+        actions.iter().for_each(|(key, action)| self.register(*key, *action, effect, span));
     }
 
     async fn timestamps(&self, count: u64, ticket: Ticket) -> Result<(), ClientError> {
