@@ -4,7 +4,7 @@ use super::facts::{Group, Known};
 use super::words;
 use crate::check::oracle::WriteId;
 use crate::exec::Node;
-use crate::history::{Account, Effect, History, Register, Span};
+use crate::history::{Account, Effect, History, ListStep, Register, Span};
 use crate::plan::Names;
 use crate::record::{Life, NEVER, Packet, Recording, State, Told};
 use crate::run::{Resolved, Verdict};
@@ -144,6 +144,8 @@ pub(super) fn key_name(name: Name) -> String {
         Name::Key(number) => format!("k{number}"),
         Name::Account(number) => format!("a{number}"),
         Name::List(number) => format!("l{number}"),
+        Name::Skew(number) => format!("s{number}"),
+        Name::Fork(number) => format!("f{number}"),
         other => String::from_utf8_lossy(&other.key()).into_owned(),
     }
 }
@@ -187,12 +189,8 @@ impl Tables {
     }
 
     fn regions_of_keys(&self, run: &Resolved) -> BTreeMap<String, u64> {
-        let workload = &run.workload;
-        let names = (0..workload.keys)
-            .map(Name::Key)
-            .chain((0..workload.accounts).map(Name::Account))
-            .chain((0..workload.lists).map(Name::List));
         let regions = services::regions(&run.config);
+        let names = run.workload.shape.names().into_iter();
         names
             .filter_map(|name| {
                 let key = name.key();
@@ -511,9 +509,6 @@ impl Seen<'_> {
         for transfer in &history.transfers {
             effect(self.at(&transfer.span, "transfer"), transfer.effect);
         }
-        for append in &history.appends {
-            effect(self.at(&append.span, "append"), append.effect);
-        }
         for totals in &history.totals {
             let row = self.at(&totals.span, "read all accounts");
             push_result(row, &accounts(&totals.accounts));
@@ -522,11 +517,29 @@ impl Seen<'_> {
             }
             row.keys.extend((0..totals.accounts.len()).map(|number| format!("a{number}")));
         }
-        for read in &history.lists {
-            let key = format!("l{}", read.key);
-            let row = self.at(&read.span, &format!("read {key}"));
-            let values: Vec<String> = read.values.iter().map(|id| WriteId(*id).to_string()).collect();
-            push_result(row, &format!("{key} is [{}]", values.join(" ")));
+        for txn in &history.lists {
+            let row = self.at(&txn.span, "lists");
+            effect(row, txn.effect);
+            for step in &txn.steps {
+                let (key, done) = match step {
+                    ListStep::Read { list, values } => {
+                        let values: Vec<String> = values.iter().map(|id| WriteId(*id).to_string()).collect();
+                        (format!("l{list}"), format!("l{list} is [{}]", values.join(" ")))
+                    }
+                    ListStep::Append { list, value } => {
+                        (format!("l{list}"), format!("{} to l{list}", WriteId(*value)))
+                    }
+                };
+                push_result(row, &done);
+                if !row.keys.contains(&key) {
+                    row.keys.push(key);
+                }
+            }
+        }
+        for read in &history.pairs {
+            let [first, second] = read.seen.map(|seen| if seen { "there" } else { "not there" });
+            let row = self.at(&read.span, "look at a pair");
+            push_result(row, &format!("pair {}: first {first}, second {second}", read.pair));
         }
         for (what, stamps) in [("timestamp", &history.timestamps), ("id", &history.ids)] {
             for stamp in stamps {

@@ -145,11 +145,12 @@ pub(super) fn operation(op: &Op, id: &str) -> (String, Vec<String>) {
     let number = |field: &str| value[field].as_u64().unwrap_or_default();
     let mut keys = Vec::new();
     for (field, letter) in [("key", 'k'), ("from", 'a'), ("to", 'a'), ("list", 'l')] {
-        keys.extend(value[field].as_u64().map(|number| format!("{letter}{number}")));
+        let named = value[field].as_u64().filter(|_| kind != "range");
+        keys.extend(named.map(|number| format!("{letter}{number}")));
     }
     let words = match kind.as_str() {
         "get" => format!("get k{}", number("key")),
-        "put" | "insert" => format!("{kind} k{} = {id}", number("key")),
+        "put" | "insert" | "swap" => format!("{kind} k{} = {id}", number("key")),
         "delete" => format!("delete k{} ({id})", number("key")),
         "scan" => "scan everything".to_owned(),
         "transfer" => {
