@@ -53,11 +53,17 @@ pub enum FaultClass {
     Blackout,
     TransferLeader,
     AtEvent,
+    Rot,
+    NoSpace,
+    ShortRead,
+    Wipe,
+    Rolling,
+    CrashAtBoot,
 }
 
 impl FaultClass {
     /// Every class.
-    pub const ALL: [FaultClass; 16] = [
+    pub const ALL: [FaultClass; 22] = [
         FaultClass::Kill,
         FaultClass::Restart,
         FaultClass::Pause,
@@ -74,6 +80,12 @@ impl FaultClass {
         FaultClass::Blackout,
         FaultClass::TransferLeader,
         FaultClass::AtEvent,
+        FaultClass::Rot,
+        FaultClass::NoSpace,
+        FaultClass::ShortRead,
+        FaultClass::Wipe,
+        FaultClass::Rolling,
+        FaultClass::CrashAtBoot,
     ];
 }
 
@@ -143,6 +155,8 @@ pub struct WorldConfig {
     pub id_window: u64,
     /// Longest time between two looks of a coordinator at the root's tail, in milliseconds.
     pub root_refresh_ms: u64,
+    /// More may be damaged than can be recovered: unavailability is legal then, wrong answers are not.
+    pub unlimited_damage: bool,
     /// Fault classes in use.
     pub faults: Vec<FaultClass>,
     /// Mean pause between two faults, in milliseconds.
@@ -202,6 +216,7 @@ impl WorldConfig {
             tso_ahead_ms: draw.pick(&[50, 1_000, 3_000]),
             id_window: draw.pick(&[2, 100, 10_000]),
             root_refresh_ms: draw.pick(&[50, 200, 2_000]),
+            unlimited_damage: false,
             faults: if quiet { Vec::new() } else { faults },
             fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
         }
@@ -241,6 +256,7 @@ impl WorldConfig {
             tso_ahead_ms: 3_000,
             id_window: 10_000,
             root_refresh_ms: 200,
+            unlimited_damage: false,
             faults: Vec::new(),
             fault_pause_ms: 1_500,
         }

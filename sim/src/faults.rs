@@ -272,6 +272,75 @@ impl Faults {
                     world.boot(node);
                 }
             }
+            Fault::Rot { node: name, file, which, spot, rot } => {
+                let Some(node) = node(name).filter(|node| world.may_damage(*node)) else { return };
+                let Some((path, offset)) = crate::damage::strike(world.disk(node), file, *which, *spot, *rot)
+                else {
+                    return;
+                };
+                world.damage(node);
+                self.struck_now(&fault);
+                world.note(format!("{name}: {} rots at offset {offset}", path.display()));
+            }
+            Fault::NoSpace { node: name, free_bytes, for_ms } => {
+                let Some(node) = node(name).filter(|node| world.standing(*node) != Standing::Off) else {
+                    return;
+                };
+                self.struck_now(&fault);
+                world.expect_failure(node);
+                let disk = world.disk(node);
+                disk.set_faults(DiskFaults { free_space: Some(*free_bytes), ..disk.faults() });
+                self.last(*for_ms).await;
+                disk.set_faults(DiskFaults { free_space: None, ..disk.faults() });
+            }
+            Fault::ShortRead { node: name, after_ops } => {
+                let Some(node) = node(name) else { return };
+                self.struck_now(&fault);
+                let disk = world.disk(node);
+                let op = disk.counters().ops + after_ops;
+                disk.set_faults(DiskFaults { short_read_at_op: Some(op), ..disk.faults() });
+            }
+            Fault::Wipe { node: name, down_ms } => {
+                let Some(node) = node(name).filter(|node| matches!(world.role(*node), Role::Coordinator(_)))
+                else {
+                    return;
+                };
+                if world.kill(node, Down::Power) {
+                    self.struck_now(&fault);
+                    world.disk(node).wipe();
+                    world.around.watch.forget(node);
+                    self.last(*down_ms).await;
+                    world.boot(node);
+                }
+            }
+            Fault::Rolling { down_ms, gap_ms } => {
+                self.struck_now(&fault);
+                let servers = world.nodes().filter(|node| !matches!(world.role(*node), Role::Client(_)));
+                for node in servers {
+                    if self.healing.is_stopped() {
+                        return;
+                    }
+                    if world.standing(node) == Standing::Up {
+                        world.shut_down(node, STOP_PATIENCE_MS).await;
+                        self.last(*down_ms).await;
+                        world.boot(node);
+                        self.last(*gap_ms).await;
+                    }
+                }
+            }
+            Fault::CrashAtBoot { node: name, ops, down_ms } => {
+                let Some(node) = node(name).filter(|node| world.kill(*node, Down::Power)) else { return };
+                self.struck_now(&fault);
+                for after_ops in ops {
+                    self.last(*down_ms).await;
+                    if self.healing.is_stopped() {
+                        return;
+                    }
+                    world.boot(node);
+                    self.arm_disk_crash(node, *after_ops);
+                    self.disk_crash(node, 0).await;
+                }
+            }
             // It waits for its event, see `run`.
             Fault::AtEvent { .. } => {}
             Fault::TransferLeader { region, store } => {

@@ -10,7 +10,7 @@
 //! - [`world`]: the cluster and the levers on it; [`services`]: the product's front doors;
 //! - [`config`], [`plan`], [`workload`]: what to do, as data, drawn with [`draw`]; [`cases`]: saved ones;
 //! - [`atoms`]: everything else that a world decides against the default, recorded and replayed;
-//! - [`faults`], [`triggers`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
+//! - [`faults`], [`damage`], [`triggers`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
 //! - [`history`], [`watch`]: what clients and protocols did; [`check`]: the judges;
 //! - [`mod@run`], [`record`], [`report`]: the verdict and how it came about; [`shrink`]: a failing run made small.
 //!
@@ -21,6 +21,7 @@ pub mod cases;
 pub mod check;
 pub mod config;
 pub mod coverage;
+pub mod damage;
 pub mod draw;
 pub mod events;
 pub mod exec;

@@ -4,6 +4,7 @@
 //! changing the others: that is what makes shrinking and saved cases work.
 
 use crate::config::{FaultClass, WorldConfig};
+use crate::damage::Rot;
 use crate::draw::Draw;
 use serde::{Deserialize, Serialize};
 
@@ -124,6 +125,58 @@ pub enum Fault {
         /// How long.
         down_ms: u64,
     },
+    /// Durable bytes of the node change; see [`crate::damage`].
+    Rot {
+        /// Who; a store or a root.
+        node: String,
+        /// Part of the path of the file, such as `.sst`; empty for any.
+        file: String,
+        /// Which of the files that fit.
+        which: u64,
+        /// Where in it, in permille.
+        spot: u64,
+        /// How much.
+        rot: Rot,
+    },
+    /// The file system is full; the process may stop, and serves again after its restart.
+    NoSpace {
+        /// Who.
+        node: String,
+        /// Bytes that still fit.
+        free_bytes: u64,
+        /// For how long.
+        for_ms: u64,
+    },
+    /// The n-th disk operation from now, if it is a read, returns fewer bytes than it could. That is no error.
+    ShortRead {
+        /// Who.
+        node: String,
+        /// Which operation.
+        after_ops: u64,
+    },
+    /// The node dies and comes back with an empty disk; coordinators only, since they keep nothing on it.
+    Wipe {
+        /// Who.
+        node: String,
+        /// How long it stays down.
+        down_ms: u64,
+    },
+    /// All servers are restarted cleanly, one after the other.
+    Rolling {
+        /// How long each stays down.
+        down_ms: u64,
+        /// How long the next one waits after that.
+        gap_ms: u64,
+    },
+    /// Power is lost, and again in the n-th disk operation after each of the next starts.
+    CrashAtBoot {
+        /// Who.
+        node: String,
+        /// Which operation, start by start.
+        ops: Vec<u64>,
+        /// How long the node stays down each time.
+        down_ms: u64,
+    },
     /// Something goes wrong where and when an event happens, see [`crate::triggers`].
     AtEvent {
         /// The probe, chance point or kind of fact.
@@ -144,6 +197,10 @@ pub enum Fault {
     },
 }
 
+/// With the number of a region or `root`: stands for the node that leads it when the fault strikes.
+pub const LEADER: &str = "leader:";
+/// Stands for the coordinator that holds the lease when the fault strikes.
+pub const HOLDER: &str = "holder";
 /// Stands for the node at which an event happens.
 pub const HERE: &str = "here";
 
@@ -231,7 +288,7 @@ impl Plan {
     /// Draws the plan of `seed` for a phase of `for_ms`.
     pub fn draw(seed: u64, config: &WorldConfig, for_ms: u64) -> Self {
         let mut draw = Draw::new(seed, "plan");
-        let names = Names::of(config);
+        let names = Names { victims: victims(seed, config), ..Names::of(config) };
         let mut faults = Vec::new();
         let mut at_ms = draw.around(config.fault_pause_ms);
         while at_ms < for_ms && !config.faults.is_empty() {
@@ -255,6 +312,18 @@ pub struct Names {
     /// `client1`..
     pub clients: Vec<String>,
     regions: u64,
+    /// Whose disks may rot.
+    victims: Vec<String>,
+}
+
+/// Whose disks may rot in the plan of `seed`, see [`crate::damage`].
+fn victims(seed: u64, config: &WorldConfig) -> Vec<String> {
+    let mut draw = Draw::new(seed, "victims");
+    let names = Names::of(config);
+    if config.unlimited_damage {
+        return names.stores.into_iter().chain(names.roots).collect();
+    }
+    vec![one_of(&mut draw, &names.stores), one_of(&mut draw, &names.roots)]
 }
 
 impl Names {
@@ -267,6 +336,7 @@ impl Names {
             stores: make("store", config.stores),
             clients: make("client", config.clients),
             regions: config.regions,
+            victims: Vec::new(),
         }
     }
 
@@ -275,8 +345,14 @@ impl Names {
         self.roots.iter().chain(&self.coordinators).chain(&self.stores).chain(&self.clients)
     }
 
-    /// A server, stores more often than others.
+    /// A server, stores more often than others; often the one that matters most just then.
     fn server(&self, draw: &mut Draw) -> String {
+        match draw.between(0, 11) {
+            0..=1 => return format!("{LEADER}{}", draw.between(1, self.regions)),
+            2 => return format!("{LEADER}root"),
+            3 => return HOLDER.to_owned(),
+            _ => {}
+        }
         let group = match draw.between(0, 9) {
             0..=5 => &self.stores,
             6..=7 => &self.roots,
@@ -384,6 +460,29 @@ impl Names {
                 Fault::WallClock { node: self.any(draw), by_ms }
             }
             FaultClass::Blackout => Fault::Blackout { down_ms: down_ms.min(2_000) },
+            FaultClass::Rot => {
+                let node = one_of(draw, &self.victims);
+                let file = draw.pick(&["", ".sst", ".wal", ".raft", "MANIFEST", "checkpoint"]).to_owned();
+                let rot = draw.pick(&[Rot::Bit, Rot::Sector, Rot::Page]);
+                Fault::Rot { node, file, which: draw.between(0, 9), spot: draw.between(0, 999), rot }
+            }
+            FaultClass::NoSpace => Fault::NoSpace {
+                node: self.server(draw),
+                free_bytes: draw.pick(&[0, 5_000, 100_000]),
+                for_ms,
+            },
+            FaultClass::ShortRead => {
+                Fault::ShortRead { node: self.server(draw), after_ops: draw.between(1, 30) }
+            }
+            FaultClass::Wipe => Fault::Wipe { node: one_of(draw, &self.coordinators), down_ms },
+            FaultClass::Rolling => {
+                Fault::Rolling { down_ms: down_ms.min(1_000), gap_ms: draw.pick(&[50, 500, 2_000]) }
+            }
+            FaultClass::CrashAtBoot => {
+                let starts = draw.between(1, 3);
+                let ops = (0..starts).map(|_| draw.pick(&[1, 5, 20, 60]) + draw.between(0, 9)).collect();
+                Fault::CrashAtBoot { node: self.server(draw), ops, down_ms: down_ms.min(1_000) }
+            }
             FaultClass::AtEvent => Fault::AtEvent {
                 event: draw.pick(&EVENTS).to_owned(),
                 nth: draw.pick(&[1, 1, 2, 3, 10]),
@@ -431,6 +530,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 15, "{kinds:?}");
+        assert_eq!(kinds.len(), 21, "{kinds:?}");
     }
 }

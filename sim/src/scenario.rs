@@ -10,7 +10,7 @@ use crate::services::{Role, coordinators};
 use crate::workload::Workload;
 use crate::workload::keys::Name;
 use crate::workload::session::Runner;
-use crate::world::{Standing, World};
+use crate::world::World;
 use futures_util::future::{Either, select};
 use nokv_client::{Client, ClientConfig, ClientError};
 use nokv_env::task::Stop;
@@ -131,13 +131,7 @@ impl Scenario {
                 Err(_) => "the client node died".to_owned(),
             };
             if self.world.now() > since + within_ms * 1_000_000 {
-                let standing: Vec<String> = self
-                    .world
-                    .nodes()
-                    .filter(|node| self.world.standing(*node) != Standing::Up)
-                    .map(|node| format!("{} is {:?}", self.world.name(node), self.world.standing(node)))
-                    .collect();
-                let facts = format!("{what}: not within {within_ms} ms: {error} {}", standing.join(", "));
+                let facts = format!("{what}: not within {within_ms} ms: {error}; {}", self.world.standings());
                 return Err(Violation::new("liveness", facts));
             }
             self.world.sleep_ms(100).await;

@@ -45,6 +45,9 @@ struct State {
     probes: BTreeMap<&'static str, u64>,
     failure: Option<(u64, Violation)>,
     timeline: Vec<(u64, String)>,
+    /// Who leads what since which term, and who holds the lease: the targets of faults.
+    leaders: BTreeMap<(&'static str, u64), (u64, Node)>,
+    holder: Option<(u64, String)>,
 }
 
 /// The run's observer.
@@ -84,6 +87,7 @@ impl Watch {
         let verdict = {
             let mut state = lock(&self.state);
             state.tally.count(&fact);
+            state.lead(place.node, &fact);
             if let Some(line) = headline(&fact) {
                 note(&mut state, now_ns, line);
             }
@@ -92,6 +96,17 @@ impl Watch {
         if let Err(violation) = verdict {
             self.fail(now_ns, violation);
         }
+    }
+
+    /// All leaders as they last said: domain, group, term, node.
+    pub fn leaders(&self) -> Vec<(&'static str, u64, u64, Node)> {
+        let state = lock(&self.state);
+        state.leaders.iter().map(|((domain, group), (term, node))| (*domain, *group, *term, *node)).collect()
+    }
+
+    /// The newest holder of the lease, and its generation.
+    pub fn holder(&self) -> Option<(u64, String)> {
+        lock(&self.state).holder.clone()
     }
 
     /// Gives a node the name that violations use.
@@ -133,6 +148,25 @@ impl Watch {
     /// Takes the timeline.
     pub fn take_timeline(&self) -> Vec<(u64, String)> {
         std::mem::take(&mut lock(&self.state).timeline)
+    }
+}
+
+impl State {
+    fn lead(&mut self, at: Node, fact: &Fact) {
+        match fact {
+            Fact::Leader { peer, term } => {
+                let newest = self.leaders.entry((peer.domain, peer.group)).or_insert((*term, at));
+                if newest.0 <= *term {
+                    *newest = (*term, at);
+                }
+            }
+            Fact::Lease { holder, generation, .. }
+                if self.holder.as_ref().is_none_or(|(newest, _)| newest < generation) =>
+            {
+                self.holder = Some((*generation, holder.clone()));
+            }
+            _ => {}
+        }
     }
 }
 

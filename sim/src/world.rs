@@ -12,7 +12,7 @@ use crate::config::WorldConfig;
 use crate::exec::{Executor, Node, SUPERVISOR, lock};
 use crate::net::{Down, Host, Network};
 use crate::node::{Chances, NodeParts, Surroundings};
-use crate::plan::Names;
+use crate::plan::{HOLDER, LEADER, Names};
 use crate::record::State;
 use crate::services::{Role, Service};
 use crate::trace::{Kind, Trace};
@@ -20,7 +20,7 @@ use crate::watch::Watch;
 use nokv_env::mem_disk::{CrashMode, DiskFaults};
 use nokv_env::task::Stop;
 use nokv_env::{Env, MemDisk, RngSource};
-use std::sync::atomic::{AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
 const MILLI: u64 = 1_000_000;
@@ -61,6 +61,10 @@ struct Cell {
     role: Role,
     /// Decides, at each power loss, whether unsynced data is lost.
     survival: Mutex<Point>,
+    /// Durable data of the node was changed on purpose, see [`crate::damage`].
+    damaged: AtomicBool,
+    /// The node has found damage and refused: somebody has to repair it. It stays down.
+    needs_repair: AtomicBool,
     state: Mutex<NodeState>,
 }
 
@@ -110,6 +114,8 @@ impl World {
                 survival: Mutex::new(decider.point(format!("{name}/disk/survival"))),
                 parts: parts(&decider, seed, node(index), name, &config),
                 role: *role,
+                damaged: AtomicBool::new(false),
+                needs_repair: AtomicBool::new(false),
                 state: Mutex::new(NodeState::new(Standing::Off, Stop::new())),
             })
             .collect();
@@ -149,8 +155,19 @@ impl World {
         (1..=self.cells.len() as u16).map(Node)
     }
 
-    /// The node called `name`.
+    /// The node called `name`, which may also be [`LEADER`] with what it leads, or [`HOLDER`].
     pub fn find(&self, name: &str) -> Option<Node> {
+        if let Some(led) = name.strip_prefix(LEADER) {
+            let leads = |(domain, group, ..): &(&str, u64, u64, Node)| match led.parse::<u64>() {
+                Ok(region) => *domain == "region" && *group == region,
+                Err(_) => *domain == "root",
+            };
+            return self.around.watch.leaders().into_iter().find(leads).map(|(.., node)| node);
+        }
+        if name == HOLDER {
+            let (_, holder) = self.around.watch.holder()?;
+            return self.nodes().find(|node| self.name(*node) == holder);
+        }
         self.nodes().find(|node| self.name(*node) == name)
     }
 
@@ -203,6 +220,9 @@ impl World {
     /// Gives the node power and starts its service.
     pub fn boot(&self, node: Node) {
         let cell = self.cell(node);
+        if self.needs_repair(node) {
+            return;
+        }
         let stop = Stop::new();
         {
             let mut state = lock(&cell.state);
@@ -266,6 +286,16 @@ impl World {
         self.record_life(node, State::GaveUp, &reason);
         if cell.parts.disk.crashed() {
             // Power was lost in a disk operation; whoever set that up does the rest.
+            return;
+        }
+        if cell.damaged.load(Ordering::Relaxed) {
+            self.note(format!("{} needs repair and stays down", cell.parts.name));
+            cell.needs_repair.store(true, Ordering::Relaxed);
+            let Some(world) = self.me.upgrade() else { return };
+            self.around.watch.probe("world.damage.refused");
+            self.go("repair", async move {
+                world.kill(node, Down::Process);
+            });
             return;
         }
         if !lock(&cell.state).may_fail {
@@ -343,6 +373,56 @@ impl World {
     /// Allows the node's current life to give up: a disk fault was injected.
     pub fn expect_failure(&self, node: Node) {
         lock(&self.cell(node).state).may_fail = true;
+    }
+
+    /// Tells that durable data of the node was changed.
+    pub fn damage(&self, node: Node) {
+        self.around.watch.probe("world.damage.struck");
+        self.cell(node).damaged.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the budget for damage allows to strike the node: nobody else of its kind was struck.
+    pub fn may_damage(&self, node: Node) -> bool {
+        let same =
+            |other: &Cell| std::mem::discriminant(&other.role) == std::mem::discriminant(&self.role(node));
+        let struck = |other: &&Cell| other.damaged.load(Ordering::Relaxed) && same(other);
+        let fits = |other: &Cell| other.parts.node == node || self.config.unlimited_damage;
+        matches!(self.role(node), Role::Store(_) | Role::Root(_))
+            && self.cells.iter().filter(struck).all(fits)
+    }
+
+    /// Whether the node has found its data damaged and stays down.
+    pub fn needs_repair(&self, node: Node) -> bool {
+        self.cell(node).needs_repair.load(Ordering::Relaxed)
+    }
+
+    /// In one line: who is not up, who leads what, who holds the lease.
+    pub fn standings(&self) -> String {
+        let mut parts = Vec::new();
+        for node in self.nodes() {
+            match self.standing(node) {
+                Standing::Up => {}
+                _ if self.needs_repair(node) => parts.push(format!("{} needs repair", self.name(node))),
+                standing => parts.push(format!("{} is {standing:?}", self.name(node))),
+            }
+        }
+        let replicas = self.replicas();
+        for (domain, group, term, node) in self.around.watch.leaders() {
+            let region = if domain == "root" { 0 } else { group };
+            let applied = replicas.iter().filter(|replica| replica.region == region);
+            let applied: Vec<String> =
+                applied.map(|replica| format!("{} {}", replica.node, replica.applied)).collect();
+            parts.push(format!(
+                "{domain} {group}: {} has led last, in term {term}, applied: {}",
+                self.name(node),
+                applied.join(", ")
+            ));
+        }
+        match self.around.watch.holder() {
+            Some((generation, holder)) => parts.push(format!("{holder} holds lease generation {generation}")),
+            None => parts.push("nobody ever held the lease".to_owned()),
+        }
+        parts.join("; ")
     }
 
     /// Makes the node's wall clock jump.

@@ -189,9 +189,11 @@ impl Db {
         self.inner.stats()
     }
 
-    /// The failure that poisoned the engine, if any. All writes fail from then on.
+    /// The failure that poisoned the engine, if any: all writes fail from then on. Or the first part of a table that
+    /// could not be read: what lies there is missing, so the data as a whole cannot be trusted with more.
     pub fn failed(&self) -> Option<String> {
-        lock(&self.inner.failure).as_ref().map(ToString::to_string)
+        let unreadable = || self.inner.context.unreadable.get().map(ToString::to_string);
+        lock(&self.inner.failure).as_ref().map(ToString::to_string).or_else(unreadable)
     }
 
     /// Whether the database was opened for reading only.

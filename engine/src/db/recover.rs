@@ -177,6 +177,7 @@ impl Recovery {
             cache: Arc::new(BlockCache::new(options.block_cache_bytes, options.block_bytes)),
             graveyard: Arc::default(),
             filter_rejections: Arc::default(),
+            unreadable: Arc::default(),
         };
         let open =
             |(level, meta): &(usize, _)| Ok((*level, Arc::new(Table::open(&context, Clone::clone(meta))?)));

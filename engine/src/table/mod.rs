@@ -24,7 +24,7 @@ use format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_sectio
 use nokv_env::{Disk, File, OpenMode};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 /// Numbers of tables that nobody uses any more.
 #[derive(Default)]
@@ -52,6 +52,8 @@ pub(crate) struct TableContext {
     pub(crate) graveyard: Arc<Graveyard>,
     /// Lookups that a filter answered.
     pub(crate) filter_rejections: Arc<AtomicU64>,
+    /// The first part of a table that could not be read: damaged, or refused by the disk.
+    pub(crate) unreadable: Arc<OnceLock<Error>>,
 }
 
 /// An open table.
@@ -130,7 +132,7 @@ impl Table {
         let filter = if let Some(Cached::Filter(filter)) = cached {
             filter
         } else {
-            let filter = read_section(&*self.file, &self.path, self.meta.bytes, self.filter)?;
+            let filter = self.section(self.filter)?;
             self.context.cache.insert(self.meta.number, self.filter.offset, Cached::Filter(filter.clone()));
             filter
         };
@@ -151,12 +153,22 @@ impl Table {
         if let Some(Cached::Block(block)) = self.context.cache.get(self.meta.number, handle.offset) {
             return Ok(block);
         }
-        let body = read_section(&*self.file, &self.path, self.meta.bytes, handle)?;
-        let block = Block::parse(body).map_err(|what| self.corrupt(handle.offset, what))?;
+        let body = self.section(handle)?;
+        let block = Block::parse(body).map_err(|what| self.noted(self.corrupt(handle.offset, what)))?;
         if fill_cache {
             self.context.cache.insert(self.meta.number, handle.offset, Cached::Block(block.clone()));
         }
         Ok(block)
+    }
+
+    fn section(&self, handle: Handle) -> Result<Bytes> {
+        read_section(&*self.file, &self.path, self.meta.bytes, handle).map_err(|error| self.noted(error))
+    }
+
+    /// Whoever meets the damage sees an error; whoever runs the engine must hear of it too.
+    fn noted(&self, error: Error) -> Error {
+        let _ = self.context.unreadable.set(error.clone());
+        error
     }
 
     fn corrupt(&self, offset: u64, what: &'static str) -> Error {
