@@ -17,6 +17,7 @@
 //! | `NODE/clock/wall` | true time | error of the wall clock, milliseconds, as `i64` |
 //! | `NODE/chance/NAME` | the ordinary branch | 1: the rare branch |
 //! | `NODE/disk/survival` | everything unsynced survives the power loss | what does: number of the draws |
+//! | `core/KIND` | everything is healed at once | which node of the kind is left out of the core, and how |
 //! | `A>B/late` | on time | extra delay of the packet, nanoseconds |
 //! | `A>B/lost` | the packet gets through (asked only on lossy links) | delay by retransmission, nanoseconds |
 

@@ -87,6 +87,7 @@ impl Case {
             plan: self.plan.clone(),
             workload: self.workload.clone(),
             decisions: self.decisions.clone(),
+            unlimited_damage: false,
             executor: ExecutorKind::default(),
         }
     }

@@ -21,6 +21,24 @@ const ARMED_LOOK_NS: u64 = 1_000_000;
 /// What plans call [`Fault::AtEvent`].
 const WAITING: &str = "at_event";
 
+/// How a node is kept out of the core.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum How {
+    /// It has no power.
+    Dead,
+    /// It does nothing.
+    Frozen,
+    /// Nothing it sends or should get arrives.
+    CutOff,
+}
+
+/// A node that is not healed with the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LeftOut {
+    node: Node,
+    how: How,
+}
+
 /// Carries out a plan, and knows how to end what it began.
 pub struct Faults {
     world: Arc<World>,
@@ -69,8 +87,9 @@ impl Faults {
         });
     }
 
-    /// Ends all faults: links, clocks of execution and disks are healthy again, and everything is booted.
-    pub async fn heal(&self) {
+    /// Ends all faults, for the core: links, clocks of execution and disks are healthy again, and everything is booted.
+    /// What is left out stays dead, frozen or cut off until [`Faults::take_back`].
+    pub async fn heal(&self, left_out: &[LeftOut]) {
         let world = &self.world;
         world.note("healing begins".to_owned());
         self.healing.stop();
@@ -89,8 +108,67 @@ impl Faults {
             if world.disk(node).crashed() {
                 world.kill(node, Down::Power);
             }
-            world.boot(node);
+            match left_out.iter().find(|left_out| left_out.node == node).map(|left_out| left_out.how) {
+                None => world.boot(node),
+                Some(How::Dead) => {
+                    world.kill(node, Down::Power);
+                }
+                Some(How::Frozen) => {
+                    world.boot(node);
+                    world.around.exec.pause(node);
+                    world.around.network.freeze(node);
+                }
+                Some(How::CutOff) => {
+                    world.boot(node);
+                    for other in world.nodes() {
+                        world.around.network.cut(node, other);
+                        world.around.network.cut(other, node);
+                    }
+                }
+            }
         }
+        for LeftOut { node, how } in left_out {
+            world.note(format!("{} is left out ({how:?}): the others are the core", world.name(*node)));
+        }
+    }
+
+    /// Heals what was left out of the core.
+    pub fn take_back(&self, left_out: &[LeftOut]) {
+        let world = &self.world;
+        for LeftOut { node, .. } in left_out {
+            world.note(format!("{} comes back", world.name(*node)));
+            world.around.network.thaw(*node);
+            world.around.exec.resume(*node);
+            world.boot(*node);
+        }
+        world.around.network.heal();
+    }
+
+    /// Draws who is left out of the core: at most one root, one store and one coordinator, so that the others have a
+    /// quorum of everything. Damaged nodes that stay down are the ones of their kind.
+    pub fn leave_out(&self) -> Vec<LeftOut> {
+        let world = &self.world;
+        let kinds: [fn(&Role) -> bool; 3] = [
+            |role| matches!(role, Role::Root(_)),
+            |role| matches!(role, Role::Store(_)),
+            |role| matches!(role, Role::Coordinator(_)),
+        ];
+        let mut left_out = Vec::new();
+        for (kind, key) in kinds.iter().zip(["root", "store", "coordinator"]) {
+            let all: Vec<Node> = world.nodes().filter(|node| kind(&world.role(*node))).collect();
+            let damaged = all.iter().any(|node| world.damaged(*node));
+            if damaged || all.len() < 2 {
+                continue;
+            }
+            let choice =
+                world.decider.once(format!("core/{key}"), |draw| (draw % 2 == 0).then_some(draw >> 8));
+            if let Some(choice) = choice {
+                let node = all[(choice % all.len() as u64) as usize];
+                let how = [How::Dead, How::Frozen, How::CutOff][(choice / all.len() as u64 % 3) as usize];
+                left_out.push(LeftOut { node, how });
+            }
+        }
+        left_out
     }
 
     /// Waits for the end of a fault, or for healing.

@@ -54,6 +54,8 @@ pub struct RunOptions {
     pub workload: Option<Workload>,
     /// What the world decides against the default while it runs.
     pub decisions: Option<Decisions>,
+    /// Damage without a budget, see [`crate::damage`].
+    pub unlimited_damage: bool,
     /// The executor.
     pub executor: ExecutorKind,
 }
@@ -68,7 +70,8 @@ impl RunOptions {
     pub fn resolve(&self) -> Resolved {
         let drawn_ms = Draw::new(self.seed, "duration").pick(&[10_000, 20_000, 30_000]);
         let load_ms = self.duration.map_or(drawn_ms, |duration| duration.as_millis() as u64);
-        let config = self.config.clone().unwrap_or_else(|| WorldConfig::draw(self.seed));
+        let mut config = self.config.clone().unwrap_or_else(|| WorldConfig::draw(self.seed));
+        config.unlimited_damage |= self.unlimited_damage;
         let plan = self.plan.clone().unwrap_or_else(|| Plan::draw(self.seed, &config, load_ms));
         let workload = self.workload.clone().unwrap_or_else(|| Workload::draw(self.seed, &config, load_ms));
         let decisions = self.decisions.clone();
@@ -283,7 +286,9 @@ fn judge(
         Err(violation) => return at(sim_ns, violation),
     }
     if let Some(violation) = outcome.failure {
-        return at(sim_ns, violation);
+        // Without a budget for damage, data may be out of reach for good.
+        let legal = run.config.unlimited_damage && violation.checker == "liveness";
+        return if legal { None } else { at(sim_ns, violation) };
     }
     check::replicas::check(&outcome.replicas).err().and_then(|violation| at(sim_ns, violation))
 }

@@ -1,4 +1,5 @@
-//! The story of a run: boot, load and faults; heal, liveness, last reads, replicas.
+//! The story of a run: boot, load and faults; heal a core that has a quorum of everything, and it must serve; heal the
+//! rest, last reads, replicas.
 
 use crate::check::Violation;
 use crate::check::replicas::Replica;
@@ -70,8 +71,10 @@ impl Scenario {
         self.prepare().await?;
         let running = self.load().await;
         let healed = self.world.now();
-        self.faults.heal().await;
+        let left_out = self.faults.leave_out();
+        self.faults.heal(&left_out).await;
         self.everything_serves(healed).await?;
+        self.faults.take_back(&left_out);
         self.sessions_end(healed, &running).await?;
         self.last_reads(healed).await?;
         self.quiet().await

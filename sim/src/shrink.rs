@@ -83,6 +83,7 @@ fn again(run: &Resolved) -> Ran {
         plan: Some(run.plan.clone()),
         workload: Some(run.workload.clone()),
         decisions: run.decisions.clone(),
+        unlimited_damage: false,
         executor: run.executor,
     };
     run_keeping(&options, Keep::Hash)

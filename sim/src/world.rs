@@ -391,6 +391,11 @@ impl World {
             && self.cells.iter().filter(struck).all(fits)
     }
 
+    /// Whether durable data of the node was changed.
+    pub fn damaged(&self, node: Node) -> bool {
+        self.cell(node).damaged.load(Ordering::Relaxed)
+    }
+
     /// Whether the node has found its data damaged and stays down.
     pub fn needs_repair(&self, node: Node) -> bool {
         self.cell(node).needs_repair.load(Ordering::Relaxed)
