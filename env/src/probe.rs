@@ -52,6 +52,21 @@ pub enum Promise {
     },
 }
 
+/// A region as somebody knows it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Region {
+    /// Its id.
+    pub id: u64,
+    /// Grows when the range changes.
+    pub version: u64,
+    /// Grows when the members change.
+    pub conf_version: u64,
+    /// First key.
+    pub start: Vec<u8>,
+    /// Key behind the last; empty = no end.
+    pub end: Vec<u8>,
+}
+
 /// Something a protocol did that invariant checkers want to see at the moment it happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
@@ -216,6 +231,22 @@ pub enum Fact {
         ids: u64,
         /// The fence of timestamps.
         timestamps: u64,
+    },
+    /// A meta-root applied a change of regions: all of them, from now on.
+    Regions {
+        /// The meta-root node.
+        node: u64,
+        /// The applied index.
+        index: u64,
+        /// By id.
+        regions: Vec<Region>,
+    },
+    /// A peer knows its region like this from now on.
+    Region {
+        /// The peer.
+        peer: Peer,
+        /// The region.
+        region: Region,
     },
     /// The meta-root group granted lease `generation` to `holder` (seen at apply, once a node).
     Lease {

@@ -8,9 +8,11 @@ use crate::lease::LeaseWatch;
 use crate::state::{Outcome, Reply};
 use crate::workdir::Workdir;
 use bytes::Bytes;
-use nokv_env::{BoxFuture, Env, Fact, Instant};
+use nokv_env::{BoxFuture, Env, Fact, Instant, Region};
 use nokv_proto::meta::v1::root_command::Command;
-use nokv_proto::meta::v1::{RootCommand, RootCoordinatorLeaseCommandKind, RootCursor, RootImage};
+use nokv_proto::meta::v1::{
+    RegionDescriptor, RootCommand, RootCoordinatorLeaseCommandKind, RootCursor, RootImage,
+};
 use nokv_replica::{Applied, ConfChangeInfo, Fatal, GroupId, MachineSnapshot, Role};
 use prost::Message;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -34,6 +36,8 @@ pub(crate) struct Core {
     reported: u64,
     /// The authority that was told to whoever watches.
     told: Authority,
+    /// The cluster epoch whose regions were told.
+    told_epoch: u64,
 }
 
 /// What decides whose numbers count: the newest generation, whether it may serve, the fences of ids and timestamps.
@@ -44,7 +48,7 @@ impl Shared {
     pub(crate) fn new(image: Image, now: Instant) -> Self {
         let watch = LeaseWatch::restart(image.state.lease(), now);
         Self {
-            core: Mutex::new(Core { image, watch, reported: 0, told: Authority::default() }),
+            core: Mutex::new(Core { image, watch, reported: 0, told: Authority::default(), told_epoch: 0 }),
             changed: Notify::new(),
         }
     }
@@ -81,6 +85,14 @@ impl Core {
         self.image.applied = at;
         self.watch.observe(self.image.state.lease(), now);
         outcome
+    }
+
+    /// The regions, if they changed since the last call.
+    fn new_regions(&mut self) -> Option<Vec<Region>> {
+        let state = &self.image.state;
+        let epoch = state.cluster_epoch();
+        let changed = std::mem::replace(&mut self.told_epoch, epoch) != epoch;
+        changed.then(|| state.regions().map(told_region).collect())
     }
 
     /// The authority, if it changed since the last call.
@@ -134,7 +146,7 @@ impl Machine {
             self.env.probe("metaroot.lease.granted");
             self.env.fact(Fact::Lease { node: self.node_id, holder, generation });
         }
-        self.tell_authority(applied);
+        self.tell_changes(applied);
         let due = applied.saturating_sub(self.durable) >= self.checkpoint_entries;
         if due || self.env.chance("metaroot.checkpoint.early", 0.01) {
             self.checkpoint()?;
@@ -142,12 +154,22 @@ impl Machine {
         Ok(())
     }
 
-    fn tell_authority(&self, index: u64) {
+    /// What this entry changed, for whoever watches.
+    fn tell_changes(&self, index: u64) {
         if !self.env.watching() {
             return;
         }
-        let Some((generation, live, ids, timestamps)) = self.shared.lock().new_authority() else { return };
-        self.env.fact(Fact::Authority { node: self.node_id, index, generation, live, ids, timestamps });
+        let (authority, regions) = {
+            let mut core = self.shared.lock();
+            (core.new_authority(), core.new_regions())
+        };
+        let node = self.node_id;
+        if let Some((generation, live, ids, timestamps)) = authority {
+            self.env.fact(Fact::Authority { node, index, generation, live, ids, timestamps });
+        }
+        if let Some(regions) = regions {
+            self.env.fact(Fact::Regions { node, index, regions });
+        }
     }
 
     fn checkpoint(&mut self) -> Result<(), Fatal> {
@@ -172,6 +194,17 @@ impl Machine {
         self.shared.changed.notify_waiters();
         self.env.probe("metaroot.snapshot.installed");
         Ok(())
+    }
+}
+
+fn told_region(region: &RegionDescriptor) -> Region {
+    let epoch = region.epoch.unwrap_or_default();
+    Region {
+        id: region.region_id,
+        version: epoch.version,
+        conf_version: epoch.conf_version,
+        start: region.start_key.to_vec(),
+        end: region.end_key.to_vec(),
     }
 }
 

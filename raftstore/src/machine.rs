@@ -76,6 +76,7 @@ impl StoreMachine {
             let Some(region) = regions.get(entry.region.region_id) else { continue };
             if region.state().is_hosted() {
                 let marks = Marks::new(entry.applied.index);
+                region.tell(env);
                 hosted.insert(region.id, Hosted { region, members: entry.members.clone(), marks });
             }
         }
@@ -154,6 +155,7 @@ impl StoreMachine {
         catalog::put_applied(&mut batch, group.0, at);
         // One batch is in one table or in none: a crash leaves the old region or the new one, never a mixture.
         region.set_descriptor(image.region, self.store_id);
+        region.tell(&self.env);
         self.db.apply(batch).map_err(|error| fatal(group, error))?;
         self.db.flush().await.map_err(|error| fatal(group, error))?;
         region.set_applied(at);
@@ -255,6 +257,8 @@ impl Machine for StoreMachine {
         catalog::put_members(&mut batch, group.0, &members);
         hosted.members = members;
         hosted.region.set_descriptor(new, store_id);
+        let region = hosted.region.clone();
+        region.tell(&self.env);
         self.commit(group, Position { index, term }, batch)?;
         Ok(Reply::Configured)
     }

@@ -15,7 +15,7 @@ use crate::machine::StoreMachine;
 use crate::region::{Region, epoch_matches, refuse};
 use nokv_engine as engine;
 use nokv_engine::Db;
-use nokv_env::{Env, Fact, Peer};
+use nokv_env::{Env, Fact};
 use nokv_replica::{Handle, ReadError};
 use tonic::Status;
 
@@ -51,7 +51,7 @@ fn asked(env: &Env, region: &Region) -> u64 {
     }
     let (state, read) = (region.state(), region.next_read());
     if let Some(peer) = state.peer {
-        env.fact(Fact::ReadAsked { peer: told(region, peer), read });
+        env.fact(Fact::ReadAsked { peer: region.told_peer(peer), read });
     }
     read
 }
@@ -64,12 +64,13 @@ fn served(env: &Env, region: &Region, read: u64) {
     let state = region.state();
     if let Some(peer) = state.peer {
         // The term may be another by now than the one in which leadership was confirmed.
-        env.fact(Fact::ReadServed { peer: told(region, peer), read, applied: state.applied.index, term: 0 });
+        env.fact(Fact::ReadServed {
+            peer: region.told_peer(peer),
+            read,
+            applied: state.applied.index,
+            term: 0,
+        });
     }
-}
-
-fn told(region: &Region, peer: u64) -> Peer {
-    Peer { domain: "region", group: region.id, node: peer }
 }
 
 fn refused(admitted: &Admitted, error: ReadError) -> Refused {

@@ -2,6 +2,7 @@
 
 use crate::catalog::{Entry, Members, Position};
 use crate::one_pc::OnePc;
+use nokv_env::{Env, Fact, Peer};
 use nokv_proto::error::v1::{EpochNotMatch, KeyNotInRegion, NotLeader, RegionError, RegionNotFound};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_replica::{GroupId, Role};
@@ -75,6 +76,29 @@ impl Region {
 
     pub(crate) fn one_pc(&self) -> MutexGuard<'_, OnePc> {
         lock(&self.one_pc)
+    }
+
+    /// Tells whoever watches what the region is now.
+    pub(crate) fn tell(&self, env: &Env) {
+        if !env.watching() {
+            return;
+        }
+        let state = self.state();
+        let Some(node) = state.peer else { return };
+        let (known, epoch) = (&state.descriptor, state.descriptor.epoch.unwrap_or_default());
+        let region = nokv_env::Region {
+            id: self.id,
+            version: epoch.version,
+            conf_version: epoch.conf_version,
+            start: known.start_key.to_vec(),
+            end: known.end_key.to_vec(),
+        };
+        env.fact(Fact::Region { peer: self.told_peer(node), region });
+    }
+
+    /// A peer of this region, as facts name it.
+    pub(crate) fn told_peer(&self, node: u64) -> Peer {
+        Peer { domain: "region", group: self.id, node }
     }
 
     /// A number for the next read.

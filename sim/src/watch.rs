@@ -7,7 +7,7 @@ use crate::exec::{Node, Place, lock};
 use crate::trace::digest;
 use crate::triggers::Triggers;
 use nokv_env::task::Stop;
-use nokv_env::{Fact, Peer, Promise};
+use nokv_env::{Fact, Peer, Promise, Region};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -210,6 +210,10 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         Fact::Authority { node, index, generation, live, ids, timestamps } => {
             mix(&[8, node, index, generation, u64::from(live), ids, timestamps])
         }
+        Fact::Regions { node, index, ref regions } => {
+            regions.iter().fold(mix(&[22, node, index]), |hash, region| step(hash, of_region(region)))
+        }
+        Fact::Region { peer, ref region } => of_peer(23, peer, &[of_region(region)]),
         Fact::Started { peer, base, base_term, last, term, vote, commit, applied, durable } => {
             of_peer(9, peer, &[base, base_term, last, term, vote, commit, applied, durable])
         }
@@ -230,6 +234,11 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         Fact::ReadAsked { peer, read } => of_peer(20, peer, &[read]),
         Fact::ReadServed { peer, read, applied, term } => of_peer(21, peer, &[read, applied, term]),
     }
+}
+
+fn of_region(region: &Region) -> u64 {
+    let (start, end) = (digest(&region.start), digest(&region.end));
+    mix(&[region.id, region.version, region.conf_version, start, end])
 }
 
 fn of_peer(kind: u64, peer: Peer, words: &[u64]) -> u64 {

@@ -327,6 +327,16 @@ impl RootState {
         self.lease.as_ref()
     }
 
+    /// Changes with every change of regions.
+    pub fn cluster_epoch(&self) -> u64 {
+        self.cluster_epoch
+    }
+
+    /// All regions, by id.
+    pub fn regions(&self) -> impl Iterator<Item = &RegionDescriptor> {
+        self.regions.values()
+    }
+
     /// The fences of ids and timestamps.
     pub fn fences(&self) -> (u64, u64) {
         (self.id_fence, self.tso_fence)

@@ -1,7 +1,8 @@
 //! Invariants of protocols, checked at the very fact that breaks them.
 //!
 //! [`raft`] keeps a mirror of every peer's log as its disk must have it, and what each group has committed;
-//! [`authority`] keeps who may hand out numbers, what was handed out and what clients took. Both learn from
+//! [`authority`] keeps who may hand out numbers, what was handed out and what clients took; [`regions`] keeps which
+//! ranges regions had at which epoch. All learn from
 //! facts alone and know nothing of faults: a crash shows as a peer that starts again.
 
 mod authority;
@@ -10,6 +11,7 @@ mod group;
 mod mirror;
 mod peer;
 mod raft;
+mod regions;
 #[cfg(test)]
 mod tests;
 
@@ -22,6 +24,7 @@ use nokv_env::Fact;
 pub struct Invariants {
     raft: raft::Raft,
     authority: authority::Authority,
+    regions: regions::Regions,
     names: Names,
 }
 
@@ -46,6 +49,7 @@ impl Invariants {
             Fact::Lease { .. } | Fact::Authority { .. } | Fact::Granted { .. } | Fact::Accepted { .. } => {
                 self.authority.observe(place, fact, &self.names)
             }
+            Fact::Regions { .. } | Fact::Region { .. } => self.regions.observe(place, fact, &self.names),
             _ => self.raft.observe(place, fact, &self.names),
         }
     }

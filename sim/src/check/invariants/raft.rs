@@ -61,6 +61,6 @@ fn peer_of(fact: &Fact) -> Option<Peer> {
         | Fact::Removed { peer }
         | Fact::ReadAsked { peer, .. }
         | Fact::ReadServed { peer, .. } => Some(*peer),
-        Fact::Authority { .. } | Fact::Lease { .. } | Fact::Granted { .. } | Fact::Accepted { .. } => None,
+        _ => None,
     }
 }

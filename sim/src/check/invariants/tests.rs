@@ -1,7 +1,7 @@
 //! Good and bad stories, told as facts.
 
 use super::*;
-use nokv_env::{Duty, Peer, Promise};
+use nokv_env::{Duty, Peer, Promise, Region};
 
 const GROUP: [u64; 3] = [1, 2, 3];
 
@@ -393,4 +393,54 @@ fn the_root_never_goes_back() {
     let lease = |holder: &str| Fact::Lease { node: 1, holder: holder.to_owned(), generation: 1 };
     authority(&[lease("a"), lease("a")]).holds();
     authority(&[lease("a"), lease("b")]).breaks("belongs to a and to b");
+}
+
+fn region(id: u64, version: u64, start: &str, end: &str) -> Region {
+    Region { id, version, conf_version: 1, start: start.into(), end: end.into() }
+}
+
+fn regions(facts: Vec<Fact>) -> Story {
+    let mut story = Story { invariants: Invariants::default(), lives: [0; 4], broken: None };
+    for fact in facts {
+        story.tell(1, fact);
+    }
+    story
+}
+
+fn at_root(index: u64, regions: &[Region]) -> Fact {
+    Fact::Regions { node: 1, index, regions: regions.to_vec() }
+}
+
+#[test]
+fn regions_tile_the_keys() {
+    let (left, right) = (region(1, 1, "", "m"), region(2, 1, "m", ""));
+    let split = [region(1, 2, "", "g"), region(3, 2, "g", "m"), right.clone()];
+    let begun = vec![at_root(1, std::slice::from_ref(&left)), at_root(2, &[left.clone(), right.clone()])];
+    let then = |more: Fact| [begun.clone(), vec![more]].concat();
+    regions(then(at_root(3, &split))).holds();
+    regions(then(at_root(1, std::slice::from_ref(&left)))).holds(); // another root lags
+    regions(then(at_root(3, &split[..2]))).breaks("do not cover all keys any more");
+    regions(then(at_root(3, &[split[0].clone(), right.clone()]))).breaks("do not cover all keys any more");
+    let overlap = [region(1, 2, "", "n"), right.clone()];
+    regions(then(at_root(3, &overlap))).breaks("overlaps region 2 \"m\"..\"\"");
+    regions(then(at_root(3, &[region(1, 1, "", "n"), right.clone()]))).breaks("at version 1 as \"\"..\"n\"");
+    let gone = [then(at_root(3, &[region(2, 2, "", "")])), vec![at_root(4, &[left, region(2, 3, "m", "")])]];
+    regions(gone.concat()).breaks("region 1 is back at index 4");
+    let back = [then(at_root(3, &split)), vec![at_root(4, &[region(1, 1, "", "m"), right])]].concat();
+    regions(back).breaks("takes region 1 back from epoch (2, 1) to (1, 1)");
+}
+
+#[test]
+fn peers_agree_with_the_root_and_never_go_back() {
+    let told = |version, end| Fact::Region { peer: peer(1), region: region(7, version, "", end) };
+    regions(vec![at_root(1, &[region(7, 1, "", "m")]), told(1, "m"), told(2, "g")]).holds();
+    regions(vec![at_root(1, &[region(7, 1, "", "m")]), told(1, "n")])
+        .breaks("knows region 7 at version 1 as");
+    let mut story = regions(vec![told(1, "m"), told(2, "g")]);
+    story.lives[1] = 1;
+    story.tell(1, told(1, "m")).holds();
+    story
+        .tell(1, told(2, "g"))
+        .tell(1, told(1, "m"))
+        .breaks("takes region 7 back from epoch (2, 1) to (1, 1)");
 }
