@@ -11,7 +11,7 @@ use super::words::{at, millis};
 use crate::check::oracle::WriteId;
 use crate::record::{NEVER, State};
 use crate::run::{Failure, Verdict};
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 const SECOND: u64 = 1_000_000_000;
@@ -163,6 +163,10 @@ pub(super) fn session_name(number: u32) -> String {
     if number > u32::from(u16::MAX) { "the checker's reads".to_owned() } else { format!("session {number}") }
 }
 
+/// Words before numbers that are no index of a log.
+const NAMES: [&str; 10] =
+    ["group", "region", "peer", "peers", "term", "session", "key", "account", "list", "generation"];
+
 /// The names in the facts of a violation.
 #[derive(Debug, Default)]
 struct Clues {
@@ -183,6 +187,8 @@ struct Clues {
 
 impl Clues {
     fn read(facts: &str, tables: &Tables) -> Self {
+        // Raft checkers end with a list of who every peer is.
+        let facts = facts.split(" (peers: ").next().unwrap_or_default();
         let words = split(facts);
         let mut clues = Self::default();
         for (index, word) in words.iter().enumerate() {
@@ -192,6 +198,8 @@ impl Clues {
                 ("key", Some(number)) => _ = clues.keys.insert(format!("k{number}")),
                 ("account", Some(number)) => _ = clues.keys.insert(format!("a{number}")),
                 ("list", Some(number)) => _ = clues.keys.insert(format!("l{number}")),
+                ("skew", Some(number)) => _ = clues.keys.insert(format!("s{number}")),
+                ("fork", Some(number)) => _ = clues.keys.insert(format!("f{number}")),
                 ("session", Some(number)) => {
                     clues.spans.push((number, words[index + 2..].iter().take(2).find_map(|word| time(word))));
                 }
@@ -203,7 +211,7 @@ impl Clues {
                 ("peers", Some(number)) => clues.peers.extend([Some(number), after(3)].into_iter().flatten()),
                 ("and", Some(number)) => _ = clues.peers.insert(number),
                 ("term", Some(number)) => _ = clues.terms.insert(number),
-                ("index" | "entry" | "after" | "snapshot", Some(number)) => _ = clues.indexes.insert(number),
+                (name, Some(number)) if !NAMES.contains(&name) => _ = clues.indexes.insert(number),
                 ("generation", Some(number)) => _ = clues.generations.insert(number),
                 _ => {}
             }
@@ -307,7 +315,7 @@ impl<'a> Teller<'a> {
         }
         let since = first.max(self.at_ns.saturating_sub(OPENING_NS)).saturating_sub(BEFORE_NS);
         let requests = self.requests(&evidence);
-        for index in self.context(since, &groups).into_iter().chain(requests) {
+        for index in self.context(since, &groups, &evidence).into_iter().chain(requests) {
             if !evidence.contains(&index) {
                 lines.push(sentence(self.tables, index, false));
             }
@@ -374,10 +382,17 @@ impl<'a> Teller<'a> {
         for index in &marks {
             found.remove(index);
         }
-        found.extend(newest(&marks, EVIDENCE_MAX / 2));
+        found.extend(newest(&self.last_of_each(&marks), EVIDENCE_MAX / 2));
         found.extend(self.last_words());
         found.extend(self.last_writers(&found));
         found
+    }
+
+    /// Of marks that say the same of the same node, the last one.
+    fn last_of_each(&self, marks: &BTreeSet<usize>) -> BTreeSet<usize> {
+        let said = |index: &usize| (self.tables.rows[*index].node, self.tables.rows[*index].text.as_str());
+        let last: BTreeMap<_, usize> = marks.iter().map(|index| (said(index), *index)).collect();
+        last.into_values().collect()
     }
 
     /// Whoever wrote last what a snapshot of all accounts showed.
@@ -423,12 +438,13 @@ impl<'a> Teller<'a> {
             known.number(field).is_some_and(|number| set.contains(&number))
         };
         if let Some((first, count)) = known.range() {
-            return self.clues.numbers.range(first..first + count.max(1)).next().is_some();
+            let about = ["timestamp", "handed out", "took"].iter().any(|word| self.facts.contains(word));
+            return about && self.clues.numbers.range(first..first + count.max(1)).next().is_some();
         }
         let Some(group) = known.group() else {
             return known.name == "Lease" && has(&self.clues.generations, "generation");
         };
-        let place = has(&self.clues.indexes, "index") || has(&self.clues.indexes, "last");
+        let place = ["index", "last", "applied"].iter().any(|field| has(&self.clues.indexes, field));
         let term = has(&self.clues.terms, "term");
         let peer = known.peer().is_some_and(|peer| self.clues.peers.contains(&peer))
             || row.node.is_some_and(|node| self.clues.nodes.contains(&node));
@@ -499,7 +515,7 @@ impl<'a> Teller<'a> {
     }
 
     /// Faults, elections and deaths between which the evidence fell.
-    fn context(&self, since: u64, groups: &BTreeSet<Group>) -> Vec<usize> {
+    fn context(&self, since: u64, groups: &BTreeSet<Group>, evidence: &BTreeSet<usize>) -> Vec<usize> {
         let rows = &self.tables.rows;
         let until = self.at_ns;
         let during = |row: &Row| row.from_ns <= until && row.until_ns >= since;
@@ -510,6 +526,13 @@ impl<'a> Teller<'a> {
             .iter()
             .filter_map(|index| rows[*index].node)
             .chain(self.clues.nodes.iter().copied())
+            .chain(
+                evidence
+                    .iter()
+                    .map(|index| &rows[*index])
+                    .filter(|row| row.kind == Kind::Mark)
+                    .filter_map(|row| row.node),
+            )
             .collect();
         let all: BTreeSet<usize> = (0..self.tables.nodes.len()).collect();
         let concerned = if involved.is_empty() { &all } else { &involved };

@@ -107,7 +107,9 @@ impl Row {
     }
 
     pub(super) fn is_write(&self) -> bool {
-        ["put", "delete", "insert", "append", "transfer"].iter().any(|verb| self.text.starts_with(verb))
+        ["put", "delete", "insert", "append", "transfer", "swap", "write"]
+            .iter()
+            .any(|verb| self.text.starts_with(verb))
     }
 }
 
@@ -138,16 +140,11 @@ pub(super) struct Tables {
     deaths: BTreeMap<usize, Vec<u64>>,
 }
 
-/// The name of a workload key as operations call it.
+/// The name of a workload key as operations call it: what follows the digits that spread keys over regions.
 pub(super) fn key_name(name: Name) -> String {
-    match name {
-        Name::Key(number) => format!("k{number}"),
-        Name::Account(number) => format!("a{number}"),
-        Name::List(number) => format!("l{number}"),
-        Name::Skew(number) => format!("s{number}"),
-        Name::Fork(number) => format!("f{number}"),
-        other => String::from_utf8_lossy(&other.key()).into_owned(),
-    }
+    let key = name.key();
+    let text = String::from_utf8_lossy(&key);
+    text.split_once('/').map_or(text.as_ref(), |(_, name)| name).to_owned()
 }
 
 /// The name of a written value, or "nothing".
@@ -168,7 +165,7 @@ impl Tables {
             sessions: Vec::new(),
             groups: Vec::new(),
             ranges: ranges(run),
-            regions: BTreeMap::new(),
+            regions: Self::regions_of_keys(run, recording),
             rows: Vec::new(),
             notes: recording.notes.iter().filter(|(_, note)| tells_the_story(note)).cloned().collect(),
             left_out: 0,
@@ -176,7 +173,6 @@ impl Tables {
             peers: BTreeMap::new(),
             deaths: BTreeMap::new(),
         };
-        tables.regions = tables.regions_of_keys(run);
         tables.lives(&recording.lives);
         tables.faults(recording);
         tables.facts(recording);
@@ -188,9 +184,10 @@ impl Tables {
         tables
     }
 
-    fn regions_of_keys(&self, run: &Resolved) -> BTreeMap<String, u64> {
+    fn regions_of_keys(run: &Resolved, recording: &Recording) -> BTreeMap<String, u64> {
         let regions = services::regions(&run.config);
-        let names = run.workload.shape.names().into_iter();
+        let in_packets = recording.packets.iter().flat_map(|packet| packet.keys.iter().copied());
+        let names = run.workload.shape.names().into_iter().chain(in_packets);
         names
             .filter_map(|name| {
                 let key = name.key();

@@ -143,11 +143,8 @@ pub(super) fn operation(op: &Op, id: &str) -> (String, Vec<String>) {
     let value = serde_json::to_value(op).unwrap_or_default();
     let kind = value["op"].as_str().unwrap_or("operation").to_owned();
     let number = |field: &str| value[field].as_u64().unwrap_or_default();
-    let mut keys = Vec::new();
-    for (field, letter) in [("key", 'k'), ("from", 'a'), ("to", 'a'), ("list", 'l')] {
-        let named = value[field].as_u64().filter(|_| kind != "range");
-        keys.extend(named.map(|number| format!("{letter}{number}")));
-    }
+    let keys = keys_of(&kind, &value);
+    let all = || keys.join(", ");
     let words = match kind.as_str() {
         "get" => format!("get k{}", number("key")),
         "put" | "insert" | "swap" => format!("{kind} k{} = {id}", number("key")),
@@ -161,12 +158,50 @@ pub(super) fn operation(op: &Op, id: &str) -> (String, Vec<String>) {
         }
         "totals" => "read all accounts".to_owned(),
         "append" => format!("append {id} to l{}", number("list")),
+        "swap" => format!("swap k{} for {id}", number("key")),
+        "multi" => format!("write {} in one transaction ({id})", all()),
+        "snapshot" => format!("read {} in one snapshot", all()),
+        "lists" => format!("read and append to {} in one transaction ({id})", all()),
+        "skew" => format!("write {} after a look at its pair ({id})", all()),
+        "fork_write" => format!("write {} ({id})", all()),
+        "fork_read" => format!("read {} in one snapshot", all()),
         "read_list" => format!("read l{}", number("list")),
         "timestamp" => format!("ask for {} timestamps", number("count")),
         "id" => format!("ask for {} ids", number("count")),
         _ => listed(&kind, &value, "op"),
     };
     (words, keys)
+}
+
+/// The workload keys that an operation names.
+fn keys_of(kind: &str, value: &Value) -> Vec<String> {
+    let number = |field: &str| value[field].as_u64();
+    let named = |field: &str, letter: char| number(field).map(|number| format!("{letter}{number}"));
+    let listed = |field: &str, letter: char| {
+        let numbers: Vec<u64> =
+            value[field].as_array().into_iter().flatten().filter_map(Value::as_u64).collect();
+        numbers.into_iter().map(move |number| format!("{letter}{number}"))
+    };
+    let steps = value["steps"].as_array().into_iter().flatten().filter_map(|step| step["list"].as_u64());
+    let mut keys: Vec<String> = match kind {
+        "transfer" => [named("from", 'a'), named("to", 'a')].into_iter().flatten().collect(),
+        "skew" | "fork_write" | "fork_read" => {
+            let letter = if kind == "skew" { 's' } else { 'f' };
+            let both = number("pair").map(|pair| [2 * pair, 2 * pair + 1]).into_iter().flatten();
+            let own = number("side").filter(|_| kind == "fork_write");
+            both.filter(|key| own.is_none_or(|side| key % 2 == side))
+                .map(|key| format!("{letter}{key}"))
+                .collect()
+        }
+        _ => named("key", 'k')
+            .into_iter()
+            .chain(named("list", 'l'))
+            .chain(["puts", "deletes", "keys"].into_iter().flat_map(|field| listed(field, 'k')))
+            .chain(steps.map(|list| format!("l{list}")))
+            .collect(),
+    };
+    keys.dedup();
+    keys
 }
 
 /// What a node tells, with the name of the peer that did it.
@@ -193,6 +228,16 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
         "Timestamps" => numbers("timestamps"),
         "Ids" => numbers("ids"),
         "Granted" => numbers(&known.text("duty").to_lowercase()),
+        "Accepted" => numbers(&known.text("duty").to_lowercase()).replacen("hands out", "takes", 1),
+        "Promised" => match known.text("promise") {
+            "Accept" => format!(
+                "tells its leader that it has entry {} of {group} (term {})",
+                number("index"),
+                number("term")
+            ),
+            "Vote" => format!("tells {candidate} that it has its vote in term {} of {group}", number("term")),
+            _ => format!("stands for leader of {group} in term {}", number("term")),
+        },
         "Synced" => {
             format!("has entries up to {} of {group} on disk (term {})", number("last"), number("term"))
         }
