@@ -577,6 +577,7 @@ mod tests {
     use crate::record::Recording;
     use crate::run::{Failure, RunOptions};
     use crate::workload::Op;
+    use std::time::Duration;
 
     #[test]
     fn words_keep_times_ranges_and_values_together() {
@@ -609,30 +610,9 @@ mod tests {
             .fault_begins(5 * SECOND, &Fault::Kill { node: "store1".to_owned(), power: true, down_ms: 500 });
         let facts = "key 0: 0/0 was read (session 1, 6.000000s to 7.000000s)".to_owned();
         let failure = Failure { checker: "linearizability".to_owned(), facts, at_ns: 7 * SECOND };
-        let verdict = Verdict { failure: Some(failure), sim_ns: 8 * SECOND, ..empty() };
+        let short = RunOptions { duration: Some(Duration::from_millis(100)), ..RunOptions::seed(1) };
+        let verdict = Verdict { failure: Some(failure), sim_ns: 8 * SECOND, ..crate::run(short) };
         (Tables::new(&run, &recording, &verdict), verdict)
-    }
-
-    fn empty() -> Verdict {
-        Verdict {
-            seed: 1,
-            failure: None,
-            sim_ns: 0,
-            wall: None,
-            events: 0,
-            trace: 0,
-            faults: 0,
-            struck: std::collections::BTreeMap::default(),
-            tally: crate::watch::Tally::default(),
-            decisions: 0,
-            ops: 0,
-            answered: 0,
-            net: crate::net::NetStats::default(),
-            probes: std::collections::BTreeMap::default(),
-            timeline: Vec::new(),
-            duration: None,
-            findings: crate::check::Findings::default(),
-        }
     }
 
     #[test]
