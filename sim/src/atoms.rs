@@ -19,6 +19,7 @@
 //! | `NODE/disk/survival` | everything unsynced survives the power loss | what does: number of the draws |
 //! | `core/KIND` | everything is healed at once | which node of the kind is left out of the core, and how |
 //! | `A>B/late` | on time | extra delay of the packet, nanoseconds |
+//! | `A>B/again` | a request arrives once | how long after itself it arrives once more, nanoseconds |
 //! | `A>B/lost` | the packet gets through (asked only on lossy links) | delay by retransmission, nanoseconds |
 
 use crate::exec::lock;

@@ -183,9 +183,10 @@ impl WorldConfig {
             clients: draw.between(2, 4) as u16,
             regions: draw.between(1, 4),
             latency: Latency {
-                base_us: draw.pick(&[50, 150, 150, 500, 2_000]),
+                base_us: draw.pick(&[50, 150, 500, 2_000, 5_000]),
                 jitter_us: draw.pick(&[50, 350, 350, 2_000]),
                 spike_one_in: draw.pick(&[0, 100, 500, 500]),
+                again_one_in: Draw::new(seed, "config-again").pick(&[0, 0, 300, 60]),
             },
             disk: DiskSpeed {
                 read_us: draw.pick(&[5, 20, 80]),
@@ -213,13 +214,21 @@ impl WorldConfig {
             patience_ms: draw.pick(&[100, 500, 2_000, 2_000]),
             prewrite_bytes: draw.pick(&[64, 1 << 10, 4 << 20]),
             scan_page: draw.pick(&[1, 7, 1_000]),
-            tso_ahead_ms: draw.pick(&[50, 1_000, 3_000]),
+            tso_ahead_ms: draw.pick(&[50, 1_000, 3_000, 30_000]),
             id_window: draw.pick(&[2, 100, 10_000]),
             root_refresh_ms: draw.pick(&[50, 200, 2_000]),
             unlimited_damage: false,
             faults: if quiet { Vec::new() } else { faults },
             fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
         }
+        .within_reason()
+    }
+
+    /// A window of timestamps must outlast the round trip that extends it, or nothing is ever served.
+    fn within_reason(mut self) -> Self {
+        let round_us = 8 * self.latency.base_us + 2 * self.latency.jitter_us + 4 * self.disk.sync_us;
+        self.tso_ahead_ms = self.tso_ahead_ms.max(4 * round_us / 1_000);
+        self
     }
 
     /// The least remarkable world: what shrinking leads to.
@@ -230,7 +239,7 @@ impl WorldConfig {
             stores: 3,
             clients: 1,
             regions: 1,
-            latency: Latency { base_us: 150, jitter_us: 350, spike_one_in: 500 },
+            latency: Latency { base_us: 150, jitter_us: 350, spike_one_in: 500, again_one_in: 0 },
             disk: DiskSpeed { read_us: 20, write_us: 3, sync_us: 200 },
             memtable_bytes: 1 << 20,
             log_segment_bytes: 1 << 20,

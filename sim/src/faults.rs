@@ -421,6 +421,19 @@ impl Faults {
             }
             // It waits for its event, see `run`.
             Fault::AtEvent { .. } => {}
+            Fault::ShuffleLeaders { every_ms, for_ms } => {
+                self.struck_now(&fault);
+                let (regions, stores) = (world.config.regions, u64::from(world.config.stores));
+                for turn in 0..for_ms / every_ms.max(&1) {
+                    if self.healing.is_stopped() {
+                        return;
+                    }
+                    // Every region comes in turn, and in the next round goes on to the next store.
+                    let (region, round) = (turn % regions, turn / regions);
+                    crate::operator::transfer_leader(world, 1 + region, 1 + (region + round) % stores);
+                    self.last(*every_ms).await;
+                }
+            }
             Fault::TransferLeader { region, store } => {
                 self.struck_now(&fault);
                 crate::operator::transfer_leader(world, *region, *store);

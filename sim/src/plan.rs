@@ -188,6 +188,13 @@ pub enum Fault {
         /// What then; the node called `here` is the one at which it happened.
         then: Box<Fault>,
     },
+    /// The operator moves leaderships around, one after another.
+    ShuffleLeaders {
+        /// Pause between two moves.
+        every_ms: u64,
+        /// For how long.
+        for_ms: u64,
+    },
     /// Leadership of a region is moved to a store by the operator.
     TransferLeader {
         /// Which region.
@@ -374,14 +381,15 @@ impl Names {
         if left.is_empty() || right.is_empty() { self.isolate(draw) } else { (left, right) }
     }
 
-    /// One server on one side, everybody (or every one of a kind) on the other.
+    /// One server on one side; on the other everybody, or every one of a kind that it talks to.
     fn isolate(&self, draw: &mut Draw) -> (Vec<String>, Vec<String>) {
-        let alone = self.server(draw);
-        let from = match draw.between(0, 4) {
-            0 => self.stores.iter().collect(),
-            1 => self.roots.iter().collect(),
-            2 => self.clients.iter().collect(),
-            _ => self.all().collect::<Vec<_>>(),
+        let (alone, from): (_, Vec<&String>) = match draw.between(0, 9) {
+            0..=1 => (one_of(draw, &self.stores), self.stores.iter().collect()),
+            2 => (one_of(draw, &self.stores), self.clients.iter().collect()),
+            3..=4 => (one_of(draw, &self.coordinators), self.roots.iter().collect()),
+            5 => (one_of(draw, &self.coordinators), self.clients.iter().collect()),
+            6 => (one_of(draw, &self.roots), self.roots.iter().collect()),
+            _ => (self.server(draw), self.all().collect()),
         };
         let others = from.into_iter().filter(|name| **name != alone).cloned().collect();
         (vec![alone], others)
@@ -489,6 +497,9 @@ impl Names {
                 after_us: draw.pick(&[0, 0, 30, 300, 3_000, 30_000]),
                 then: Box::new(self.at_event(draw, for_ms)),
             },
+            FaultClass::TransferLeader if draw.percent(40) => {
+                Fault::ShuffleLeaders { every_ms: draw.pick(&[50, 200, 1_000]), for_ms: for_ms.max(2_000) }
+            }
             FaultClass::TransferLeader => Fault::TransferLeader {
                 region: draw.between(1, self.regions),
                 store: draw.between(1, self.stores.len() as u64),
@@ -530,6 +541,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 21, "{kinds:?}");
+        assert_eq!(kinds.len(), 22, "{kinds:?}");
     }
 }

@@ -4,6 +4,8 @@ use super::stream::{Item, Pump, Receiver};
 use super::{Conn, ConnId, Direction, HELD, NEVER, Network, SECOND, Server, Stream, StreamId, way};
 use crate::exec::{Node, Place, lock};
 use crate::trace::{Kind, digest};
+use bytes::{Bytes, BytesMut};
+use http_body_util::{BodyExt, Full};
 use nokv_env::BoxFuture;
 use nokv_env::net::{Channel, Net, NetError, ServerHandle};
 use std::future::poll_fn;
@@ -75,27 +77,51 @@ impl Service<http::Request<Body>> for SimChannel {
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let channel = self.clone();
-        Box::pin(async move { channel.exchange(request).await.map_err(|status| NetError(status.into())) })
+        Box::pin(
+            async move { channel.exchange(request, true).await.map_err(|status| NetError(status.into())) },
+        )
     }
 }
 
 impl SimChannel {
-    async fn exchange(self, request: http::Request<Body>) -> Result<http::Response<Body>, Status> {
+    /// `first`: it may come again. Callers give up and ask again, and what they gave up may still be on its way, so
+    /// no server may rely on a request coming once.
+    async fn exchange(
+        self,
+        request: http::Request<Body>,
+        first: bool,
+    ) -> Result<http::Response<Body>, Status> {
         let conn = self.connection().await?;
         let (head, body) = request.into_parts();
+        let again = if first { self.network.again(conn) } else { None };
         let stream = self.network.open(conn);
         let mut receiver = receiver(&self.network, stream, Direction::Down);
         let mut pump = pump(&self.network, stream, Direction::Up, body);
+        let repeated = again.map(|after_ns| (after_ns, head.clone()));
+        pump.copy = repeated.is_some().then(BytesMut::new);
         self.network.start_handler(conn, stream, head);
         // Most requests are one message: no task for them.
         let finished = poll_fn(|context| Poll::Ready(Pin::new(&mut pump).poll(context).is_ready())).await;
         if finished {
+            if let (Some((after_ns, head)), Some(copy)) = (repeated, pump.copy.take()) {
+                let late = self.clone().repeat(after_ns, head, copy.freeze());
+                self.network.exec.spawn_on(self.place, "net-again", late);
+            }
             drop(pump);
         } else {
             self.network.exec.spawn_on(self.place, "net-request-body", Box::pin(pump));
         }
         let head = poll_fn(|context| receiver.poll_head(context)).await?;
         Ok(http::Response::from_parts(head, Body::new(receiver)))
+    }
+
+    /// Sends a request that was one message once more. Nobody waits for the answer.
+    fn repeat(self, after_ns: u64, head: http::request::Parts, body: Bytes) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            self.network.exec.sleep_until(self.network.exec.now_ns() + after_ns).await;
+            let body = Body::new(Full::new(body).map_err(|never| match never {}));
+            drop(self.exchange(http::Request::from_parts(head, body), false).await);
+        })
     }
 
     /// The connection in use, or a new one after a handshake.
@@ -127,7 +153,7 @@ fn receiver(net: &Arc<Network>, stream: StreamId, direction: Direction) -> Recei
 
 fn pump(net: &Arc<Network>, stream: StreamId, direction: Direction, body: Body) -> Pump {
     net.acquire(stream);
-    Pump { net: net.clone(), stream, direction, body }
+    Pump { net: net.clone(), stream, direction, body, copy: None }
 }
 
 /// Tells the network when a handler is over, however it ends.
@@ -157,6 +183,13 @@ async fn handle(handling: Handling, mut routes: Routes, request: http::Request<B
 }
 
 impl Network {
+    /// How long after itself the next request on `conn` comes once more, if it does.
+    fn again(&self, conn: ConnId) -> Option<u64> {
+        let mut state = lock(&self.state);
+        let (from, to) = state.conns[conn.0].ends(Direction::Up);
+        state.link(from, to).again_ns()
+    }
+
     fn is_usable(&self, conn: ConnId) -> bool {
         let state = lock(&self.state);
         let conn = &state.conns[conn.0];

@@ -156,6 +156,7 @@ impl Network {
                     let link = state.link(from, to);
                     link.slow_ns = 0;
                     link.loss_ppm = 0;
+                    link.calm();
                     link.cuts
                 };
                 for _ in 0..cuts {

@@ -26,11 +26,14 @@ pub struct Latency {
     pub jitter_us: u64,
     /// One packet in this many takes ten times as long (0 = none).
     pub spike_one_in: u64,
+    /// One request in this many arrives once more, up to seconds late (0 = none).
+    #[serde(default)]
+    pub again_one_in: u64,
 }
 
 impl Default for Latency {
     fn default() -> Self {
-        Self { base_us: 150, jitter_us: 350, spike_one_in: 500 }
+        Self { base_us: 150, jitter_us: 350, spike_one_in: 500, again_one_in: 0 }
     }
 }
 
@@ -39,6 +42,7 @@ pub(super) struct Link {
     latency: Latency,
     late: Point,
     lost: Point,
+    again: Point,
     /// How many faults cut this direction now.
     pub(super) cuts: u32,
     /// Added to every packet's latency by faults.
@@ -51,8 +55,9 @@ impl Link {
     /// A link called `name`; `number` tells its stream from those of other links.
     pub(super) fn new(decider: &Arc<Decider>, seed: u64, number: u64, name: &str, latency: Latency) -> Self {
         let rng = RngSource::new(seed, number).stream("link");
-        let (late, lost) = (decider.point(format!("{name}/late")), decider.point(format!("{name}/lost")));
-        Self { rng, latency, late, lost, cuts: 0, slow_ns: 0, loss_ppm: 0 }
+        let point = |kind: &str| decider.point(format!("{name}/{kind}"));
+        let (late, lost, again) = (point("late"), point("lost"), point("again"));
+        Self { rng, latency, late, lost, again, cuts: 0, slow_ns: 0, loss_ppm: 0 }
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -78,6 +83,20 @@ impl Link {
         delay + bytes as u64 * 8 + self.slow_ns
     }
 
+    /// How long after itself a request arrives once more, if it does.
+    pub(super) fn again_ns(&mut self) -> Option<u64> {
+        let one_in = self.latency.again_one_in;
+        if one_in == 0 {
+            return None;
+        }
+        self.again.decide(|draw| draw.is_multiple_of(one_in).then(|| again_ns(draw)))
+    }
+
+    /// Healing: from now on nothing arrives twice.
+    pub(super) fn calm(&mut self) {
+        self.latency.again_one_in = 0;
+    }
+
     /// A duration between the two, from this link's stream.
     pub(super) fn between(&mut self, low_ns: u64, high_ns: u64) -> u64 {
         low_ns + self.rng.next_u64() % (high_ns - low_ns).max(1)
@@ -93,6 +112,13 @@ fn retransmission_ns(draw: u64, loss_ppm: u64) -> Option<u64> {
         retransmit *= 2;
     }
     (delay > 0).then_some(delay)
+}
+
+/// Between a moment and longer than a lock or a lease lives.
+fn again_ns(draw: u64) -> u64 {
+    let mut draws = RngSource::new(draw, 0).stream("again");
+    let scale_ms = [5, 200, 2_000, 6_000][(draws.next_u32() % 4) as usize];
+    scale(draws.next_u32(), scale_ms * MILLIS / MICROS).max(1) * MICROS
 }
 
 /// `draw` scaled to `0..bound`.

@@ -187,7 +187,7 @@ impl State {
         let (decider, seed, names, mut latency) = (&self.decider, self.seed, &self.names, self.latency);
         if from == to {
             let jitter_us = latency.jitter_us.min(15);
-            latency = Latency { base_us: 15, jitter_us, spike_one_in: 0 };
+            latency = Latency { base_us: 15, jitter_us, spike_one_in: 0, again_one_in: 0 };
         }
         self.links[index].get_or_insert_with(|| {
             let number = (from.index() as u64) << 16 | to.index() as u64;

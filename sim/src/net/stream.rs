@@ -5,6 +5,7 @@
 
 use super::{Direction, Network, StreamId};
 use bytes::Bytes;
+use bytes::BytesMut;
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -103,6 +104,8 @@ pub(super) struct Pump {
     pub(super) stream: StreamId,
     pub(super) direction: Direction,
     pub(super) body: Body,
+    /// What was sent, for a request that comes again.
+    pub(super) copy: Option<BytesMut>,
 }
 
 impl Future for Pump {
@@ -131,6 +134,9 @@ impl Future for Pump {
                     return Poll::Ready(());
                 }
             };
+            if let (Some(copy), Item::Data(data)) = (&mut self.copy, &item) {
+                copy.extend_from_slice(data);
+            }
             self.net.send(self.stream, self.direction, item);
         }
     }
