@@ -69,7 +69,10 @@ impl Reads {
         while self.rounds.front().is_some_and(|round| round.id <= id) {
             let Some(round) = self.rounds.pop_front() else { return };
             for waiter in round.waiters {
-                self.applying.entry(index.max(waiter.at_least)).or_default().push((waiter.read, waiter.reply));
+                self.applying
+                    .entry(index.max(waiter.at_least))
+                    .or_default()
+                    .push((waiter.read, waiter.reply));
             }
         }
     }

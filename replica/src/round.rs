@@ -86,7 +86,7 @@ impl<M: Machine> Core<M> {
                 let entries = ready.take_entries();
                 Counters::add(&self.shared.counters.entries, entries.len() as u64);
                 self.tell_entries(id, &entries);
-                let Some(group) = self.groups.get_mut(&id) else { return None };
+                let group = self.groups.get_mut(&id)?;
                 if self.log.append(id, group.log_mut(), hard, entries) {
                     self.env.probe("replica.conflict.truncated");
                 }

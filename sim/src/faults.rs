@@ -79,7 +79,7 @@ impl Faults {
                 let one = this.clone();
                 match timed.fault {
                     Fault::AtEvent { event, nth, after_us, then } => {
-                        one.at_event(event, nth, after_us, *then)
+                        one.at_event(event, nth, after_us, *then);
                     }
                     fault => this.world.go("fault", async move { one.strike(fault).await }),
                 }

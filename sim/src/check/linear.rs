@@ -66,7 +66,10 @@ pub fn judge(ops: &[KvOp], steps_max: u64) -> Verdict {
         Answer::No => {
             let few = cut(ops);
             let mut facts = format!("no order explains these {} operations:", few.len());
-            few.iter().for_each(|op| facts.push_str(&format!("\n  {}", show(op))));
+            for op in few {
+                facts.push_str("\n  ");
+                facts.push_str(&show(&op));
+            }
             Verdict::Violated(facts)
         }
     }

@@ -230,7 +230,7 @@ impl Tables {
         };
         let mut row = Row::new(Kind::Life, life.at_ns, until_ns, Some(node), words);
         row.state = life.state as u8;
-        row.detail = life.why.clone();
+        row.detail.clone_from(&life.why);
         self.rows.push(row);
         if matches!(life.state, State::Stopped | State::Killed | State::PowerLost | State::GaveUp) {
             self.deaths.entry(node).or_default().push(life.at_ns);
@@ -254,10 +254,10 @@ impl Tables {
             let node = index(*node);
             match told {
                 Told::Probe(name) => {
-                    self.mark(*at_ns, node, 3, format!("probe {name}"), "reached for the first time")
+                    self.mark(*at_ns, node, 3, format!("probe {name}"), "reached for the first time");
                 }
                 Told::Chance(name) => {
-                    self.mark(*at_ns, node, 4, format!("chance {name}"), "the rare branch was taken")
+                    self.mark(*at_ns, node, 4, format!("chance {name}"), "the rare branch was taken");
                 }
                 Told::Fact(fact) => {
                     let known = Known::of(fact);
@@ -290,7 +290,7 @@ impl Tables {
     fn mark(&mut self, at_ns: u64, node: Option<usize>, sort: u8, text: String, detail: &str) {
         let mut row = Row::new(Kind::Mark, at_ns, at_ns, node, text);
         row.state = sort;
-        row.detail = detail.to_owned();
+        detail.clone_into(&mut row.detail);
         self.rows.push(row);
     }
 

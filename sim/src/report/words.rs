@@ -133,7 +133,10 @@ fn listed(kind: &str, value: &Value, skip: &str) -> String {
     let mut words = kind.replace('_', " ");
     for (name, field) in value.as_object().into_iter().flatten().filter(|(name, _)| *name != skip) {
         let field = field.as_str().map_or_else(|| field.to_string(), str::to_owned);
-        words.push_str(&format!(", {} {field}", name.replace('_', " ")));
+        words.push_str(", ");
+        words.push_str(&name.replace('_', " "));
+        words.push(' ');
+        words.push_str(&field);
     }
     words
 }
@@ -158,7 +161,6 @@ pub(super) fn operation(op: &Op, id: &str) -> (String, Vec<String>) {
         }
         "totals" => "read all accounts".to_owned(),
         "append" => format!("append {id} to l{}", number("list")),
-        "swap" => format!("swap k{} for {id}", number("key")),
         "multi" => format!("write {} in one transaction ({id})", all()),
         "snapshot" => format!("read {} in one snapshot", all()),
         "lists" => format!("read and append to {} in one transaction ({id})", all()),

@@ -9,10 +9,10 @@ const STYLE: &str = include_str!("page.css");
 pub fn page(summary: &Summary) -> String {
     let mut html = String::new();
     let title = format!("Seeds {} to {}", summary.first_seed, summary.end_seed.saturating_sub(1));
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<!doctype html><html lang=\"en\"><head><meta charset=\"utf-8\"><title>{title} — NoKV sweep</title>\
-         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>\n"
+         <meta name=\"viewport\" content=\"width=device-width\"><style>{STYLE}</style></head><body>"
     );
     head(&mut html, &title, summary);
     failures(&mut html, summary);
@@ -123,10 +123,10 @@ fn gaps(html: &mut String, summary: &Summary) {
     let (columns, rows) = (met(fault_runs, faults), met(probe_runs, probes));
     let apart: usize =
         rows.iter().map(|&row| columns.iter().filter(|&&column| runs[row][column] == 0).count()).sum();
-    let _ = write!(
+    let _ = writeln!(
         html,
         "<h3>Pairs of a fault and a state that never met in one run: {apart} of {}</h3><p class=\"soft\">The \
-         highlighted zeros below.</p></section>\n",
+         highlighted zeros below.</p></section>",
         rows.len() * columns.len()
     );
 }

@@ -176,7 +176,9 @@ impl Runner {
     /// Tells the oracle which keys (and whether to delete them) a write is about to change.
     pub(super) fn intend(&self, ticket: &Ticket, start: u64, keys: &[(Name, bool)], id: WriteId) {
         self.recorder.tell(|oracle| {
-            keys.iter().for_each(|(key, deletes)| oracle.write(ticket, *key, id, *deletes, start));
+            for (key, deletes) in keys {
+                oracle.write(ticket, *key, id, *deletes, start);
+            }
         });
     }
 
@@ -277,7 +279,9 @@ impl Runner {
     ) {
         let names: Vec<Name> = actions.iter().map(|(key, _)| Name::Key(*key)).collect();
         let (effect, span) = self.ended(ticket, &names, id, result);
-        actions.iter().for_each(|(key, action)| self.register(*key, *action, effect, span));
+        for (key, action) in actions {
+            self.register(*key, *action, effect, span);
+        }
     }
 
     async fn timestamps(&self, count: u64, ticket: Ticket) -> Result<(), ClientError> {
