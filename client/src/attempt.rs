@@ -47,6 +47,11 @@ impl<'a> Attempt<'a> {
         if left.is_zero() { Err(self.timeout()) } else { Ok(left.min(limit)) }
     }
 
+    /// An even share of the time left for one of `among` calls that come one after the other; an error when none is left.
+    pub(crate) fn share(&self, among: u32) -> Result<Duration> {
+        Ok(self.slice(Duration::MAX)? / among.max(1))
+    }
+
     /// Takes note of a failure without waiting.
     pub(crate) fn note(&mut self, cause: impl Into<String>) {
         self.cause = cause.into();

@@ -209,10 +209,13 @@ impl Coordinators {
             return Err(ClientError::InvalidArgument("no coordinator address was given".into()));
         }
         loop {
-            for _ in 0..self.count() {
+            let count = self.count();
+            for asked in 0..count {
                 let turn = preferred.load(Ordering::Relaxed);
                 let (addr, stub) = self.endpoint(turn);
-                let limit = attempt.slice(shared.config.coordinator_timeout)?;
+                // A dead endpoint must not use up the patience that the others of this round need.
+                let share = attempt.share((count - asked) as u32)?;
+                let limit = share.min(shared.config.coordinator_timeout);
                 let problem = match shared.env.clock.timeout(limit, call(stub.clone())).await {
                     Ok(Ok(reply)) => match check(&reply) {
                         Ok(()) => return Ok(reply),

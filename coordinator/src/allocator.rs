@@ -6,6 +6,7 @@
 //! lease gone, or answers a request that was already under way while nobody else served.
 
 use crate::lease::Lease;
+use crate::pace::Pace;
 use crate::root::RootClient;
 use crate::window::Window;
 use crate::{Config, Error};
@@ -40,6 +41,8 @@ pub struct Allocator {
     config: Config,
     kind: RootAllocatorKind,
     window: Mutex<Window>,
+    /// Of timestamps only.
+    pace: Mutex<Pace>,
     /// Held while the root is asked, so that many waiters cost one round trip.
     refill: tokio::sync::Mutex<()>,
 }
@@ -60,6 +63,7 @@ impl Allocator {
             config: config.clone(),
             kind,
             window: Mutex::new(Window::default()),
+            pace: Mutex::default(),
             refill: tokio::sync::Mutex::new(()),
         }
     }
@@ -110,7 +114,7 @@ impl Allocator {
             return Ok(None);
         }
         let first = match self.kind {
-            RootAllocatorKind::Tso => window.take_timestamps(self.env.clock.unix_millis(), count),
+            RootAllocatorKind::Tso => window.take_timestamps(self.physical(), count),
             _ => window.take(count),
         };
         drop(window);
@@ -126,12 +130,14 @@ impl Allocator {
         if !self.lock().is_open(generation) {
             // Everything up to the committed fence may have been handed out by somebody before us.
             let floor = self.fence(generation, 0, deadline).await?;
-            self.lock().open(generation, floor.max(self.start().saturating_sub(1)));
+            let floor = floor.max(self.start().saturating_sub(1));
+            self.lock().open(generation, floor);
+            self.lock_pace().restart(self.env.clock.now(), floor >> PHYSICAL_SHIFT);
             self.env.probe("coordinator.window.opened");
         }
         let (floor, ahead) = match self.kind {
             RootAllocatorKind::Tso => (
-                self.env.clock.unix_millis() << PHYSICAL_SHIFT,
+                self.physical() << PHYSICAL_SHIFT,
                 (self.config.tso_ahead.as_millis() as u64) << PHYSICAL_SHIFT,
             ),
             _ => (0, self.config.id_window),
@@ -167,7 +173,7 @@ impl Allocator {
         match self.kind {
             RootAllocatorKind::Tso => {
                 let half = self.config.tso_ahead.as_millis() as u64 / 2;
-                let soon = self.env.clock.unix_millis().saturating_add(half) << PHYSICAL_SHIFT;
+                let soon = self.physical().saturating_add(half) << PHYSICAL_SHIFT;
                 soon.max(window.last()) >= window.fence()
             }
             _ => window.last() + self.config.id_window / 2 >= window.fence(),
@@ -186,6 +192,16 @@ impl Allocator {
             RootAllocatorKind::Tso => 1 << PHYSICAL_SHIFT,
             _ => 1 << 32,
         }
+    }
+
+    /// Physical part of a timestamp taken now.
+    fn physical(&self) -> u64 {
+        let clock = &self.env.clock;
+        self.lock_pace().millis(clock.now(), clock.unix_millis())
+    }
+
+    fn lock_pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn lock(&self) -> MutexGuard<'_, Window> {

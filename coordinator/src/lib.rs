@@ -10,6 +10,7 @@ mod allocator;
 mod config;
 mod error;
 mod lease;
+mod pace;
 mod root;
 mod route;
 mod schedule;

@@ -22,7 +22,7 @@ use std::time::Duration;
 
 /// A fresh cluster serves within this time.
 const BOOT_MS: u64 = 60_000;
-/// After healing, sessions end and everything serves within this time.
+/// After healing, sessions end and everything serves within this time and [`Scenario::leftovers_ms`].
 const LIVENESS_MS: u64 = 30_000;
 /// After the last operation, replicas agree within this time.
 const QUIET_MS: u64 = 20_000;
@@ -78,6 +78,11 @@ impl Scenario {
         self.sessions_end(healed, &running).await?;
         self.last_reads(healed).await?;
         self.quiet().await
+    }
+
+    /// How long locks of transactions that died in the faulty phase may block others.
+    fn leftovers_ms(&self) -> u64 {
+        2 * self.world.config.lock_ttl_ms
     }
 
     fn clients(&self) -> Vec<Node> {
@@ -174,7 +179,7 @@ impl Scenario {
 
     /// Whatever is still under way ends by its deadline. The history is complete only then.
     async fn sessions_end(&self, healed: u64, running: &AtomicUsize) -> Result<(), Violation> {
-        let bound_ms = LIVENESS_MS + self.world.config.deadline_ms;
+        let bound_ms = LIVENESS_MS + self.leftovers_ms() + self.world.config.deadline_ms;
         while running.load(Ordering::Relaxed) > 0 {
             if self.world.now() > healed + bound_ms * 1_000_000 {
                 let left = running.load(Ordering::Relaxed);
@@ -190,7 +195,7 @@ impl Scenario {
     async fn everything_serves(&self, healed: u64) -> Result<(), Violation> {
         self.eventually(
             healed,
-            LIVENESS_MS,
+            LIVENESS_MS + self.leftovers_ms(),
             "after healing, writes, ids and timestamps",
             |runner| async move {
                 for number in 0..16 {
@@ -206,8 +211,10 @@ impl Scenario {
 
     async fn last_reads(&self, healed: u64) -> Result<(), Violation> {
         let what = "after healing, reading everything";
-        self.eventually(healed, LIVENESS_MS, what, |runner| async move { runner.final_reads().await })
-            .await?;
+        self.eventually(healed, LIVENESS_MS + self.leftovers_ms(), what, |runner| async move {
+            runner.final_reads().await
+        })
+        .await?;
         self.world.note("everything was read once more".to_owned());
         Ok(())
     }

@@ -165,7 +165,13 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         ("lease generation", status.lease_generation),
     ];
     let rows = facts.map(|(name, value)| (0, name.as_bytes().to_vec(), value.to_be_bytes().to_vec()));
-    Replica { region: 0, node: node.to_owned(), applied: status.applied_index, rows: rows.to_vec() }
+    Replica {
+        region: 0,
+        node: node.to_owned(),
+        applied: status.applied_index,
+        rows: rows.to_vec(),
+        unreadable: None,
+    }
 }
 
 /// The regions of a store, as one instant shows them.
@@ -179,28 +185,25 @@ fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
     let rows_of = |region: &RegionDescriptor| {
         let start = Bytes::from(encode_key(&region.start_key));
         let end = Bytes::from(encode_key(&region.end_key));
-        let mut rows = Vec::new();
+        let (mut rows, mut unreadable) = (Vec::new(), None);
         for family in [CF_DEFAULT, CF_LOCK, CF_WRITE] {
             let bounds = if region.end_key.is_empty() { Unbounded } else { Excluded(end.clone()) };
             for row in snapshot.iter(family, (Included(start.clone()), bounds)) {
                 match row {
                     Ok((key, value)) => rows.push((family.0, key.to_vec(), value.to_vec())),
-                    Err(error) => {
-                        rows.push((family.0, b"unreadable".to_vec(), error.to_string().into_bytes()));
-                    }
+                    Err(error) => unreadable = Some(error.to_string()),
                 }
             }
         }
-        rows
+        (rows, unreadable)
     };
     store
         .regions()
         .iter()
-        .map(|region| Replica {
-            region: region.region_id,
-            node: node.to_owned(),
-            applied: applied(region.region_id),
-            rows: rows_of(region),
+        .map(|region| {
+            let (rows, unreadable) = rows_of(region);
+            let applied = applied(region.region_id);
+            Replica { region: region.region_id, node: node.to_owned(), applied, rows, unreadable }
         })
         .collect()
 }

@@ -442,16 +442,16 @@ impl World {
         }
     }
 
-    /// The replicas of all raft groups, as they are now.
+    /// The replicas of all raft groups, as they are now. Those that cannot be read because their node's data was damaged
+    /// on purpose are not among them.
     pub fn replicas(&self) -> Vec<Replica> {
-        self.cells
-            .iter()
-            .filter_map(|cell| {
-                let service = lock(&cell.state).service.upgrade()?;
-                Some(service.replicas(&cell.parts.name))
-            })
-            .flatten()
-            .collect()
+        let of_cell = |cell: &Cell| {
+            let service = lock(&cell.state).service.upgrade()?;
+            let mut replicas = service.replicas(&cell.parts.name);
+            replicas.retain(|replica| replica.unreadable.is_none() || !cell.damaged.load(Ordering::Relaxed));
+            Some(replicas)
+        };
+        self.cells.iter().filter_map(of_cell).flatten().collect()
     }
 
     /// Frees everything; the world is over.

@@ -14,12 +14,18 @@ pub struct Replica {
     pub applied: u64,
     /// All rows of the region, as (family, key, value).
     pub rows: Vec<(u8, Vec<u8>, Vec<u8>)>,
+    /// Why not all rows could be read.
+    pub unreadable: Option<String>,
 }
 
 /// Judges the replicas of all regions.
 pub fn check(replicas: &[Replica]) -> Result<(), Violation> {
     let mut first: BTreeMap<u64, &Replica> = BTreeMap::new();
     for replica in replicas {
+        if let Some(error) = &replica.unreadable {
+            let facts = format!("region {} on {}: {error}", replica.region, replica.node);
+            return Err(Violation::new("replicas", facts));
+        }
         let other = *first.entry(replica.region).or_insert(replica);
         if other.applied != replica.applied {
             return Err(Violation::new(
@@ -43,14 +49,14 @@ fn difference(a: &Replica, b: &Replica) -> String {
     };
     let (left, right) = (map(a), map(b));
     let key = left.keys().chain(right.keys()).find(|key| left.get(*key) != right.get(*key));
-    let show = |row: Option<&Vec<u8>>| row.map_or_else(|| "nothing".to_owned(), |row| format!("{row:02x?}"));
+    let show = |row: Option<&Vec<u8>>| row.map_or_else(|| "nothing".to_owned(), |row| hex(row));
     match key {
         Some(key) => format!(
-            "region {} at index {}: family {} key {:02x?} is {} on {} and {} on {}",
+            "region {} at index {}: family {} key {} is {} on {} and {} on {}",
             a.region,
             a.applied,
             key.0,
-            key.1,
+            hex(&key.1),
             show(left.get(key)),
             a.node,
             show(right.get(key)),
@@ -60,12 +66,28 @@ fn difference(a: &Replica, b: &Replica) -> String {
     }
 }
 
+/// The first bytes in hex; enough to tell values apart.
+fn hex(bytes: &[u8]) -> String {
+    const SHOWN: usize = 32;
+    let mut text: String = bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect();
+    if bytes.len() > SHOWN {
+        text.push_str(&format!("… ({} bytes)", bytes.len()));
+    }
+    text
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn replica(node: &str, applied: u64, value: u8) -> Replica {
-        Replica { region: 1, node: node.to_owned(), applied, rows: vec![(0, vec![1], vec![value])] }
+        Replica {
+            region: 1,
+            node: node.to_owned(),
+            applied,
+            rows: vec![(0, vec![1], vec![value])],
+            unreadable: None,
+        }
     }
 
     #[test]
@@ -76,5 +98,7 @@ mod tests {
         let diverged = check(&[replica("store1", 5, 1), replica("store2", 5, 2)]).expect_err("diverged");
         assert_eq!(diverged.checker, "replicas");
         assert!(diverged.facts.contains("store2"), "{}", diverged.facts);
+        let broken = Replica { unreadable: Some("bad checksum".to_owned()), ..replica("store2", 5, 1) };
+        assert!(check(&[replica("store1", 5, 1), broken]).is_err());
     }
 }
