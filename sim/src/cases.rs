@@ -8,7 +8,7 @@
 use crate::atoms::Decisions;
 use crate::config::WorldConfig;
 use crate::plan::Plan;
-use crate::run::{ExecutorKind, Failure, Resolved, RunOptions, Verdict};
+use crate::run::{ExecutorKind, Failure, Given, Resolved, RunOptions, Verdict};
 use crate::workload::Workload;
 use serde::{Deserialize, Serialize};
 use std::time::Duration;
@@ -82,12 +82,11 @@ impl Case {
     pub fn options(&self) -> RunOptions {
         RunOptions {
             seed: self.seed,
-            duration: self.load_ms.map(Duration::from_millis),
+            given: Given { duration: self.load_ms.map(Duration::from_millis), unlimited_damage: false },
             config: self.config.clone(),
             plan: self.plan.clone(),
             workload: self.workload.clone(),
             decisions: self.decisions.clone(),
-            unlimited_damage: false,
             executor: ExecutorKind::default(),
         }
     }

@@ -290,10 +290,11 @@ fn pull(rest: &mut &[u8]) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Given;
     use std::time::Duration;
 
     fn short(seed: u64) -> RunOptions {
-        RunOptions { duration: Some(Duration::from_secs(1)), ..RunOptions::seed(seed) }
+        RunOptions { given: Given::duration(Duration::from_secs(1)), ..RunOptions::seed(seed) }
     }
 
     #[test]

@@ -44,4 +44,4 @@ pub mod watch;
 pub mod workload;
 pub mod world;
 
-pub use run::{RunOptions, Verdict, check_determinism, run};
+pub use run::{Given, RunOptions, Verdict, check_determinism, run, run_keeping};

@@ -22,6 +22,7 @@ use crate::workload::Workload;
 use crate::world::World;
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -44,8 +45,8 @@ pub enum ExecutorKind {
 pub struct RunOptions {
     /// The seed.
     pub seed: u64,
-    /// Length of the phase in which clients work and faults strike.
-    pub duration: Option<Duration>,
+    /// What was asked for besides the seed.
+    pub given: Given,
     /// The world's configuration.
     pub config: Option<WorldConfig>,
     /// The fault plan.
@@ -54,10 +55,36 @@ pub struct RunOptions {
     pub workload: Option<Workload>,
     /// What the world decides against the default while it runs.
     pub decisions: Option<Decisions>,
-    /// Damage without a budget, see [`crate::damage`].
-    pub unlimited_damage: bool,
     /// The executor.
     pub executor: ExecutorKind,
+}
+
+/// What somebody may ask for besides a seed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Given {
+    /// Length of the phase in which clients work and faults strike. Drawn from the seed when missing.
+    pub duration: Option<Duration>,
+    /// Damage without a budget, see [`crate::damage`].
+    pub unlimited_damage: bool,
+}
+
+impl Given {
+    /// Of this length.
+    pub fn duration(duration: Duration) -> Self {
+        Self { duration: Some(duration), ..Self::default() }
+    }
+
+    /// As flags of a command.
+    pub fn flags(&self) -> String {
+        let mut flags = String::new();
+        if let Some(duration) = self.duration {
+            let _ = write!(flags, " --duration {}ms", duration.as_millis());
+        }
+        if self.unlimited_damage {
+            flags.push_str(" --unlimited-damage");
+        }
+        flags
+    }
 }
 
 impl RunOptions {
@@ -69,9 +96,9 @@ impl RunOptions {
     /// Draws what was not given, so that it can be shown, saved and shrunk.
     pub fn resolve(&self) -> Resolved {
         let drawn_ms = Draw::new(self.seed, "duration").pick(&[10_000, 20_000, 30_000]);
-        let load_ms = self.duration.map_or(drawn_ms, |duration| duration.as_millis() as u64);
+        let load_ms = self.given.duration.map_or(drawn_ms, |duration| duration.as_millis() as u64);
         let mut config = self.config.clone().unwrap_or_else(|| WorldConfig::draw(self.seed));
-        config.unlimited_damage |= self.unlimited_damage;
+        config.unlimited_damage |= self.given.unlimited_damage;
         let plan = self.plan.clone().unwrap_or_else(|| Plan::draw(self.seed, &config, load_ms));
         let workload = self.workload.clone().unwrap_or_else(|| Workload::draw(self.seed, &config, load_ms));
         let decisions = self.decisions.clone();
@@ -156,9 +183,9 @@ pub struct Verdict {
     /// What mattered, with times in nanoseconds.
     #[serde(skip)]
     pub timeline: Vec<(u64, String)>,
-    /// The load phase given on the command line, for the replay command.
+    /// What was asked for besides the seed, for the replay command.
     #[serde(skip)]
-    pub duration: Option<Duration>,
+    pub given: Given,
 }
 
 impl Verdict {
@@ -237,7 +264,7 @@ pub fn run_keeping(options: &RunOptions, keep: Keep) -> Ran {
             .map(|(name, count)| (name.to_owned(), count))
             .collect(),
         timeline: world.around.watch.take_timeline(),
-        duration: options.duration,
+        given: options.given,
     };
     Ran { verdict, decisions, kept: trace.take() }
 }

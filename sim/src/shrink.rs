@@ -8,6 +8,7 @@
 //!
 //! Delta debugging after Zeller and Hildebrandt, "Simplifying and Isolating Failure-Inducing Input" (2002).
 
+use crate::Given;
 use crate::atoms::{Atom, Decisions};
 use crate::config::WorldConfig;
 use crate::run::{Ran, Resolved, RunOptions, Verdict, run_keeping};
@@ -78,12 +79,11 @@ pub fn shrink(start: Resolved, effort: Effort, progress: &mut dyn FnMut(&Shrunk)
 fn again(run: &Resolved) -> Ran {
     let options = RunOptions {
         seed: run.seed,
-        duration: Some(Duration::from_millis(run.load_ms)),
+        given: Given::duration(Duration::from_millis(run.load_ms)),
         config: Some(run.config.clone()),
         plan: Some(run.plan.clone()),
         workload: Some(run.workload.clone()),
         decisions: run.decisions.clone(),
-        unlimited_damage: false,
         executor: run.executor,
     };
     run_keeping(&options, Keep::Hash)

@@ -6,13 +6,13 @@
 #![cfg(madsim)]
 
 use nokv_sim::run::ExecutorKind;
-use nokv_sim::{RunOptions, check_determinism, report};
+use nokv_sim::{Given, RunOptions, check_determinism, report};
 use std::time::Duration;
 
 fn options(seed: u64) -> RunOptions {
     RunOptions {
         executor: ExecutorKind::Madsim,
-        duration: Some(Duration::from_secs(10)),
+        given: Given::duration(Duration::from_secs(10)),
         ..RunOptions::seed(seed)
     }
 }

@@ -1,12 +1,12 @@
 //! The report of a short run: one page that holds everything, says the same of the same run, and loads nothing.
 
-use nokv_sim::RunOptions;
 use nokv_sim::report::page::{Commands, page};
+use nokv_sim::{Given, RunOptions};
 use serde_json::Value;
 use std::time::Duration;
 
 fn html() -> String {
-    let options = RunOptions { duration: Some(Duration::from_secs(3)), ..RunOptions::seed(7) };
+    let options = RunOptions { given: Given::duration(Duration::from_secs(3)), ..RunOptions::seed(7) };
     let commands = Commands {
         title: "seed 7 </script><b>".to_owned(),
         replay: "nokv sim run --seed 7 --duration 3000ms".to_owned(),

@@ -2,11 +2,11 @@
 
 use nokv_sim::run::run_keeping;
 use nokv_sim::trace::Keep;
-use nokv_sim::{RunOptions, check_determinism, record, report, run};
+use nokv_sim::{Given, RunOptions, check_determinism, record, report, run};
 use std::time::Duration;
 
 fn options(seed: u64) -> RunOptions {
-    RunOptions { duration: Some(Duration::from_secs(6)), ..RunOptions::seed(seed) }
+    RunOptions { given: Given::duration(Duration::from_secs(6)), ..RunOptions::seed(seed) }
 }
 
 #[test]

@@ -34,6 +34,23 @@ pub enum Sim {
     Diverge(Diverge),
 }
 
+/// What may be asked for besides a seed.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Given {
+    /// Length of the faulty phase, in simulated time [default: drawn from the seed]
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    duration: Option<Duration>,
+    /// Let data rot on any number of nodes: unavailability is legal then, wrong answers are not
+    #[arg(long)]
+    unlimited_damage: bool,
+}
+
+impl From<Given> for nokv_sim::Given {
+    fn from(given: Given) -> Self {
+        Self { duration: given.duration, unlimited_damage: given.unlimited_damage }
+    }
+}
+
 /// `nokv sim run`.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
@@ -45,6 +62,8 @@ pub enum Sim {
       twice; where the two runs part, if they do
   nokv sim run --seed 42 --print-plan > p.json
       the faults, to be edited and given back with --plan p.json
+  nokv sim run --seed 42 --print-case > c.json
+      everything, to be edited and run with `nokv sim cases c.json`
   nokv sim run --seed 42 --record a.events
       every event, for `nokv sim diverge`")]
 pub struct Run {
@@ -60,15 +79,17 @@ pub struct Run {
     /// Run every seed twice and show where the two runs part
     #[arg(long)]
     pub check_determinism: bool,
-    /// Length of the faulty phase, in simulated time
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
-    pub duration: Option<Duration>,
+    #[command(flatten)]
+    pub given: Given,
     /// Replay this fault plan instead of the seed's own
     #[arg(long, value_name = "FILE")]
     pub plan: Option<PathBuf>,
     /// Print the fault plan as JSON and run nothing
     #[arg(long, conflicts_with_all = ["check_determinism", "hashes", "record"])]
     pub print_plan: bool,
+    /// Run, and print everything that it was, decisions too, as a case: JSON for `nokv sim cases`
+    #[arg(long, conflicts_with_all = ["check_determinism", "hashes", "record", "print_plan"])]
+    pub print_case: bool,
     /// Write every event of the run to a file
     #[arg(long, value_name = "FILE", conflicts_with = "seeds")]
     pub record: Option<PathBuf>,
@@ -112,9 +133,8 @@ pub struct Sweep {
     /// Probes, chance points and fault:KIND that some run must reach, one a line
     #[arg(long, value_name = "FILE")]
     pub require: Option<PathBuf>,
-    /// Length of the faulty phase, in simulated time
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
-    pub duration: Option<Duration>,
+    #[command(flatten)]
+    pub given: Given,
 }
 
 /// `nokv sim cases`.
@@ -142,14 +162,13 @@ pub struct Cases {
       a case, once more")]
 pub struct Shrink {
     /// The failing case
-    #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration"])]
+    #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration", "unlimited_damage"])]
     pub case: Option<PathBuf>,
     /// The failing seed
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
-    /// Length of the faulty phase, as it was given to `sim run`
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
-    pub duration: Option<Duration>,
+    #[command(flatten)]
+    pub given: Given,
     /// Runs to spend
     #[arg(long, value_name = "N", default_value_t = 3_000)]
     pub tries: u64,
@@ -170,14 +189,13 @@ pub struct Shrink {
       also of a run that passes")]
 pub struct Report {
     /// A saved case
-    #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration"])]
+    #[arg(value_name = "CASE", required_unless_present = "seed", conflicts_with_all = ["seed", "duration", "unlimited_damage"])]
     pub case: Option<PathBuf>,
     /// A seed
     #[arg(long, value_name = "S")]
     pub seed: Option<u64>,
-    /// Length of the faulty phase, as it was given to `sim run`
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
-    pub duration: Option<Duration>,
+    #[command(flatten)]
+    pub given: Given,
     /// Where to write [default: the name of the case or seed, .html]
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -206,9 +224,8 @@ pub struct Diverge {
     /// Events to show before and after
     #[arg(long, value_name = "N", default_value_t = 8, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub around: u32,
-    /// Length of the faulty phase of seeds, in simulated time
-    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
-    pub duration: Option<Duration>,
+    #[command(flatten)]
+    pub given: Given,
 }
 
 fn seeds(text: &str) -> Result<Range<u64>, String> {

@@ -2,6 +2,7 @@
 
 use super::Violation;
 use std::collections::BTreeMap;
+use std::fmt::Write as _;
 
 /// One replica as found after healing.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,9 +70,12 @@ fn difference(a: &Replica, b: &Replica) -> String {
 /// The first bytes in hex; enough to tell values apart.
 fn hex(bytes: &[u8]) -> String {
     const SHOWN: usize = 32;
-    let mut text: String = bytes.iter().take(SHOWN).map(|byte| format!("{byte:02x}")).collect();
+    let mut text = String::new();
+    for byte in bytes.iter().take(SHOWN) {
+        let _ = write!(text, "{byte:02x}");
+    }
     if bytes.len() > SHOWN {
-        text.push_str(&format!("… ({} bytes)", bytes.len()));
+        let _ = write!(text, "… ({} bytes)", bytes.len());
     }
     text
 }

@@ -571,6 +571,7 @@ fn newest(rows: &BTreeSet<usize>, max: usize) -> Vec<usize> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Given;
     use crate::exec::Node;
     use crate::history::{Effect, KvOp, Register, Span};
     use crate::plan::Fault;
@@ -610,7 +611,7 @@ mod tests {
             .fault_begins(5 * SECOND, &Fault::Kill { node: "store1".to_owned(), power: true, down_ms: 500 });
         let facts = "key 0: 0/0 was read (session 1, 6.000000s to 7.000000s)".to_owned();
         let failure = Failure { checker: "linearizability".to_owned(), facts, at_ns: 7 * SECOND };
-        let short = RunOptions { duration: Some(Duration::from_millis(100)), ..RunOptions::seed(1) };
+        let short = RunOptions { given: Given::duration(Duration::from_millis(100)), ..RunOptions::seed(1) };
         let verdict = Verdict { failure: Some(failure), sim_ns: 8 * SECOND, ..crate::run(short) };
         (Tables::new(&run, &recording, &verdict), verdict)
     }

@@ -39,10 +39,7 @@ pub fn failure(verdict: &Verdict) -> String {
 
 /// The command that runs the same world again.
 pub fn replay(verdict: &Verdict) -> String {
-    let duration = verdict
-        .duration
-        .map_or_else(String::new, |duration| format!(" --duration {}s", duration.as_secs_f64()));
-    format!("nokv sim run --seed {}{duration}", verdict.seed)
+    format!("nokv sim run --seed {}{}", verdict.seed, verdict.given.flags())
 }
 
 /// The timeline up to the failure, one line an entry; the newest `lines_max` of those that say something: every node

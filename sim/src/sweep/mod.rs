@@ -16,6 +16,7 @@ pub mod text;
 pub use shape::Shape;
 pub use summary::{Ended, Failed, Matrix, Missing, Reached, Speed, Summary};
 
+use crate::Given;
 use crate::draw::Draw;
 use crate::run::{Failure, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +30,8 @@ pub struct Asked {
     pub seeds: Range<u64>,
     /// Share of the seeds that run twice, in percent.
     pub repeat_percent: u64,
-    /// Length of the faulty phase, if it was given.
-    pub duration: Option<Duration>,
+    /// What was asked for besides the seeds.
+    pub given: Given,
 }
 
 impl Asked {

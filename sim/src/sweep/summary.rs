@@ -166,7 +166,7 @@ impl Sweep {
         Summary {
             first_seed: self.asked.seeds.start,
             end_seed: self.asked.seeds.end,
-            duration_ms: self.asked.duration.map(|duration| duration.as_millis() as u64),
+            duration_ms: self.asked.given.duration.map(|duration| duration.as_millis() as u64),
             ended,
             runs: self.runs(),
             failed: self.failed(),
@@ -237,11 +237,8 @@ impl Sweep {
     }
 
     fn failures(&self) -> Vec<Failed> {
-        let duration = self
-            .asked
-            .duration
-            .map_or_else(String::new, |duration| format!(" --duration {}ms", duration.as_millis()));
-        let command = |verb: &str, seed: u64| format!("nokv sim {verb} --seed {seed}{duration}");
+        let flags = self.asked.given.flags();
+        let command = |verb: &str, seed: u64| format!("nokv sim {verb} --seed {seed}{flags}");
         let failures = self.failures.iter().map(|(&seed, failure)| Failed {
             seed,
             checker: failure.checker.clone(),
@@ -261,7 +258,7 @@ impl Sweep {
                 mismatch.first, mismatch.second
             ),
             at_ns: 0,
-            commands: vec![format!("nokv sim diverge {seed} {seed}{duration}")],
+            commands: vec![format!("nokv sim diverge {seed} {seed}{flags}")],
         });
         let mut all: Vec<Failed> = failures.chain(mismatches).collect();
         all.sort_by_key(|failed| failed.seed);

@@ -1,4 +1,5 @@
 use super::*;
+use crate::Given;
 use crate::RunOptions;
 use crate::coverage::{Required, catalogue};
 use crate::watch::Tally;
@@ -7,7 +8,7 @@ use std::sync::OnceLock;
 /// A short run, to be changed into what a test needs.
 fn verdict(seed: u64) -> Verdict {
     static TEMPLATE: OnceLock<Verdict> = OnceLock::new();
-    let short = || RunOptions { duration: Some(Duration::from_millis(200)), ..RunOptions::seed(1) };
+    let short = || RunOptions { given: Given::duration(Duration::from_millis(200)), ..RunOptions::seed(1) };
     let template = TEMPLATE.get_or_init(|| crate::run(short())).clone();
     Verdict {
         seed,
@@ -31,7 +32,7 @@ fn failing(seed: u64) -> Verdict {
 }
 
 fn sweep(repeat_percent: u64) -> Sweep {
-    Sweep::new(Asked { seeds: 10..20, repeat_percent, duration: Some(Duration::from_secs(5)) })
+    Sweep::new(Asked { seeds: 10..20, repeat_percent, given: Given::duration(Duration::from_secs(5)) })
 }
 
 fn summary(sweep: &Sweep) -> Summary {
@@ -122,7 +123,7 @@ fn failures_come_with_the_commands_to_go_on() {
 fn a_share_of_the_seeds_runs_twice_and_differences_are_failures() {
     assert_eq!((10..20).filter(|seed| sweep(0).asked().repeats(*seed)).count(), 0);
     assert!(sweep(1).asked().repeats(10), "at least the first");
-    let many = Asked { seeds: 0..2_000, repeat_percent: 5, duration: None };
+    let many = Asked { seeds: 0..2_000, repeat_percent: 5, given: Given::default() };
     let share = (0..2_000).filter(|seed| many.repeats(*seed)).count();
     assert!((60..150).contains(&share), "{share}");
 
@@ -146,7 +147,7 @@ fn speed_is_simulated_time_by_the_time_of_single_runs() {
     assert!((speed.sim_per_wall_on_one_core - 200.0).abs() < 1e-6, "{speed:?}");
     assert!((speed.seeds_per_minute_on_one_core - 600.0).abs() < 1e-6, "{speed:?}");
     assert!((speed.runs_per_second - 10.0).abs() < 1e-6, "{speed:?}");
-    let none = Sweep::new(Asked { seeds: 0..1, repeat_percent: 0, duration: None });
+    let none = Sweep::new(Asked { seeds: 0..1, repeat_percent: 0, given: Given::default() });
     let none = none.summary(Ended::Interrupted, &[], 1, Duration::ZERO);
     assert_eq!((none.runs, none.slowest.len()), (0, 0));
     assert!(page::page(&none).contains("interrupted after 0 seeds"));

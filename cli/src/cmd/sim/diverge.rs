@@ -71,7 +71,7 @@ fn about(events: &Events) -> serde_json::Value {
 /// A number is a seed; a file is a recording, or a case.
 fn side(text: &str, args: &Diverge) -> Result<Side> {
     if let Ok(seed) = text.parse() {
-        return Ok(Side::Run(format!("seed {seed}"), Box::new(of_seed(seed, args.duration))));
+        return Ok(Side::Run(format!("seed {seed}"), Box::new(of_seed(seed, args.given))));
     }
     let path = Path::new(text);
     let bytes = std::fs::read(path).map_err(|error| {

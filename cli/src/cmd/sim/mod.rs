@@ -12,7 +12,7 @@ mod shrink;
 mod sweep;
 
 use crate::args::Global;
-use crate::args::sim::Sim;
+use crate::args::sim::{Given, Sim};
 use crate::errors::{Failure, Result};
 use nokv_sim::cases::Case;
 use nokv_sim::{RunOptions, Verdict};
@@ -39,9 +39,9 @@ fn timed(run: impl FnOnce() -> Verdict) -> Verdict {
     Verdict { wall: Some(began.elapsed()), ..verdict }
 }
 
-/// A world of which only the seed, and perhaps the length, is given.
-fn of_seed(seed: u64, duration: Option<std::time::Duration>) -> RunOptions {
-    RunOptions { duration, ..RunOptions::seed(seed) }
+/// A world of which the seed is given, and little else.
+fn of_seed(seed: u64, given: Given) -> RunOptions {
+    RunOptions { given: given.into(), ..RunOptions::seed(seed) }
 }
 
 /// A verdict for programs.

@@ -32,15 +32,15 @@ pub fn run(args: &Report, format: Format) -> Result<u8> {
 }
 
 fn of_seed(seed: u64, args: &Report) -> (RunOptions, Commands, PathBuf) {
-    let duration =
-        args.duration.map_or_else(String::new, |duration| format!(" --duration {}ms", duration.as_millis()));
+    let options = options_of_seed(seed, args.given);
+    let flags = options.given.flags();
     let commands = Commands {
         title: format!("seed {seed}"),
-        replay: format!("nokv sim run --seed {seed}{duration}"),
-        shrink: Some(format!("nokv sim shrink --seed {seed}{duration} --out case.json")),
-        report: format!("nokv sim report --seed {seed}{duration}"),
+        replay: format!("nokv sim run --seed {seed}{flags}"),
+        shrink: Some(format!("nokv sim shrink --seed {seed}{flags} --out case.json")),
+        report: format!("nokv sim report --seed {seed}{flags}"),
     };
-    (options_of_seed(seed, args.duration), commands, PathBuf::from(format!("seed-{seed}.html")))
+    (options, commands, PathBuf::from(format!("seed-{seed}.html")))
 }
 
 fn of_case(path: &Path) -> Result<(RunOptions, Commands, PathBuf)> {

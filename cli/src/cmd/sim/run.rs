@@ -7,8 +7,11 @@ use crate::args::Format;
 use crate::args::sim::Run;
 use crate::errors::{Failure, Result};
 use crate::output::Out;
+use nokv_sim::cases::Case;
 use nokv_sim::events::{self, Events};
 use nokv_sim::plan::Plan;
+use nokv_sim::run::Resolved;
+use nokv_sim::trace::Keep;
 use nokv_sim::{RunOptions, report};
 use std::ops::Range;
 use std::path::Path;
@@ -24,9 +27,12 @@ pub fn run(args: &Run, format: Format) -> Result<u8> {
         (None, Some(range)) => range.clone(),
         (None, None) => return Err(Failure::usage("give --seed S or --seeds A..B")),
     };
-    let options = |seed| RunOptions { plan: plan.clone(), ..of_seed(seed, args.duration) };
+    let options = |seed| RunOptions { plan: plan.clone(), ..of_seed(seed, args.given) };
     if args.print_plan {
         return print_plans(range, options);
+    }
+    if args.print_case {
+        return print_cases(range, options);
     }
     let suffix = args.plan.as_ref().map(|path| format!(" --plan {}", path.display())).unwrap_or_default();
     let run = |seed| -> Result<Judged> {
@@ -62,6 +68,19 @@ fn read_plan(path: &Path) -> Result<Plan> {
         Failure::usage(format!("{}: no fault plan: {error}", path.display()))
             .next("`nokv sim run --seed S --print-plan` shows the format")
     })
+}
+
+/// Whole runs as data; what was decided on the way is known only afterwards.
+fn print_cases(range: Range<u64>, options: impl Fn(u64) -> RunOptions) -> Result<u8> {
+    let mut out = Out::new();
+    for seed in range {
+        let options = options(seed);
+        let decisions = nokv_sim::run_keeping(&options, Keep::default()).decisions;
+        let run = Resolved { decisions: Some(decisions), ..options.resolve() };
+        out.json(&serde_json::json!(Case::of(format!("seed {seed}"), &run)))?;
+    }
+    out.flush()?;
+    Ok(0)
 }
 
 fn print_plans(range: Range<u64>, options: impl Fn(u64) -> RunOptions) -> Result<u8> {

@@ -19,7 +19,7 @@ pub fn run(args: &Shrink, format: Format) -> Result<u8> {
         }
         (None, seed) => {
             let seed = seed.unwrap_or_default();
-            (format!("seed {seed}"), of_seed(seed, args.duration))
+            (format!("seed {seed}"), of_seed(seed, args.given))
         }
     };
     let effort = Effort { tries: args.tries, jobs: pool::jobs(args.jobs) as usize };

@@ -30,7 +30,7 @@ pub fn run(args: &Args, format: Format) -> Result<u8> {
     }
     let halt = Halt::listen()?;
     let asked =
-        Asked { seeds: args.seeds.clone(), repeat_percent: args.repeat_percent, duration: args.duration };
+        Asked { seeds: args.seeds.clone(), repeat_percent: args.repeat_percent, given: args.given.into() };
     let (jobs, began) = (pool::jobs(args.jobs), Instant::now());
     let mut sweep = Sweep::new(asked);
     once(&mut sweep, args, jobs, &halt);
@@ -61,7 +61,7 @@ fn read_required(path: &Path) -> Result<Vec<Required>> {
 
 /// Every seed once, lowest first.
 fn once(sweep: &mut Sweep, args: &Args, jobs: u64, halt: &Halt) {
-    let run = |seed| timed(|| nokv_sim::run(of_seed(seed, args.duration)));
+    let run = |seed| timed(|| nokv_sim::run(of_seed(seed, args.given)));
     let mut progress = Progress::new(args.seeds.end - args.seeds.start, "seeds");
     pool::spread(args.seeds.clone(), jobs, &halt.stop, &run, |done| {
         if let Some((_, verdict)) = done {
@@ -83,7 +83,7 @@ fn once(sweep: &mut Sweep, args: &Args, jobs: u64, halt: &Halt) {
 fn again(sweep: &mut Sweep, args: &Args, jobs: u64, halt: &Halt) {
     let seeds = sweep.to_repeat();
     let count = seeds.len() as u64;
-    let run = |number| timed(|| nokv_sim::run(of_seed(seeds[number as usize], args.duration)));
+    let run = |number| timed(|| nokv_sim::run(of_seed(seeds[number as usize], args.given)));
     let mut progress = Progress::new(count, "seeds again");
     pool::spread(0..count, jobs, &halt.stop, &run, |done| {
         if let Some((_, verdict)) = done {
@@ -128,7 +128,7 @@ fn show(summary: &Summary, args: &Args, format: Format) -> Result {
 fn verdict(summary: &Summary, reason: Option<Reason>) -> Result<u8> {
     if summary.failed > 0 {
         let seeds: Vec<u64> = summary.failures.iter().map(|failed| failed.seed).collect();
-        let commands = summary.failures.iter().flat_map(|failed| failed.commands.first());
+        let commands = summary.failures.iter().filter_map(|failed| failed.commands.first());
         let commands: Vec<String> = commands.take(COMMANDS_MAX).cloned().collect();
         let message = format!("{} of {} runs failed", summary.failed, summary.runs);
         return Err(Failure::new(Code::SimulationFailed, message)
