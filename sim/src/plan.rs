@@ -381,14 +381,19 @@ impl Names {
         if left.is_empty() || right.is_empty() { self.isolate(draw) } else { (left, right) }
     }
 
-    /// One server on one side; on the other everybody, or every one of a kind that it talks to.
+    /// One node on one side; on the other everybody, every one of a kind that it talks to, or one store.
     fn isolate(&self, draw: &mut Draw) -> (Vec<String>, Vec<String>) {
-        let (alone, from): (_, Vec<&String>) = match draw.between(0, 9) {
+        let (alone, from): (_, Vec<&String>) = match draw.between(0, 11) {
             0..=1 => (one_of(draw, &self.stores), self.stores.iter().collect()),
             2 => (one_of(draw, &self.stores), self.clients.iter().collect()),
             3..=4 => (one_of(draw, &self.coordinators), self.roots.iter().collect()),
             5 => (one_of(draw, &self.coordinators), self.clients.iter().collect()),
             6 => (one_of(draw, &self.roots), self.roots.iter().collect()),
+            7..=8 => {
+                let first = draw.between(0, self.stores.len() as u64 - 1) as usize;
+                let group = if draw.percent(60) { &self.clients } else { &self.stores };
+                return (vec![one_of(draw, group)], vec![self.stores[first].clone()]);
+            }
             _ => (self.server(draw), self.all().collect()),
         };
         let others = from.into_iter().filter(|name| **name != alone).cloned().collect();

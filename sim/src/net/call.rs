@@ -1,13 +1,15 @@
 //! [`SimNet`]: what one life of a node sees of the network, as `nokv_env::Net`.
 
+use super::link::Link;
 use super::stream::{Item, Pump, Receiver};
 use super::{Conn, ConnId, Direction, HELD, NEVER, Network, SECOND, Server, Stream, StreamId, way};
 use crate::exec::{Node, Place, lock};
 use crate::trace::{Kind, digest};
-use bytes::{Bytes, BytesMut};
+use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use nokv_env::BoxFuture;
 use nokv_env::net::{Channel, Net, NetError, ServerHandle};
+use std::collections::VecDeque;
 use std::future::poll_fn;
 use std::io;
 use std::pin::{Pin, pin};
@@ -93,29 +95,49 @@ impl SimChannel {
     ) -> Result<http::Response<Body>, Status> {
         let conn = self.connection().await?;
         let (head, body) = request.into_parts();
-        let again = if first { self.network.again(conn) } else { None };
+        let again = if first { self.network.again(conn, Link::again_ns) } else { None };
         let stream = self.network.open(conn);
         let mut receiver = receiver(&self.network, stream, Direction::Down);
         let mut pump = pump(&self.network, stream, Direction::Up, body);
-        let repeated = again.map(|after_ns| (after_ns, head.clone()));
-        pump.copy = repeated.is_some().then(BytesMut::new);
+        let copied_head = if first && self.network.repeats(conn) { Some(head.clone()) } else { None };
+        pump.sent = copied_head.is_some().then(VecDeque::new);
         self.network.start_handler(conn, stream, head);
         // Most requests are one message: no task for them.
         let finished = poll_fn(|context| Poll::Ready(Pin::new(&mut pump).poll(context).is_ready())).await;
         if finished {
-            if let (Some((after_ns, head)), Some(copy)) = (repeated, pump.copy.take()) {
-                let late = self.clone().repeat(after_ns, head, copy.freeze());
+            if let (Some(after_ns), Some(head)) = (again, copied_head) {
+                let late = self.clone().repeat(after_ns, head, pump.take_sent());
                 self.network.exec.spawn_on(self.place, "net-again", late);
             }
             drop(pump);
         } else {
-            self.network.exec.spawn_on(self.place, "net-request-body", Box::pin(pump));
+            let rest = self.clone().rest(conn, pump, copied_head);
+            self.network.exec.spawn_on(self.place, "net-request-body", rest);
         }
         let head = poll_fn(|context| receiver.poll_head(context)).await?;
         Ok(http::Response::from_parts(head, Body::new(receiver)))
     }
 
-    /// Sends a request that was one message once more. Nobody waits for the answer.
+    /// Sends what is left of a request of several messages. If it is cut off, the newest of them may arrive later, when
+    /// the sender has long begun another stream: a receiver may not rely on the order of streams.
+    fn rest(
+        self,
+        conn: ConnId,
+        mut pump: Pump,
+        head: Option<http::request::Parts>,
+    ) -> BoxFuture<'static, ()> {
+        Box::pin(async move {
+            let whole = poll_fn(|context| Pin::new(&mut pump).poll(context)).await;
+            let sent = pump.take_sent();
+            drop(pump);
+            let Some(head) = head.filter(|_| !whole && !sent.is_empty()) else { return };
+            if let Some(after_ns) = self.network.again(conn, Link::rest_ns) {
+                self.repeat(after_ns, head, sent).await;
+            }
+        })
+    }
+
+    /// Sends messages once more. Nobody waits for the answer.
     fn repeat(self, after_ns: u64, head: http::request::Parts, body: Bytes) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.network.exec.sleep_until(self.network.exec.now_ns() + after_ns).await;
@@ -153,7 +175,7 @@ fn receiver(net: &Arc<Network>, stream: StreamId, direction: Direction) -> Recei
 
 fn pump(net: &Arc<Network>, stream: StreamId, direction: Direction, body: Body) -> Pump {
     net.acquire(stream);
-    Pump { net: net.clone(), stream, direction, body, copy: None }
+    Pump { net: net.clone(), stream, direction, body, sent: None }
 }
 
 /// Tells the network when a handler is over, however it ends.
@@ -183,11 +205,18 @@ async fn handle(handling: Handling, mut routes: Routes, request: http::Request<B
 }
 
 impl Network {
-    /// How long after itself the next request on `conn` comes once more, if it does.
-    fn again(&self, conn: ConnId) -> Option<u64> {
+    /// How long after itself something sent on `conn` comes once more, if it does.
+    fn again(&self, conn: ConnId, decide: impl Fn(&mut Link) -> Option<u64>) -> Option<u64> {
         let mut state = lock(&self.state);
         let (from, to) = state.conns[conn.0].ends(Direction::Up);
-        state.link(from, to).again_ns()
+        decide(state.link(from, to))
+    }
+
+    /// Whether anything sent on `conn` may arrive once more.
+    fn repeats(&self, conn: ConnId) -> bool {
+        let mut state = lock(&self.state);
+        let (from, to) = state.conns[conn.0].ends(Direction::Up);
+        state.link(from, to).repeats()
     }
 
     fn is_usable(&self, conn: ConnId) -> bool {

@@ -224,11 +224,13 @@ impl Network {
                     continue;
                 }
                 let at = now + state.link(from, to).delay_ns(0) + state.link(from, to).between(0, SECOND / 5);
+                // What was sent first arrives first: a server may well carry out what its caller has given up.
+                let word_of_end = at + state.link(from, to).between(0, SECOND / 50);
                 let stream = &mut state.streams[id];
                 let gone = stream.client_gone && direction == Direction::Up && stream.cancelled_at == NEVER;
                 if gone && !stream.server_done {
-                    stream.cancelled_at = at;
-                    wake_all(&*self.exec, stream, at);
+                    stream.cancelled_at = word_of_end;
+                    wake_all(&*self.exec, stream, word_of_end);
                 }
                 if direction == Direction::Up
                     && let Some(held) = stream.held.take()

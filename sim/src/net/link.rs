@@ -26,7 +26,8 @@ pub struct Latency {
     pub jitter_us: u64,
     /// One packet in this many takes ten times as long (0 = none).
     pub spike_one_in: u64,
-    /// One request in this many arrives once more, up to seconds late (0 = none).
+    /// One request in this many arrives once more, up to seconds late, and of the streams that are cut off every second
+    /// one's newest messages (0 = none).
     #[serde(default)]
     pub again_one_in: u64,
 }
@@ -43,6 +44,7 @@ pub(super) struct Link {
     late: Point,
     lost: Point,
     again: Point,
+    rest: Point,
     /// How many faults cut this direction now.
     pub(super) cuts: u32,
     /// Added to every packet's latency by faults.
@@ -56,8 +58,8 @@ impl Link {
     pub(super) fn new(decider: &Arc<Decider>, seed: u64, number: u64, name: &str, latency: Latency) -> Self {
         let rng = RngSource::new(seed, number).stream("link");
         let point = |kind: &str| decider.point(format!("{name}/{kind}"));
-        let (late, lost, again) = (point("late"), point("lost"), point("again"));
-        Self { rng, latency, late, lost, again, cuts: 0, slow_ns: 0, loss_ppm: 0 }
+        let (late, lost, again, rest) = (point("late"), point("lost"), point("again"), point("rest"));
+        Self { rng, latency, late, lost, again, rest, cuts: 0, slow_ns: 0, loss_ppm: 0 }
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -90,6 +92,19 @@ impl Link {
             return None;
         }
         self.again.decide(|draw| draw.is_multiple_of(one_in).then(|| again_ns(draw)))
+    }
+
+    /// How long after its end the newest messages of a stream that was cut off arrive once more, if they do.
+    pub(super) fn rest_ns(&mut self) -> Option<u64> {
+        if !self.repeats() {
+            return None;
+        }
+        self.rest.decide(|draw| draw.is_multiple_of(2).then(|| again_ns(draw)))
+    }
+
+    /// Whether anything may arrive once more.
+    pub(super) fn repeats(&self) -> bool {
+        self.latency.again_one_in > 0
     }
 
     /// Healing: from now on nothing arrives twice.

@@ -5,8 +5,8 @@
 
 use super::{Direction, Network, StreamId};
 use bytes::Bytes;
-use bytes::BytesMut;
 use http_body::{Body as HttpBody, Frame, SizeHint};
+use std::collections::VecDeque;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -104,23 +104,35 @@ pub(super) struct Pump {
     pub(super) stream: StreamId,
     pub(super) direction: Direction,
     pub(super) body: Body,
-    /// What was sent, for a request that comes again.
-    pub(super) copy: Option<BytesMut>,
+    /// The newest of what was sent, when it may arrive once more.
+    pub(super) sent: Option<VecDeque<Bytes>>,
+}
+
+/// How many of the newest messages are kept.
+const SENT_MAX: usize = 8;
+
+impl Pump {
+    /// The newest messages, one after the other.
+    pub(super) fn take_sent(&mut self) -> Bytes {
+        let parts: Vec<Bytes> = self.sent.take().into_iter().flatten().collect();
+        parts.concat().into()
+    }
 }
 
 impl Future for Pump {
-    type Output = ();
+    /// Whether all of it was sent.
+    type Output = bool;
 
-    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<bool> {
         loop {
             match self.net.poll_writable(self.stream, self.direction, context) {
                 Poll::Ready(true) => {}
-                Poll::Ready(false) => return Poll::Ready(()),
+                Poll::Ready(false) => return Poll::Ready(false),
                 Poll::Pending => return Poll::Pending,
             }
             if self.body.is_end_stream() {
                 self.net.send(self.stream, self.direction, Item::End);
-                return Poll::Ready(());
+                return Poll::Ready(true);
             }
             let item = match Pin::new(&mut self.body).poll_frame(context) {
                 Poll::Pending => return Poll::Pending,
@@ -131,11 +143,15 @@ impl Future for Pump {
                 // A body that fails is cut off; the reader sees a stream without trailers.
                 Poll::Ready(Some(Err(_)) | None) => {
                     self.net.send(self.stream, self.direction, Item::End);
-                    return Poll::Ready(());
+                    return Poll::Ready(true);
                 }
             };
-            if let (Some(copy), Item::Data(data)) = (&mut self.copy, &item) {
-                copy.extend_from_slice(data);
+            if let (Some(sent), Item::Data(data)) = (&mut self.sent, &item) {
+                // A frame holds whole messages.
+                if sent.len() == SENT_MAX {
+                    sent.pop_front();
+                }
+                sent.push_back(data.clone());
             }
             self.net.send(self.stream, self.direction, item);
         }
