@@ -138,7 +138,11 @@ impl Commit {
         Box::pin(async move {
             let alone = groups.len() == 1 && groups[0].len() == self.keys.len();
             let one_round_trip = one_round_trip.filter(|_| alone);
-            if let Some(at) = groups.iter().position(|group| group.iter().any(|m| m.key == self.primary)) {
+            // Clients of others send all groups at the same time, and stores must bear it: a lock may be found, and
+            // its transaction rolled back, before the primary's prewrite arrives.
+            let at_once = self.shared.env.chance("client.prewrite.at_once", 0.3);
+            let with_primary = groups.iter().position(|group| group.iter().any(|m| m.key == self.primary));
+            if let Some(at) = with_primary.filter(|_| alone || !at_once) {
                 let primary = groups.remove(at);
                 if let Some(committed) = self.prewrite(primary, one_round_trip, alone, attempt).await? {
                     return Ok(Some(committed));

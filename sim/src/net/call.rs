@@ -118,8 +118,8 @@ impl SimChannel {
         Ok(http::Response::from_parts(head, Body::new(receiver)))
     }
 
-    /// Sends what is left of a request of several messages. If it is cut off, the newest of them may arrive later, when
-    /// the sender has long begun another stream: a receiver may not rely on the order of streams.
+    /// Sends what is left of a request of several messages. Each may arrive once more; if the request is cut off, the
+    /// newest may arrive when its sender has long begun another one. No receiver of such messages may rely on their order.
     fn rest(
         self,
         conn: ConnId,
@@ -127,7 +127,21 @@ impl SimChannel {
         head: Option<http::request::Parts>,
     ) -> BoxFuture<'static, ()> {
         Box::pin(async move {
-            let whole = poll_fn(|context| Pin::new(&mut pump).poll(context)).await;
+            let again = |pump: &mut Pump| {
+                let Some(head) = &head else { return };
+                for message in pump.take_fresh() {
+                    if let Some(after_ns) = self.network.again(conn, Link::again_ns) {
+                        let late = self.clone().repeat(after_ns, head.clone(), message);
+                        self.network.exec.spawn_on(self.place, "net-again", late);
+                    }
+                }
+            };
+            let whole = poll_fn(|context| {
+                let polled = Pin::new(&mut pump).poll(context);
+                again(&mut pump);
+                polled
+            })
+            .await;
             let sent = pump.take_sent();
             drop(pump);
             let Some(head) = head.filter(|_| !whole && !sent.is_empty()) else { return };
@@ -175,7 +189,7 @@ fn receiver(net: &Arc<Network>, stream: StreamId, direction: Direction) -> Recei
 
 fn pump(net: &Arc<Network>, stream: StreamId, direction: Direction, body: Body) -> Pump {
     net.acquire(stream);
-    Pump { net: net.clone(), stream, direction, body, sent: None }
+    Pump { net: net.clone(), stream, direction, body, sent: None, fresh: 0 }
 }
 
 /// Tells the network when a handler is over, however it ends.

@@ -26,8 +26,8 @@ pub struct Latency {
     pub jitter_us: u64,
     /// One packet in this many takes ten times as long (0 = none).
     pub spike_one_in: u64,
-    /// One request in this many arrives once more, up to seconds late, and of the streams that are cut off every second
-    /// one's newest messages (0 = none).
+    /// One request, or message of a stream, in this many arrives once more, up to seconds late; of the streams that are
+    /// cut off, every second one's newest messages do (0 = none).
     #[serde(default)]
     pub again_one_in: u64,
 }

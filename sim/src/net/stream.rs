@@ -106,6 +106,8 @@ pub(super) struct Pump {
     pub(super) body: Body,
     /// The newest of what was sent, when it may arrive once more.
     pub(super) sent: Option<VecDeque<Bytes>>,
+    /// How many of them [`Pump::take_fresh`] has not seen.
+    pub(super) fresh: usize,
 }
 
 /// How many of the newest messages are kept.
@@ -116,6 +118,13 @@ impl Pump {
     pub(super) fn take_sent(&mut self) -> Bytes {
         let parts: Vec<Bytes> = self.sent.take().into_iter().flatten().collect();
         parts.concat().into()
+    }
+
+    /// What was sent since the last call, as far as it was kept.
+    pub(super) fn take_fresh(&mut self) -> Vec<Bytes> {
+        let sent = self.sent.iter().flatten();
+        let known = sent.clone().count().saturating_sub(std::mem::take(&mut self.fresh));
+        sent.skip(known).cloned().collect()
     }
 }
 
@@ -146,12 +155,14 @@ impl Future for Pump {
                     return Poll::Ready(true);
                 }
             };
-            if let (Some(sent), Item::Data(data)) = (&mut self.sent, &item) {
+            let this = &mut *self;
+            if let (Some(sent), Item::Data(data)) = (&mut this.sent, &item) {
                 // A frame holds whole messages.
                 if sent.len() == SENT_MAX {
                     sent.pop_front();
                 }
                 sent.push_back(data.clone());
+                this.fresh += 1;
             }
             self.net.send(self.stream, self.direction, item);
         }
