@@ -233,15 +233,14 @@ impl Shared {
     }
 
     async fn release_lease(&self) {
-        let held = self.lease().generation(self.env.clock.now()).is_some();
+        let held = self.lease().generation(self.env.clock.now());
         self.lease().drop_it();
-        if !held {
-            return;
-        }
+        let Some(generation) = held else { return };
         let frontier = |duty_mask, frontier| meta::RootDutyFrontier { duty_mask, frontier };
         let command = meta::RootCoordinatorLeaseCommand {
             kind: meta::RootCoordinatorLeaseCommandKind::Release as i32,
             holder_id: self.config.coordinator_id.clone(),
+            cert_generation: generation,
             handoff_frontiers: vec![
                 frontier(1, self.ids.window().0),
                 frontier(2, self.timestamps.window().0),

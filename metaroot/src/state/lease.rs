@@ -103,6 +103,12 @@ impl RootState {
         events: &mut Vec<RootEvent>,
     ) -> Result<bool, Refusal> {
         let lease = self.owned_lease(&command.holder_id)?;
+        let (meant, current) = (command.cert_generation, lease.cert_generation);
+        if meant != 0 && meant != current {
+            return Err(Refusal::precondition(format!(
+                "lease generation {meant} has passed: it is {current} now"
+            )));
+        }
         check_frontiers(&command.handoff_frontiers)?;
         if lease.ttl_millis > 0 {
             let lease = RootCoordinatorLease {

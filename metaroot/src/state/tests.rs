@@ -89,9 +89,14 @@ impl Root {
     }
 
     fn release(&mut self, holder: &str) -> Option<u64> {
+        self.release_of(holder, 0)
+    }
+
+    fn release_of(&mut self, holder: &str, generation: u64) -> Option<u64> {
         let command = RootCoordinatorLeaseCommand {
             kind: LeaseKind::Release as i32,
             holder_id: holder.into(),
+            cert_generation: generation,
             ..Default::default()
         };
         self.lease(command, (0, 0))
@@ -456,6 +461,8 @@ fn a_lease_changes_hands_by_takeover_or_release_only() {
     assert_eq!(root.release("b"), Some(2), "again");
     assert_eq!(root.issue("a", (0, 0)), Some(3));
     assert_eq!(root.issue("b", (2, 1)), None, "a takeover of the past");
+    assert_eq!(root.release_of("a", 1), None, "a release of the past");
+    assert_eq!(root.release_of("a", 3), Some(3));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::link::Link;
 use super::stream::{Item, Pump, Receiver};
 use super::{Conn, ConnId, Direction, HELD, NEVER, Network, SECOND, Server, Stream, StreamId, way};
-use crate::exec::{Node, Place, lock};
+use crate::exec::{Node, Place, SUPERVISOR, lock};
 use crate::trace::{Kind, digest};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -107,7 +107,7 @@ impl SimChannel {
         if finished {
             if let (Some(after_ns), Some(head)) = (again, copied_head) {
                 let late = self.clone().repeat(after_ns, head, pump.take_sent());
-                self.network.exec.spawn_on(self.place, "net-again", late);
+                self.network.send_later(late);
             }
             drop(pump);
         } else {
@@ -132,7 +132,7 @@ impl SimChannel {
                 for message in pump.take_fresh() {
                     if let Some(after_ns) = self.network.again(conn, Link::again_ns) {
                         let late = self.clone().repeat(after_ns, head.clone(), message);
-                        self.network.exec.spawn_on(self.place, "net-again", late);
+                        self.network.send_later(late);
                     }
                 }
             };
@@ -224,6 +224,11 @@ impl Network {
         let mut state = lock(&self.state);
         let (from, to) = state.conns[conn.0].ends(Direction::Up);
         decide(state.link(from, to))
+    }
+
+    /// What is on its way outlives its sender.
+    fn send_later(&self, late: BoxFuture<'static, ()>) {
+        self.exec.spawn_on(self.exec.place(SUPERVISOR), "net-again", late);
     }
 
     /// Whether anything sent on `conn` may arrive once more.
