@@ -186,7 +186,7 @@ impl WorldConfig {
                 base_us: draw.pick(&[50, 150, 500, 2_000, 5_000]),
                 jitter_us: draw.pick(&[50, 350, 350, 2_000]),
                 spike_one_in: draw.pick(&[0, 100, 500, 500]),
-                again_one_in: Draw::new(seed, "config-again").pick(&[0, 0, 300, 60]),
+                again_one_in: Draw::new(seed, "config-again").pick(&[0, 300, 60, 10]),
             },
             disk: DiskSpeed {
                 read_us: draw.pick(&[5, 20, 80]),
