@@ -75,6 +75,8 @@ pub enum Told {
     Probe(&'static str),
     /// A chance point fired.
     Chance(&'static str),
+    /// Something that was sent before arrives once more.
+    Again(String),
 }
 
 /// An operation of a session, as the client saw it.

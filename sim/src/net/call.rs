@@ -4,6 +4,7 @@ use super::link::Link;
 use super::stream::{Item, Pump, Receiver};
 use super::{Conn, ConnId, Direction, HELD, NEVER, Network, SECOND, Server, Stream, StreamId, way};
 use crate::exec::{Node, Place, SUPERVISOR, lock};
+use crate::record::Told;
 use crate::trace::{Kind, digest};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
@@ -155,6 +156,16 @@ impl SimChannel {
     fn repeat(self, after_ns: u64, head: http::request::Parts, body: Bytes) -> BoxFuture<'static, ()> {
         Box::pin(async move {
             self.network.exec.sleep_until(self.network.exec.now_ns() + after_ns).await;
+            self.network.trace.record(|recording| {
+                let call = head.uri.path().rsplit('/').next().unwrap_or_default();
+                let what = format!(
+                    "sent {call} to {} {} ms ago; it arrives once more",
+                    self.addr,
+                    after_ns / 1_000_000
+                );
+                let now = self.network.exec.now_ns();
+                recording.told.push((now, self.place.node, Told::Again(what)));
+            });
             let body = Body::new(Full::new(body).map_err(|never| match never {}));
             drop(self.exchange(http::Request::from_parts(head, body), false).await);
         })

@@ -556,7 +556,13 @@ impl<'a> Teller<'a> {
                 && (since..=until).contains(&row.from_ns)
                 && row.group.is_some_and(|group| groups.contains(&group))
         });
-        [leads, faults, deaths, snapshots]
+        // In a case that was made small, every rare branch and late arrival that is left matters.
+        let mut rare =
+            indexes(self.tables, |row| row.kind == Kind::Mark && row.state == 4 && row.from_ns <= until);
+        if rare.len() > CONTEXT_MAX {
+            rare.clear();
+        }
+        [leads, faults, deaths, snapshots, rare]
             .into_iter()
             .flat_map(|indexes| newest(&indexes.into_iter().collect(), CONTEXT_MAX))
             .collect()

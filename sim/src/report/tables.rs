@@ -259,6 +259,9 @@ impl Tables {
                 Told::Chance(name) => {
                     self.mark(*at_ns, node, 4, format!("chance {name}"), "the rare branch was taken");
                 }
+                Told::Again(what) => {
+                    self.mark(*at_ns, node, 4, what.clone(), "it was on its way all the time");
+                }
                 Told::Fact(fact) => {
                     let known = Known::of(fact);
                     self.know_peer(&known, node);
