@@ -27,11 +27,12 @@ const CLIENT: Node = Node(2);
 const ADDR: &str = "server:1";
 const MILLI: u64 = 1_000_000;
 
-/// Sends every frame back; a request to `/echo/slow` only after a second; counts handlers under way.
+/// Sends every frame back; a request to `/echo/slow` only after a second; counts handlers under way, and all of them.
 #[derive(Clone)]
 struct Echo {
     exec: Arc<dyn Executor>,
     under_way: Arc<Mutex<i32>>,
+    begun: Arc<Mutex<i32>>,
 }
 
 struct UnderWay(Arc<Mutex<i32>>);
@@ -55,6 +56,7 @@ impl Service<http::Request<Body>> for Echo {
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
         let exec = self.exec.clone();
         *lock(&self.under_way) += 1;
+        *lock(&self.begun) += 1;
         let guard = UnderWay(self.under_way.clone());
         Box::pin(async move {
             let _guard = guard;
@@ -71,6 +73,7 @@ struct World {
     net: Arc<Network>,
     trace: Arc<Trace>,
     under_way: Arc<Mutex<i32>>,
+    begun: Arc<Mutex<i32>>,
 }
 
 /// Runs `script` in a world with an echo server.
@@ -78,16 +81,25 @@ fn run<F: Future<Output = ()> + Send + 'static>(
     seed: u64,
     script: impl FnOnce(Arc<World>) -> F,
 ) -> (u64, u64) {
+    run_with(seed, Latency::default(), script)
+}
+
+/// The same with other links.
+fn run_with<F: Future<Output = ()> + Send + 'static>(
+    seed: u64,
+    latency: Latency,
+    script: impl FnOnce(Arc<World>) -> F,
+) -> (u64, u64) {
     let trace = Arc::new(Trace::new(Keep::Hash));
     let exec = OwnExecutor::new(Order::Random(seed), 3, 1_000_000, trace.clone());
     let hosts = [(SERVER, "server"), (CLIENT, "client")].map(|(node, name)| Host::new(node, name, name));
-    let net =
-        Network::new(exec.clone(), trace.clone(), Decider::new(seed, None), seed, Latency::default(), hosts);
+    let net = Network::new(exec.clone(), trace.clone(), Decider::new(seed, None), seed, latency, hosts);
     let world = Arc::new(World {
         exec: exec.clone(),
         net: net.clone(),
         trace: trace.clone(),
         under_way: Arc::default(),
+        begun: Arc::default(),
     });
     let script = script(world.clone());
     let main = async move {
@@ -103,7 +115,8 @@ fn run<F: Future<Output = ()> + Send + 'static>(
 impl World {
     fn serve(&self) {
         let net = SimNet::new(self.net.clone(), self.exec.place(SERVER));
-        let echo = Echo { exec: self.exec.clone(), under_way: self.under_way.clone() };
+        let exec: Arc<dyn Executor> = self.exec.clone();
+        let echo = Echo { exec, under_way: self.under_way.clone(), begun: self.begun.clone() };
         let serve = net.serve(ADDR, Routes::new(echo));
         let keep = async move {
             let _server = serve.await.expect("address is free");
@@ -343,5 +356,60 @@ fn a_paused_server_answers_after_it_resumed() {
         assert!(echo(&channel, "late").await.is_ok());
         assert!((world.exec.now_ns() - before) / MILLI >= 700);
         let _ = world.trace.summary();
+    });
+}
+
+#[test]
+fn what_a_caller_gave_up_during_a_cut_is_carried_out_afterwards() {
+    run(12, |world| async move {
+        world.sleep(1).await;
+        let channel = world.channel();
+        assert!(echo(&channel, "warm").await.is_ok());
+        world.net.cut(CLIENT, SERVER);
+        {
+            let held = echo(&channel, "held");
+            let short = world.sleep(100);
+            let raced = futures_util::future::select(Box::pin(held), Box::pin(short)).await;
+            assert!(matches!(raced, futures_util::future::Either::Right(_)));
+        }
+        assert_eq!(*lock(&world.begun), 1);
+        world.net.mend(CLIENT, SERVER);
+        world.sleep(500).await;
+        assert_eq!(*lock(&world.begun), 2);
+        assert_eq!((*lock(&world.under_way), world.net.open_streams()), (0, 0));
+    });
+}
+
+#[test]
+fn a_request_may_arrive_once_more_after_its_sender_has_died() {
+    let always = Latency { again_one_in: 1, ..Latency::default() };
+    run_with(13, always, |world| async move {
+        world.sleep(1).await;
+        assert!(echo(&world.channel(), "once").await.is_ok());
+        assert_eq!(*lock(&world.begun), 1);
+        world.net.node_down(CLIENT, Down::Process);
+        world.exec.kill(CLIENT);
+        world.sleep(7_000).await;
+        assert_eq!(*lock(&world.begun), 2);
+        assert_eq!(world.net.open_streams(), 0);
+    });
+}
+
+#[test]
+fn messages_of_a_stream_may_arrive_once_more() {
+    let always = Latency { again_one_in: 1, ..Latency::default() };
+    run_with(14, always, |world| async move {
+        world.sleep(1).await;
+        let (feed, body) = fed_body();
+        let mut answer = call(&world.channel(), "/echo/now", body).await.expect("connected").into_body();
+        for _ in 0..3 {
+            feed.send(Bytes::from("message")).await.expect("taken");
+            assert!(matches!(next(&mut answer).await, Some(Ok(_))));
+        }
+        world.sleep(7_000).await;
+        assert_eq!(*lock(&world.begun), 4, "the stream, and each of its messages late");
+        drop((feed, answer));
+        world.sleep(7_000).await;
+        assert_eq!(world.net.open_streams(), 0);
     });
 }
