@@ -113,9 +113,36 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
                 number("store")
             )
         }
+        "shuffle_leaders" => {
+            format!("the operator moves leaderships around, one every {}", millis(number("every_ms")))
+        }
+        "rolling" => {
+            format!("all servers restart, one after the other, each down {}", millis(number("down_ms")))
+        }
+        "crash_at_boot" => {
+            let times = value["ops"].as_array().map_or(0, Vec::len);
+            format!("{node} loses power, and again {times} times while it starts")
+        }
+        "wipe" => format!("{node} dies and comes back with an empty disk"),
+        "rot" => {
+            let file =
+                Some(text("file")).filter(|file| !file.is_empty()).unwrap_or_else(|| "some".to_owned());
+            format!("synced data of {node} rots: a {} of a {file} file", text("rot"))
+        }
+        "no_space" => format!("the disk of {node} is full ({} bytes left)", number("free_bytes")),
+        "short_read" => format!("a read of {node} gives less than was asked for"),
+        "at_event" => {
+            let (what, nth) = (text("event"), number("nth"));
+            format!("a fault waits for {what} to happen ({nth}): {}", text_of(&value["then"], nodes))
+        }
         _ => listed(&kind, &value, "kind"),
     };
     (words, kind)
+}
+
+/// The words of a fault in a fault.
+fn text_of(then: &Value, nodes: &[String]) -> String {
+    serde_json::from_value(then.clone()).map_or_else(|_| "?".to_owned(), |then| fault(&then, nodes).0)
 }
 
 /// One side of a partition.
@@ -252,6 +279,24 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
             number("term"),
             number("applied")
         ),
+        "Region" => {
+            let (version, members) = (number("version"), number("conf_version"));
+            format!("knows {group} at epoch {version} (range), {members} (members)")
+        }
+        "Regions" => format!("applies a change of regions at index {}", number("index")),
+        "Authority" => {
+            let live = if known.text("live") == "true" { "may serve" } else { "may not serve any more" };
+            let (ids, timestamps) = (number("ids"), number("timestamps"));
+            format!(
+                "knows that generation {} {live}; fences: ids {ids}, timestamps {timestamps}",
+                number("generation")
+            )
+        }
+        "ReadAsked" => format!("is asked to read from {group}"),
+        "ReadServed" => {
+            format!("reads from {group} at applied index {} (term {})", number("applied"), number("term"))
+        }
+        "Removed" => format!("leaves {group} for good"),
         name => format!("{} {group}: {}", split_words(name), known.others()),
     }
 }
