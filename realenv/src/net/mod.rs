@@ -102,9 +102,15 @@ fn unavailable(addr: &str, error: tonic::transport::Error) -> NetError {
         text = format!("{text}: {cause}");
         source = cause.source();
     }
-    match Status::from_error(Box::new(error)) {
-        status if status.code() == tonic::Code::Unknown => NetError(Status::unavailable(text).into()),
-        status => NetError(status.into()),
+    NetError(told_to_callers(Status::from_error(Box::new(error)), text).into())
+}
+
+/// What a caller is told when the transport ended its call with `status`. Nobody but the caller can cancel a call, and
+/// it does so by dropping it: a transport that says `cancelled` has lost the connection while the request was in it.
+fn told_to_callers(status: Status, text: String) -> Status {
+    match status.code() {
+        tonic::Code::Unknown | tonic::Code::Cancelled => Status::unavailable(text),
+        _ => status,
     }
 }
 

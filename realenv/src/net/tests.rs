@@ -71,6 +71,14 @@ async fn failures_of_the_transport_are_unavailable() {
     assert_eq!(client.check(ask("")).await.unwrap().into_inner().status(), ServingStatus::Serving);
 }
 
+#[test]
+fn a_connection_lost_under_a_request_is_not_called_cancelled() {
+    let told = |code| super::told_to_callers(Status::new(code, "h2"), "a:1: gone".into()).code();
+    assert_eq!(told(Code::Cancelled), Code::Unavailable);
+    assert_eq!(told(Code::Unknown), Code::Unavailable);
+    assert_eq!(told(Code::ResourceExhausted), Code::ResourceExhausted);
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_stop_tells_watchers_and_ends_them() {
     let (net, server) = server().await;
