@@ -65,8 +65,13 @@ mark() { [ -z "$markdown" ] || printf '| %s | %s | %s | %s | %s |\n' "$@" >>"$ma
 [ -z "$markdown" ] || printf '| planted bug | seeds needed | checker | CPU seconds | shrunk case |\n|---|---|---|---|---|\n' >"$markdown"
 row 'planted bug' seeds checker 'CPU s' 'shrunk case'
 
-# Seconds of CPU that children of this shell have used.
-cpu() { times | tail -n 1 | awk '{ split($1, u, /[ms]/); split($2, s, /[ms]/); print u[1] * 60 + u[2] + s[1] * 60 + s[2] }'; }
+# Sets `used` to the seconds of CPU that children of this shell have used. `times` counts for the shell that runs it,
+# so this must not run in a subshell.
+used=0
+cpu() {
+    times >"$work/times"
+    used=$(awk 'END { split($1, u, /[ms]/); split($2, s, /[ms]/); print u[1] * 60 + u[2] + s[1] * 60 + s[2] }' "$work/times")
+}
 
 # size CASE: what is left of a shrunk case.
 size() {
@@ -87,10 +92,12 @@ for name in "${names[@]}"; do
         row "$name" - 'DOES NOT BUILD' - "see $work/logs/$name.build" && mark "$name" - 'does not build' - - && defects=$((defects + 1))
         continue
     }
-    log=$work/logs/$name.log began=$(cpu)
+    cpu
+    log=$work/logs/$name.log began=$used
     status=pass
     "$nokv" sim run --seeds "0..$seeds" --jobs "$jobs" --fail-fast >"$log" 2>&1 || status=fail
-    took=$(awk -v a="$began" -v b="$(cpu)" 'BEGIN { printf "%.0f", b - a }')
+    cpu
+    took=$(awk -v a="$began" -v b="$used" 'BEGIN { printf "%.0f", b - a }')
     line=$(grep -m1 'verdict=fail' "$log" || true)
     if [ $status = fail ] && [ -z "$line" ]; then
         row "$name" - 'DOES NOT RUN' "$took" "see $log" && mark "$name" - 'does not run' "$took" - && defects=$((defects + 1))
