@@ -226,7 +226,7 @@ enum Event {
     Joined,
     Region(RegionDescriptor),
     /// Of [`crate::pending`], with its region.
-    Pending(u64, RootEvent),
+    Pending(u64, Box<RootEvent>),
 }
 
 fn unpublished(shared: &Shared) -> Vec<Event> {
@@ -235,7 +235,9 @@ fn unpublished(shared: &Shared) -> Vec<Event> {
         events.push(Event::Joined);
     }
     let done = lock(&shared.publications.regions).clone();
-    events.extend(shared.pending.all().into_iter().map(|(region, event)| Event::Pending(region, event)));
+    events.extend(
+        shared.pending.all().into_iter().map(|(region, event)| Event::Pending(region, Box::new(event))),
+    );
     for region in shared.door.regions.all() {
         let state = region.state();
         // Later versions, and children, reach the meta-root with the split that made them.
@@ -297,7 +299,7 @@ fn root_event(shared: &Shared, event: &Event) -> RootEvent {
             let descriptor = RootRegionDescriptor { descriptor: Some(region.clone()) };
             (RootEventKind::RegionBootstrap, Payload::RegionDescriptor(descriptor))
         }
-        Event::Pending(_, event) => return event.clone(),
+        Event::Pending(_, event) => return (**event).clone(),
     };
     RootEvent { kind: kind.into(), payload: Some(payload) }
 }
