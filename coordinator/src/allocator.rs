@@ -12,6 +12,7 @@ use crate::window::Window;
 use crate::{Config, Error};
 use nokv_env::{ClockExt, Duty, Env, Fact, Instant};
 use nokv_proto::id::PHYSICAL_SHIFT;
+use nokv_proto::limits::FIRST_ALLOCATED_ID;
 use nokv_proto::meta::v1::{MetadataRootFenceAllocatorRequest, RootAllocatorKind};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -183,7 +184,7 @@ impl Allocator {
     fn start(&self) -> u64 {
         match self.kind {
             RootAllocatorKind::Tso => self.config.ts_start,
-            _ => self.config.id_start,
+            _ => self.config.id_start.max(FIRST_ALLOCATED_ID),
         }
     }
 

@@ -11,4 +11,7 @@ pub const SCAN_PAGE_BYTES: usize = 4 << 20;
 /// Heaviest single command in a raft log, in bytes.
 pub const COMMAND_BYTES_MAX: usize = 64 << 20;
 
+/// Region ids below this are for the regions that a cluster is born with; coordinators hand out higher ones.
+pub const FIRST_ALLOCATED_ID: u64 = 100_000;
+
 const _: () = assert!(VALUE_BYTES_MAX + KEY_BYTES_MAX < COMMAND_BYTES_MAX);

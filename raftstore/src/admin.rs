@@ -8,7 +8,7 @@ use nokv_proto::admin::v1::{
     ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ImportRegionSnapshotRequest,
     ImportRegionSnapshotResponse, ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse,
     RegionRuntimeStatusRequest, RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse,
-    TransferLeaderRequest, TransferLeaderResponse,
+    SplitRegionRequest, SplitRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -100,6 +100,13 @@ impl RaftAdmin for AdminService {
             applied_index: state.applied.index,
             applied_term: state.applied.term,
         }))
+    }
+
+    async fn split_region(&self, request: Request<SplitRegionRequest>) -> RpcResult<SplitRegionResponse> {
+        let request = request.into_inner();
+        let region_id = required(request.region_id, "region id")?;
+        let halves = self.0.split(region_id, &request.split_key).await?;
+        Ok(Response::new(SplitRegionResponse { left: Some(halves.left), right: Some(halves.right) }))
     }
 
     async fn execution_status(

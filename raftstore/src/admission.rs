@@ -124,7 +124,8 @@ impl Door {
         let region = self.regions.get(context.region_id).ok_or_else(not_hosted)?;
         let state = region.state();
         if !epoch_matches(&state.descriptor, context.region_epoch.as_ref()) {
-            return Err((Reason::EpochMismatch, refuse::epoch(&state.descriptor).into()));
+            let known = self.regions.with_neighbour(&state.descriptor);
+            return Err((Reason::EpochMismatch, refuse::epoch_now(&known).into()));
         }
         if let Some(outside) = outside(&state.descriptor, touch) {
             return Err((Reason::KeyNotInRegion, refuse::key(&state.descriptor, outside).into()));

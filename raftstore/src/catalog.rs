@@ -5,6 +5,7 @@
 //! 'a' region id u64 BE   →  01 | index u64 BE | term u64 BE              applied: written with every entry's effect
 //! 'm' region id u64 BE   →  01 | four lists, each: uvarint count, uvarint peer ids | auto_leave u8
 //!                           voters, learners, voters outgoing, learners next
+//! 'p' region id u64 BE   →  01 | nokv.meta.v1.RootEvent           the meta-root has yet to hear it
 //! ```
 //!
 //! Without an `m` record every peer of the descriptor votes. [`read`] works on a database opened for reading only.
@@ -12,7 +13,7 @@
 use crate::{Error, Result};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use nokv_engine::{Cf, Db, WriteBatch};
-use nokv_proto::meta::v1::RegionDescriptor;
+use nokv_proto::meta::v1::{RegionDescriptor, RootEvent};
 use prost::Message;
 use prost::encoding::{decode_varint, encode_varint};
 use serde::Serialize;
@@ -25,6 +26,7 @@ const VERSION: u8 = 1;
 const REGION: u8 = b'r';
 const APPLIED: u8 = b'a';
 const MEMBERS: u8 = b'm';
+const PENDING: u8 = b'p';
 
 /// A place in a raft log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
@@ -122,6 +124,33 @@ pub(crate) fn put_members(batch: &mut WriteBatch, region_id: u64, members: &Memb
     batch.put(CF_META, key(MEMBERS, region_id), members.encode());
 }
 
+/// Records an event that the meta-root has yet to hear; `region_id` tells it apart.
+pub(crate) fn put_pending(batch: &mut WriteBatch, region_id: u64, event: &RootEvent) {
+    let mut value = BytesMut::with_capacity(1 + event.encoded_len());
+    value.put_u8(VERSION);
+    event.encode_raw(&mut value);
+    batch.put(CF_META, key(PENDING, region_id), value.freeze());
+}
+
+/// Forgets such an event.
+pub(crate) fn delete_pending(batch: &mut WriteBatch, region_id: u64) {
+    batch.delete(CF_META, key(PENDING, region_id));
+}
+
+/// The events that the meta-root has yet to hear.
+pub(crate) fn read_pending(db: &Db) -> Result<BTreeMap<u64, RootEvent>> {
+    let mut events = BTreeMap::new();
+    for item in db.snapshot().iter(CF_META, key(PENDING, 0)..=key(PENDING, u64::MAX)) {
+        let (key, value) = item?;
+        let bad = |what| Error::BadCatalog { key: key.to_vec(), what };
+        let id = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
+        let event = (value.first() == Some(&VERSION)).then(|| RootEvent::decode(value.slice(1..)).ok());
+        let id = id.ok_or_else(|| bad("key of a wrong length"))?;
+        events.insert(id, event.flatten().ok_or_else(|| bad("not a root event"))?);
+    }
+    Ok(events)
+}
+
 fn encode_applied(applied: Position) -> [u8; 17] {
     let mut value = [VERSION; 17];
     value[1..9].copy_from_slice(&applied.index.to_be_bytes());
@@ -171,6 +200,7 @@ pub fn read_entries(db: &Db) -> Result<Vec<Entry>> {
             }
             APPLIED => _ = applied.insert(id, decode_applied(value).ok_or_else(|| bad("not a position"))?),
             MEMBERS => _ = members.insert(id, Members::decode(value).ok_or_else(|| bad("not a membership"))?),
+            PENDING => {} // see `read_pending`
             _ => return Err(bad("key of an unknown kind")),
         }
     }

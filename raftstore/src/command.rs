@@ -9,10 +9,49 @@
 use bytes::{BufMut, Bytes, BytesMut};
 use nokv_proto::meta::v1::RegionEpoch;
 use nokv_proto::raft::v1::request::Cmd;
-use nokv_proto::raft::v1::{CmdHeader, CmdType, RaftCmdRequest, Request};
+use nokv_proto::raft::v1::{
+    AdminCommand, AdminCommandType, CmdHeader, CmdType, RaftCmdRequest, Request, SplitCommand,
+};
 use prost::Message;
 
 const DATA: u8 = 0xce;
+const ADMIN: u8 = 0xad;
+
+/// One entry of a region's log, taken apart.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum LogEntry {
+    /// A command on data.
+    Data(Command),
+    /// A split.
+    Split(SplitCommand),
+}
+
+impl LogEntry {
+    /// Reads an entry; the values in it share its memory. The error says what is wrong with it.
+    pub(crate) fn decode(data: &Bytes) -> Result<Self, &'static str> {
+        if data.first() != Some(&ADMIN) {
+            return Command::decode(data).map(LogEntry::Data);
+        }
+        let admin = AdminCommand::decode(data.slice(1..)).map_err(|_| "admin entry that cannot be read")?;
+        match (admin.r#type(), admin.split) {
+            (AdminCommandType::Split, Some(split)) => Ok(LogEntry::Split(split)),
+            _ => Err("admin entry of an unknown kind"),
+        }
+    }
+}
+
+/// The bytes of a split's entry.
+pub(crate) fn encode_split(split: SplitCommand) -> Bytes {
+    let admin = AdminCommand {
+        r#type: AdminCommandType::Split.into(),
+        split: Some(split),
+        ..AdminCommand::default()
+    };
+    let mut out = BytesMut::with_capacity(1 + admin.encoded_len());
+    out.put_u8(ADMIN);
+    admin.encode_raw(&mut out);
+    out.freeze()
+}
 
 /// One command as the log has it.
 #[derive(Debug, Clone, PartialEq)]
@@ -101,9 +140,18 @@ mod tests {
     }
 
     #[test]
+    fn splits_are_golden() {
+        let split = SplitCommand { parent_region_id: 7, split_key: "m".into(), child: None };
+        let expected = [0xad, 0x08, 1, 0x12, 5, 0x08, 7, 0x12, 1, b'm'];
+        assert_eq!(&encode_split(split.clone())[..], expected);
+        assert_eq!(LogEntry::decode(&encode_split(split.clone())), Ok(LogEntry::Split(split)));
+        assert_eq!(LogEntry::decode(&command().encode()), Ok(LogEntry::Data(command())));
+    }
+
+    #[test]
     fn unknown_entries_are_refused() {
-        for bad in [&b""[..], b"\xad", b"\xce", b"\xce\xff", b"x"] {
-            assert!(Command::decode(&Bytes::copy_from_slice(bad)).is_err());
+        for bad in [&b""[..], b"\xad", b"\xad\x08\x02", b"\xce", b"\xce\xff", b"x"] {
+            assert!(LogEntry::decode(&Bytes::copy_from_slice(bad)).is_err());
         }
     }
 }

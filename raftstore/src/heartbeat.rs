@@ -7,6 +7,7 @@
 //! round trip.
 
 use crate::region::lock;
+use crate::split;
 use crate::store::Shared;
 use futures_util::future::select;
 use nokv_env::{ClockExt, Duty, Fact};
@@ -40,6 +41,11 @@ pub(crate) struct Publications {
 }
 
 impl Publications {
+    /// Whether the meta-root has taken the first descriptor of `region` from us.
+    pub(crate) fn has_published(&self, region: u64) -> bool {
+        lock(&self.regions).contains(&region)
+    }
+
     /// Events not accepted yet.
     pub(crate) fn pending(&self) -> usize {
         usize::try_from(self.waiting.load(Ordering::Relaxed)).unwrap_or(usize::MAX)
@@ -219,6 +225,8 @@ pub(crate) async fn publish(shared: &Shared) {
 enum Event {
     Joined,
     Region(RegionDescriptor),
+    /// Of [`crate::pending`], with its region.
+    Pending(u64, Box<RootEvent>),
 }
 
 fn unpublished(shared: &Shared) -> Vec<Event> {
@@ -227,9 +235,14 @@ fn unpublished(shared: &Shared) -> Vec<Event> {
         events.push(Event::Joined);
     }
     let done = lock(&shared.publications.regions).clone();
+    events.extend(
+        shared.pending.all().into_iter().map(|(region, event)| Event::Pending(region, Box::new(event))),
+    );
     for region in shared.door.regions.all() {
         let state = region.state();
-        if state.role.is_leader && state.is_hosted() && !done.contains(&region.id) {
+        // Later versions, and children, reach the meta-root with the split that made them.
+        let is_first = state.descriptor.epoch_pair().0 == 1 && !split::is_child(&state.descriptor);
+        if is_first && state.role.is_leader && state.is_hosted() && !done.contains(&region.id) {
             events.push(Event::Region((*state.descriptor).clone()));
         }
     }
@@ -253,6 +266,13 @@ async fn publish_one(shared: &Shared, event: Event) -> bool {
                     Event::Region(region) => {
                         shared.env.probe("store.region.published");
                         lock(&shared.publications.regions).insert(region.region_id);
+                    }
+                    Event::Pending(region, _) => {
+                        shared.env.probe("store.pending.published");
+                        if let Err(error) = shared.pending.done(&shared.db, region) {
+                            tracing::warn!(%error, "an event that was published cannot be forgotten");
+                            return false;
+                        }
                     }
                 }
                 return true;
@@ -279,6 +299,7 @@ fn root_event(shared: &Shared, event: &Event) -> RootEvent {
             let descriptor = RootRegionDescriptor { descriptor: Some(region.clone()) };
             (RootEventKind::RegionBootstrap, Payload::RegionDescriptor(descriptor))
         }
+        Event::Pending(_, event) => return (**event).clone(),
     };
     RootEvent { kind: kind.into(), payload: Some(payload) }
 }

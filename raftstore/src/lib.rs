@@ -35,11 +35,13 @@ mod machine_tests;
 pub mod mode;
 pub mod mvcc;
 mod one_pc;
+mod pending;
 mod read;
 mod region;
 mod resolve;
 pub mod seed;
 mod service;
+mod split;
 mod status;
 mod store;
 #[cfg(test)]

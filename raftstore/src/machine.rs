@@ -8,18 +8,24 @@
 use crate::apply::{self, Outcome};
 use crate::bells::Bells;
 use crate::catalog::{self, Entry, Members, Position};
-use crate::command::Command;
+use crate::command::{self, Command, LogEntry};
 use crate::image;
 use crate::mvcc::Writes;
+use crate::pending::PendingEvents;
 use crate::region::{Region, Regions, epoch_matches, refuse};
+use crate::split::{self, Halves};
+use crate::store::group_config;
 use bytes::{Buf, Bytes};
 use nokv_engine::{Cf, Db, WriteBatch};
 use nokv_env::{BoxFuture, Env};
 use nokv_proto::error::v1::RegionError;
-use nokv_proto::key::decode_key;
+use nokv_proto::key::{KeyRange, decode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
+use nokv_proto::raft::v1::SplitCommand;
 use nokv_proto::raft::v1::request::Cmd;
-use nokv_replica::{Applied, ConfChangeInfo, Fatal, GroupId, Joint, Machine, MachineSnapshot, Role};
+use nokv_replica::{
+    Applied, BIRTH, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Role,
+};
 use prost::encoding::decode_varint;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -29,10 +35,15 @@ const MARK_EVERY: u64 = 64;
 
 /// What the services hand in.
 #[derive(Debug)]
-pub(crate) struct Proposal {
-    /// The epoch that the request was admitted under.
-    pub(crate) epoch: RegionEpoch,
-    pub(crate) cmd: Cmd,
+pub(crate) enum Proposal {
+    /// A command on data.
+    Data {
+        /// The epoch that the request was admitted under.
+        epoch: RegionEpoch,
+        cmd: Cmd,
+    },
+    /// A split, made for the region as it was.
+    Split(SplitCommand),
 }
 
 /// What they get back.
@@ -42,6 +53,8 @@ pub(crate) enum Reply {
     Outcome(Outcome),
     /// A change of membership was applied.
     Configured,
+    /// The region was split.
+    Split(Box<Halves>),
 }
 
 /// What only the driver's loop knows of a region.
@@ -59,6 +72,11 @@ pub(crate) struct StoreMachine {
     regions: Regions,
     hosted: BTreeMap<u64, Hosted>,
     bells: Arc<Bells>,
+    pending: PendingEvents,
+    /// Children of a split that the driver has yet to host.
+    born: Vec<GroupConfig>,
+    /// Snapshots that were let in and are not installed yet: the ranges they will bring.
+    arriving: BTreeMap<u64, KeyRange>,
 }
 
 impl StoreMachine {
@@ -70,6 +88,7 @@ impl StoreMachine {
         regions: &Regions,
         entries: &[Entry],
         bells: &Arc<Bells>,
+        pending: &PendingEvents,
     ) -> Self {
         let mut hosted = BTreeMap::new();
         for entry in entries {
@@ -87,6 +106,9 @@ impl StoreMachine {
             regions: regions.clone(),
             hosted,
             bells: bells.clone(),
+            pending: pending.clone(),
+            born: Vec::new(),
+            arriving: BTreeMap::new(),
         }
     }
 
@@ -141,9 +163,57 @@ impl StoreMachine {
         others.any(|(_, other)| other.region.descriptor().contains(&user_key))
     }
 
+    /// Another region here that has a key of `range`, or soon will.
+    fn overlapping(&self, region_id: u64, range: &KeyRange) -> Option<u64> {
+        let here = self.hosted.iter().map(|(id, other)| (*id, other.region.descriptor().range()));
+        let soon = self.arriving.iter().map(|(id, range)| (*id, range.clone()));
+        here.chain(soon).find(|(id, other)| *id != region_id && other.overlaps(range)).map(|(id, _)| id)
+    }
+
+    /// Carries out a split: see [`crate::split`].
+    fn apply_split(&mut self, group: GroupId, at: Position, split: &SplitCommand) -> Result<Reply, Fatal> {
+        let hosted = self.hosted(group)?;
+        let parent = hosted.region.clone();
+        let halves = match split::divide(&parent.descriptor(), &hosted.members, split) {
+            Ok(halves) => halves,
+            Err(refused) => {
+                self.env.probe("store.split.refused");
+                self.commit(group, at, WriteBatch::new())?;
+                return Ok(Reply::Outcome(Err(refused)));
+            }
+        };
+        let Halves { left, right, right_members } = &halves;
+        let child = Entry {
+            region: right.clone(),
+            applied: Position { index: BIRTH.0, term: BIRTH.1 },
+            members: right_members.clone(),
+        };
+        let mut batch = WriteBatch::new();
+        catalog::put_region(&mut batch, left);
+        catalog::put_region(&mut batch, right);
+        catalog::put_members(&mut batch, right.region_id, right_members);
+        catalog::put_applied(&mut batch, right.region_id, child.applied);
+        self.pending.add(&mut batch, right.region_id, halves.event());
+        parent.set_descriptor(left.clone(), self.store_id);
+        parent.tell(&self.env);
+        self.commit(group, at, batch)?;
+        if let Some(config) = group_config(&child, self.store_id) {
+            let region = self.regions.get_or_insert(right, self.store_id);
+            region.set_applied(child.applied);
+            region.tell(&self.env);
+            let marks = Marks::new(child.applied.index);
+            self.hosted.insert(right.region_id, Hosted { region, members: child.members, marks });
+            self.born.push(config);
+        }
+        self.env.probe("store.split.applied");
+        self.bells.publish.notify_one();
+        Ok(Reply::Split(Box::new(halves)))
+    }
+
     async fn replace(&mut self, group: GroupId, snapshot: MachineSnapshot) -> Result<(), Fatal> {
         let image = image::parse(&snapshot.data).map_err(|what| fatal(group, what))?;
         let at = Position { index: snapshot.index, term: snapshot.term };
+        self.arriving.remove(&group.0);
         if image.region.region_id != group.0 || image.applied != at {
             return Err(fatal(group, "the image is not of this region and position"));
         }
@@ -208,18 +278,30 @@ impl Machine for StoreMachine {
     fn propose(&mut self, group: GroupId, term: u64, index: u64, proposal: Proposal) -> Result<Bytes, Reply> {
         let Some(hosted) = self.hosted.get(&group.0) else { return refused(refuse::not_found(group.0)) };
         let descriptor = hosted.region.descriptor();
-        if !epoch_matches(&descriptor, Some(&proposal.epoch)) {
+        let (epoch, mut cmd) = match proposal {
+            Proposal::Data { epoch, cmd } => (epoch, cmd),
+            Proposal::Split(split) => {
+                return match split::divide(&descriptor, &hosted.members, &split) {
+                    Ok(_) => Ok(command::encode_split(split)),
+                    Err(error) => refused(error),
+                };
+            }
+        };
+        if !epoch_matches(&descriptor, Some(&epoch)) {
             return refused(refuse::epoch(&descriptor));
         }
-        let mut cmd = proposal.cmd;
         self.decide_one_pc(&hosted.region, term, index, &mut cmd);
-        Ok(Command { region_id: group.0, epoch: proposal.epoch, cmd }.encode())
+        Ok(Command { region_id: group.0, epoch, cmd }.encode())
     }
 
     fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Reply, Fatal> {
         let at = Position { index: entry.index, term: entry.term };
-        let command = Command::decode(entry.data)
-            .map_err(|what| fatal(group, format!("log entry {}: {what}", entry.index)))?;
+        let decoded = LogEntry::decode(entry.data);
+        let command =
+            match decoded.map_err(|what| fatal(group, format!("log entry {}: {what}", entry.index)))? {
+                LogEntry::Data(command) => command,
+                LogEntry::Split(split) => return self.apply_split(group, at, &split),
+            };
         let descriptor = self.hosted(group)?.region.descriptor();
         let mut writes = Writes::new();
         let outcome = apply::evaluate(&self.db.snapshot(), &descriptor, &command, &mut writes)
@@ -303,6 +385,45 @@ impl Machine for StoreMachine {
 
     fn request_durable(&mut self, _group: GroupId) {
         self.db.request_flush();
+    }
+
+    /// Hosts a peer that a split gave this store while the parent's replica here was too far behind to carry it out.
+    fn create_group(&mut self, region: &RegionDescriptor, to_peer: u64) -> Option<GroupConfig> {
+        let ours = region.peer_on_store(self.store_id)?.peer_id == to_peer && region.problem().is_none();
+        // While another region here has these keys, it has yet to carry out the split.
+        if !ours || self.overlapping(region.region_id, &region.range()).is_some() {
+            self.env.probe("store.peer.not_created");
+            return None;
+        }
+        Some(GroupConfig {
+            group: GroupId(region.region_id),
+            peer: to_peer,
+            peers: region.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect(),
+            ..GroupConfig::default()
+        })
+    }
+
+    fn describe(&self, group: GroupId) -> Option<RegionDescriptor> {
+        self.hosted.get(&group.0).map(|hosted| (*hosted.region.descriptor()).clone())
+    }
+
+    fn take_born(&mut self) -> Vec<GroupConfig> {
+        std::mem::take(&mut self.born)
+    }
+
+    /// A snapshot from before a split must not overwrite what came after it: the other half may be here already.
+    fn accepts(&mut self, group: GroupId, data: &Bytes) -> bool {
+        let Ok(image) = image::parse(data) else { return false };
+        let range = image.region.range();
+        if image.region.region_id != group.0 || self.overlapping(group.0, &range).is_some() {
+            return false;
+        }
+        self.arriving.insert(group.0, range);
+        true
+    }
+
+    fn dismiss(&mut self, group: GroupId) {
+        self.arriving.remove(&group.0);
     }
 
     fn peer_nodes(&self, group: GroupId) -> Option<BTreeMap<u64, u64>> {

@@ -3,6 +3,7 @@
 use crate::catalog::{self, Members, Position};
 use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mvcc::testing::{prewrite_request, put};
+use crate::pending::PendingEvents;
 use crate::region::Regions;
 use crate::testing::{World, crash_after, region};
 use crate::{bells::Bells, mvcc};
@@ -13,7 +14,7 @@ use nokv_proto::kv::v1::{CommitRequest, GetRequest};
 use nokv_proto::meta::v1::RegionEpoch;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
-use nokv_replica::{Applied, GroupId, Machine, MachineSnapshot};
+use nokv_replica::{Applied, BIRTH, GroupId, Machine, MachineSnapshot};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -43,7 +44,9 @@ impl Solo {
         let db = world.run(Db::open(&env, Path::new(DIR), Options::tiny())).unwrap();
         let entries = catalog::read_entries(&db).unwrap();
         let regions = Regions::new(&entries, 1);
-        let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &Arc::new(Bells::new(0)));
+        let pending = PendingEvents::new(catalog::read_pending(&db).unwrap());
+        let bells = Arc::new(Bells::new(0));
+        let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);
         let index = entries[0].applied.index;
         Self { world, platter, db, machine, index }
     }
@@ -58,7 +61,7 @@ impl Solo {
 
     fn entry(&mut self, cmd: Cmd) -> Bytes {
         let epoch = RegionEpoch { version: 1, conf_version: 1 };
-        let proposal = Proposal { epoch, cmd };
+        let proposal = Proposal::Data { epoch, cmd };
         self.machine.propose(GROUP, 1, self.index + 1, proposal).unwrap_or_else(|reply| panic!("{reply:?}"))
     }
 
@@ -67,7 +70,7 @@ impl Solo {
         let reply = self.machine.apply(GROUP, Applied { index: self.index, term: 1, data }).unwrap();
         match reply {
             Reply::Outcome(outcome) => *outcome.unwrap(),
-            Reply::Configured => panic!("not a change"),
+            Reply::Configured | Reply::Split(_) => panic!("not a change"),
         }
     }
 
@@ -234,4 +237,91 @@ fn seeding_survives_a_crash_anywhere() {
         }
         seed().unwrap();
     }
+}
+
+impl Solo {
+    fn split(&mut self, key: &str, child: u64) -> Bytes {
+        let parent = self.machine.regions().get(1).unwrap().descriptor();
+        let split =
+            crate::split::command(&parent, &Bytes::copy_from_slice(key.as_bytes()), child, child + 1..);
+        let proposal = Proposal::Split(split);
+        self.machine.propose(GROUP, 1, self.index + 1, proposal).unwrap_or_else(|reply| panic!("{reply:?}"))
+    }
+
+    fn apply_split(&mut self, data: &Bytes) -> Reply {
+        self.index += 1;
+        self.machine.apply(GROUP, Applied { index: self.index, term: 1, data }).unwrap()
+    }
+
+    fn ranges(&self) -> Vec<(u64, String, String)> {
+        let show = |key: &Bytes| String::from_utf8_lossy(key).into_owned();
+        let entries = catalog::read_entries(&self.db).unwrap();
+        let regions = entries.into_iter().map(|entry| entry.region);
+        regions.map(|r| (r.region_id, show(&r.start_key), show(&r.end_key))).collect()
+    }
+}
+
+#[test]
+fn a_split_and_its_child_survive_together_or_not_at_all() {
+    let mut solo = Solo::new();
+    solo.write("a", "1", 10);
+    solo.write("x", "1", 10);
+    let split = solo.split("m", 100_000);
+    let Reply::Split(halves) = solo.apply_split(&split) else { panic!("not split") };
+    let born = solo.machine.take_born();
+    assert_eq!(born.len(), 1);
+    assert_eq!((born[0].group, born[0].peer, born[0].born), (GroupId(100_000), 100_001, true));
+    assert_eq!((born[0].applied_index, born[0].applied_term), BIRTH);
+    let both = vec![(1, String::new(), "m".to_owned()), (100_000, "m".to_owned(), String::new())];
+    assert_eq!(solo.ranges(), both);
+
+    // What was not flushed is gone after a crash, all of it; the log's entry brings it back.
+    let mut solo = solo.crash();
+    assert_eq!(solo.ranges(), [(1, String::new(), String::new())]);
+    assert!(catalog::read_pending(&solo.db).unwrap().is_empty());
+    solo.write("a", "1", 10);
+    solo.write("x", "1", 10);
+    assert!(matches!(solo.apply_split(&split), Reply::Split(again) if again == halves));
+    solo.world.run(solo.db.flush()).unwrap();
+    let solo = solo.crash();
+    assert_eq!(solo.ranges(), both);
+    assert_eq!(catalog::read_pending(&solo.db).unwrap()[&100_000], halves.event());
+    assert_eq!(solo.read("x").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn what_was_proposed_before_a_split_is_refused_behind_it() {
+    let mut solo = Solo::new();
+    let before = solo.entry(Cmd::Prewrite(prewrite_request("x", &[put("x", "late")], 20).0));
+    let (first, second) = (solo.split("m", 100_000), solo.split("c", 100_010));
+    assert!(matches!(solo.apply_split(&first), Reply::Split(_)));
+    assert!(
+        matches!(solo.apply_split(&second), Reply::Outcome(Err(error)) if error.epoch_not_match.is_some())
+    );
+    solo.index += 1;
+    let reply = solo.machine.apply(GROUP, Applied { index: solo.index, term: 1, data: &before }).unwrap();
+    assert!(matches!(reply, Reply::Outcome(Err(error)) if error.epoch_not_match.is_some()));
+    assert_eq!(solo.ranges().len(), 2);
+}
+
+#[test]
+fn a_peer_is_not_created_over_keys_that_are_here() {
+    let mut solo = Solo::new();
+    let split = solo.split("m", 100_000);
+    let child = crate::split::divide(
+        &region(&[1, 2, 3]),
+        &Members::all_vote(&region(&[1, 2, 3])),
+        &match crate::command::LogEntry::decode(&split).unwrap() {
+            crate::command::LogEntry::Split(split) => split,
+            crate::command::LogEntry::Data(_) => panic!("not a split"),
+        },
+    )
+    .unwrap()
+    .right;
+    assert_eq!(solo.machine.create_group(&child, 100_001), None, "the parent has yet to be split here");
+    let image = solo.machine.snapshot(GROUP).unwrap().data;
+    assert!(solo.machine.accepts(GROUP, &image));
+    solo.machine.dismiss(GROUP);
+    solo.apply_split(&split);
+    assert!(!solo.machine.accepts(GROUP, &image), "from before the split, when the child is here already");
 }

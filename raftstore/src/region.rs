@@ -148,6 +148,17 @@ impl Regions {
         regions.entry(descriptor.region_id).or_insert_with(fresh).clone()
     }
 
+    /// A region, and the one behind it if that runs here too: together they are what a region was before it was split.
+    pub(crate) fn with_neighbour(&self, descriptor: &RegionDescriptor) -> Vec<RegionDescriptor> {
+        let next = |region: &Arc<Region>| {
+            let state = region.state();
+            let touches = !descriptor.end_key.is_empty() && state.descriptor.start_key == descriptor.end_key;
+            (touches && state.is_hosted()).then(|| (*state.descriptor).clone())
+        };
+        let neighbour = lock(&self.0).values().find_map(next);
+        std::iter::once(descriptor.clone()).chain(neighbour).collect()
+    }
+
     /// All of them, by id.
     pub(crate) fn all(&self) -> Vec<Arc<Region>> {
         lock(&self.0).values().cloned().collect()
@@ -167,7 +178,13 @@ pub(crate) mod refuse {
     }
 
     pub(crate) fn epoch(descriptor: &RegionDescriptor) -> Box<RegionError> {
-        let error = EpochNotMatch { current_epoch: descriptor.epoch, regions: vec![descriptor.clone()] };
+        epoch_now(std::slice::from_ref(descriptor))
+    }
+
+    /// The region as it is now comes first.
+    pub(crate) fn epoch_now(regions: &[RegionDescriptor]) -> Box<RegionError> {
+        let current_epoch = regions.first().and_then(|region| region.epoch);
+        let error = EpochNotMatch { current_epoch, regions: regions.to_vec() };
         Box::new(RegionError { epoch_not_match: Some(error), ..Default::default() })
     }
 

@@ -10,6 +10,7 @@ use crate::mode::{self, Mode, State};
 use crate::{Error, Result};
 use nokv_engine::{Db, Options, WriteBatch, WriteOptions};
 use nokv_env::Env;
+use nokv_proto::limits::FIRST_ALLOCATED_ID;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
 use prost::Message;
 use std::path::Path;
@@ -55,6 +56,12 @@ fn checked(regions: &[RegionDescriptor]) -> Result<Vec<RegionDescriptor>> {
     for region in &mut regions {
         if let Some(problem) = region.problem() {
             return Err(Error::InvalidRegion(problem));
+        }
+        if region.region_id >= FIRST_ALLOCATED_ID {
+            let id = region.region_id;
+            let why =
+                format!("region id {id}: ids from {FIRST_ALLOCATED_ID} on are handed out by the cluster");
+            return Err(Error::InvalidRegion(why));
         }
         region.set_state(RegionReplicaState::Running);
     }

@@ -173,10 +173,12 @@ impl KvService {
         let Some(epoch) = admitted.descriptor.epoch else {
             return Err(Status::internal("the region has no epoch").into());
         };
-        let proposal = shared.raft.propose(admitted.region.group(), Proposal { epoch, cmd });
+        let proposal = shared.raft.propose(admitted.region.group(), Proposal::Data { epoch, cmd });
         match shared.env.clock.timeout(self.patience(), proposal).await {
             Ok(Ok(Reply::Outcome(outcome))) => Ok(unwrap(outcome)?),
-            Ok(Ok(Reply::Configured)) => Err(Status::internal("a command was answered as a change").into()),
+            Ok(Ok(Reply::Configured | Reply::Split(_))) => {
+                Err(Status::internal("a command was answered as a change").into())
+            }
             Ok(Err(error)) => Err(not_proposed(&admitted, error)),
             Err(_) => Err(self.timed_out(Class::Write, context)),
         }

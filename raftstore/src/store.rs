@@ -6,25 +6,31 @@ use crate::bells::Bells;
 use crate::catalog::{self, Entry};
 use crate::control::Coordinators;
 use crate::heartbeat::{self, Publications};
-use crate::machine::StoreMachine;
+use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mode::{self, Mode};
+use crate::pending::PendingEvents;
 use crate::region::Regions;
 use crate::resolve::StoreAddresses;
 use crate::service::KvService;
+use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
 use crate::{Config, Error, Result};
+use bytes::Bytes;
 use futures_util::future::{Either, select};
 use nokv_engine::Db;
 use nokv_env::net::MESSAGE_BYTES_MAX;
 use nokv_env::task::Stop;
 use nokv_env::{ClockExt, Env, ServerHandle, TasksExt};
 use nokv_proto::admin::v1::raft_admin_server::RaftAdminServer;
+use nokv_proto::coordinator::v1::AllocIdRequest;
 use nokv_proto::kv::v1::no_kv_server::NoKvServer;
+use nokv_proto::limits::FIRST_ALLOCATED_ID;
 use nokv_proto::meta::v1::RegionDescriptor;
-use nokv_replica::{Driver, GroupConfig, GroupId, Handle};
+use nokv_replica::{Driver, GroupConfig, GroupId, Handle, ProposeError};
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
+use tonic::Status;
 use tonic::service::Routes;
 
 /// How often the engine is asked whether it still works.
@@ -46,6 +52,7 @@ pub(crate) struct Shared {
     pub(crate) coordinators: Coordinators,
     pub(crate) bells: Arc<Bells>,
     pub(crate) publications: Publications,
+    pub(crate) pending: PendingEvents,
     addresses: Arc<StoreAddresses>,
     /// The address in use, once the port is open.
     served: OnceLock<String>,
@@ -91,7 +98,8 @@ impl Store {
         let regions = Regions::new(&entries, config.store_id);
         let bells = Arc::new(Bells::new(config.coordinators.len()));
         let addresses = Arc::new(StoreAddresses::new(config.store_addrs.clone()));
-        let machine = StoreMachine::new(env, db, config.store_id, &regions, &entries, &bells);
+        let pending = PendingEvents::new(catalog::read_pending(db)?);
+        let machine = StoreMachine::new(env, db, config.store_id, &regions, &entries, &bells, &pending);
         let groups = entries.iter().filter_map(|entry| group_config(entry, config.store_id)).collect();
         let raft =
             Driver::start(env.clone(), raft_config(config), machine, addresses.clone(), groups).await?;
@@ -104,6 +112,7 @@ impl Store {
             raft: raft.clone(),
             bells,
             publications: Publications::default(),
+            pending,
             addresses,
             served: OnceLock::new(),
             stop: Stop::new(),
@@ -201,7 +210,7 @@ fn raft_config(config: &Config) -> nokv_replica::Config {
 }
 
 /// The raft group of a region that runs on this store.
-fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> {
+pub(crate) fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> {
     use nokv_proto::meta::v1::RegionReplicaState::Tombstone;
     let peer = entry.region.peer_on_store(store_id).filter(|_| entry.region.state() != Tombstone)?;
     let members = entry.members.clone();
@@ -218,6 +227,7 @@ fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> {
             auto_leave: members.auto_leave,
         },
         peers: entry.region.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect(),
+        born: split::is_child(&entry.region),
     })
 }
 
@@ -287,5 +297,51 @@ impl Shared {
                 .map_err(|error| format!("region {region_id}: {error}"))?;
         }
         Ok((*state.descriptor).clone())
+    }
+
+    /// Splits a region at `key`, which becomes the first of the new one. Errors are of the caller's or the moment's
+    /// making; after `DeadlineExceeded` and `Unavailable` the split may still happen.
+    pub(crate) async fn split(&self, region_id: u64, key: &Bytes) -> Result<Halves, Status> {
+        let missing = || Status::not_found(format!("region {region_id} is not here"));
+        let region = self.door.regions.get(region_id).ok_or_else(missing)?;
+        let state = region.state();
+        if !state.role.is_leader {
+            return Err(Status::failed_precondition(match state.leader() {
+                Some(leader) => format!("region {region_id} is led by store {}", leader.store_id),
+                None => format!("region {region_id} has no known leader"),
+            }));
+        }
+        let parent = &state.descriptor;
+        if !parent.contains(key) || *key == parent.start_key {
+            let text = format!("the key is not inside of region {region_id}, or is its first");
+            return Err(Status::invalid_argument(text));
+        }
+        if parent.epoch_pair().0 == 1
+            && !split::is_child(parent)
+            && !self.publications.has_published(region_id)
+        {
+            let text = format!("the meta-root does not know region {region_id} yet");
+            return Err(Status::failed_precondition(text));
+        }
+        let wanted = 1 + parent.peers.len() as u64;
+        let ids = self
+            .coordinators
+            .first(|mut client| async move { client.alloc_id(AllocIdRequest { count: wanted }).await })
+            .await?;
+        if ids.first_id < FIRST_ALLOCATED_ID || ids.count != wanted {
+            return Err(Status::internal("the coordinator handed out ids that are not for new regions"));
+        }
+        let split = split::command(parent, key, ids.first_id, ids.first_id + 1..);
+        let proposal = self.raft.propose(region.group(), Proposal::Split(split));
+        match self.env.clock.timeout(self.config.command_timeout, proposal).await {
+            Ok(Ok(Reply::Split(halves))) => Ok(*halves),
+            Ok(Ok(Reply::Outcome(Err(_)))) => {
+                Err(Status::aborted(format!("region {region_id} changed meanwhile; look again")))
+            }
+            Ok(Ok(_)) => Err(Status::internal("a split was answered as something else")),
+            Ok(Err(ProposeError::Unknown)) => Err(Status::unavailable("the store is stopping")),
+            Ok(Err(error)) => Err(Status::failed_precondition(format!("region {region_id}: {error}"))),
+            Err(_) => Err(Status::deadline_exceeded("not done in time; the split may still happen")),
+        }
     }
 }

@@ -3,7 +3,7 @@
 use crate::config::GroupId;
 use crate::core::{Core, Halt};
 use crate::error::ProposeError;
-use crate::group::{Waiter, joint_of};
+use crate::group::{Group, Waiter, joint_of};
 use crate::machine::{Applied, ConfChangeInfo, Machine, PeerChange};
 use crate::record::Place;
 use crate::shared::Counters;
@@ -44,11 +44,30 @@ impl<M: Machine> Core<M> {
         Counters::add(&self.shared.counters.applied, 1);
         let waiter = group.waiters.remove(&place.index);
         self.tell_applied(id, &entry);
+        self.host_born(id)?;
         if let Some(waiter) = waiter {
             if waiter.term != place.term {
                 self.env.probe("replica.proposal.dropped");
             }
             answer(waiter, place.term, outcome);
+        }
+        Ok(())
+    }
+
+    /// Takes up the groups that an entry of `parent` brought to life. Where the parent leads, the child stands for
+    /// election at once: its other replicas may be born later, and then wait for a leader as after any start.
+    fn host_born(&mut self, parent: GroupId) -> Result<(), Halt> {
+        for config in self.machine.take_born() {
+            let child = config.group;
+            if self.groups.contains_key(&child) {
+                continue; // it got a snapshot of the time after its birth
+            }
+            self.env.probe("replica.group.born");
+            self.host(config).map_err(|error| Halt::Born { parent, error: error.to_string() })?;
+            let leads = self.groups.get(&parent).is_some_and(Group::is_leader);
+            if leads && self.campaign(child).is_err() {
+                self.env.probe("replica.campaign.refused");
+            }
         }
         Ok(())
     }

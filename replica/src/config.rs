@@ -137,4 +137,10 @@ pub struct GroupConfig {
     pub joint: Joint,
     /// On which node each peer lives.
     pub peers: BTreeMap<u64, u64>,
+    /// The group came out of another one's log (see [`crate::Machine::take_born`]) and began at [`BIRTH`].
+    pub born: bool,
 }
+
+/// Where the log of a group begins that came out of another group's log: index and term. Every replica begins with the
+/// same state there, which no snapshot has to bring.
+pub const BIRTH: (u64, u64) = (5, 5);

@@ -26,6 +26,9 @@ pub(crate) enum Halt {
     /// The machine cannot follow its log.
     #[error("{group}: {fatal}")]
     Machine { group: GroupId, fatal: Fatal },
+    /// A group that came out of another one's log cannot be hosted.
+    #[error("a group born in {parent}: {error}")]
+    Born { parent: GroupId, error: String },
 }
 
 impl Halt {

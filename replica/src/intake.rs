@@ -9,7 +9,7 @@ use crate::machine::{ConfChange, Machine, PeerChange};
 use crate::recover;
 use crate::wire::Incoming;
 use nokv_env::Fact;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, MessageType};
 use std::collections::BTreeMap;
 
 /// Deliveries, their bytes and requests that one turn takes up, so that ticks stay punctual.
@@ -107,7 +107,15 @@ impl<M: Machine> Core<M> {
             self.env.probe("replica.message.wrong_peer");
             return;
         }
+        let is_snapshot = incoming.message.get_msg_type() == MessageType::MsgSnapshot;
+        if is_snapshot && !self.machine.accepts(id, &incoming.message.get_snapshot().data) {
+            self.env.probe("replica.snapshot.refused");
+            return;
+        }
         group.step(from_node, incoming.message);
+        if is_snapshot && group.raw.raft.raft_log.unstable.snapshot.is_none() {
+            self.machine.dismiss(id);
+        }
         self.touched(id);
     }
 
@@ -238,7 +246,7 @@ impl<M: Machine> Core<M> {
         Ok(())
     }
 
-    fn campaign(&mut self, id: GroupId) -> Result<(), AdminError> {
+    pub(crate) fn campaign(&mut self, id: GroupId) -> Result<(), AdminError> {
         let group = self.groups.get_mut(&id).ok_or(AdminError::NotHosted)?;
         if !group.raw.raft.promotable() {
             return Err(AdminError::Refused("this peer has no vote".to_owned()));

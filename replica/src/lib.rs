@@ -49,7 +49,7 @@ pub mod transport;
 mod upkeep;
 mod wire;
 
-pub use config::{Config, GroupConfig, GroupId, Joint};
+pub use config::{BIRTH, Config, GroupConfig, GroupId, Joint};
 pub use driver::Driver;
 pub use error::{AdminError, Error, Fatal, ProposeError, ReadError, StepError};
 pub use handle::Handle;

@@ -146,6 +146,25 @@ pub trait Machine: Send + 'static {
         None
     }
 
+    /// Groups that the entry applied last brought to life, to be hosted here from now on. Each must be part of the
+    /// machine's state together with that entry, applied up to [`crate::BIRTH`]: after a crash either the entry is
+    /// applied again, or the machine names the group when the driver starts.
+    fn take_born(&mut self) -> Vec<GroupConfig> {
+        Vec::new()
+    }
+
+    /// Whether a snapshot may be installed in the group. False drops it; raft sends another one later. `data` is what
+    /// [`Machine::snapshot`] made on another node.
+    fn accepts(&mut self, group: GroupId, data: &Bytes) -> bool {
+        let _ = (group, data);
+        true
+    }
+
+    /// A snapshot that was accepted will not be installed after all: raft knows better.
+    fn dismiss(&mut self, group: GroupId) {
+        let _ = group;
+    }
+
     /// On which node each peer lives, asked after a membership change or snapshot. `None`: nothing new.
     fn peer_nodes(&self, group: GroupId) -> Option<BTreeMap<u64, u64>> {
         let _ = group;

@@ -4,7 +4,7 @@
 //! crash between the durable installation of a snapshot and its record in the log. The intent to install that very
 //! snapshot is in the log then, and recovery completes it.
 
-use crate::config::{GroupConfig, GroupId};
+use crate::config::{BIRTH, GroupConfig, GroupId};
 use crate::error::Error;
 use crate::group_log::GroupLog;
 use crate::record::Place;
@@ -18,7 +18,9 @@ pub(crate) fn adopt(
     known: Option<GroupLog>,
 ) -> Result<(GroupLog, bool), Error> {
     let group = config.group;
-    if known.is_none() && config.applied_index > 0 {
+    // A group that was born in memory may be durable in the machine before its log is: nothing was promised yet.
+    let is_newborn = config.born && (config.applied_index, config.applied_term) == BIRTH;
+    if known.is_none() && config.applied_index > 0 && !is_newborn {
         return Err(Error::LogBehind { group, dir: dir.to_owned(), last: 0, applied: config.applied_index });
     }
     adopt_or_begin(dir, config, known)
@@ -135,6 +137,16 @@ mod tests {
         assert!(matches!(start(&config(12, 2), Some(log())), Err(Error::Mismatch { .. })));
         let other = GroupConfig { peer: 6, ..config(12, 3) };
         assert!(matches!(start(&other, Some(log())), Err(Error::Mismatch { .. })));
+    }
+
+    #[test]
+    fn a_born_group_may_be_durable_before_its_log() {
+        let newborn = GroupConfig { born: true, ..config(BIRTH.0, BIRTH.1) };
+        let (log, changed) = start(&newborn, None).expect("newborn");
+        assert_eq!((log.last_index(), log.term(BIRTH.0), changed), (BIRTH.0, Some(BIRTH.1), true));
+        let grown = GroupConfig { born: true, ..config(BIRTH.0 + 1, BIRTH.1 + 1) };
+        assert!(matches!(start(&grown, None), Err(Error::LogBehind { .. })));
+        assert!(matches!(start(&config(BIRTH.0, BIRTH.1), None), Err(Error::LogBehind { .. })));
     }
 
     #[test]

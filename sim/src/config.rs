@@ -59,11 +59,12 @@ pub enum FaultClass {
     Wipe,
     Rolling,
     CrashAtBoot,
+    Split,
 }
 
 impl FaultClass {
     /// Every class.
-    pub const ALL: [FaultClass; 22] = [
+    pub const ALL: [FaultClass; 23] = [
         FaultClass::Kill,
         FaultClass::Restart,
         FaultClass::Pause,
@@ -86,6 +87,7 @@ impl FaultClass {
         FaultClass::Wipe,
         FaultClass::Rolling,
         FaultClass::CrashAtBoot,
+        FaultClass::Split,
     ];
 }
 

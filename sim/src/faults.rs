@@ -423,20 +423,25 @@ impl Faults {
             Fault::AtEvent { .. } => {}
             Fault::ShuffleLeaders { every_ms, for_ms } => {
                 self.struck_now(&fault);
-                let (regions, stores) = (world.config.regions, u64::from(world.config.stores));
+                let stores = u64::from(world.config.stores);
                 for turn in 0..for_ms / every_ms.max(&1) {
                     if self.healing.is_stopped() {
                         return;
                     }
                     // Every region comes in turn, and in the next round goes on to the next store.
+                    let regions = world.regions().len().max(1) as u64;
                     let (region, round) = (turn % regions, turn / regions);
-                    crate::operator::transfer_leader(world, 1 + region, 1 + (region + round) % stores);
+                    crate::operator::transfer_leader(world, region, 1 + (region + round) % stores);
                     self.last(*every_ms).await;
                 }
             }
             Fault::TransferLeader { region, store } => {
                 self.struck_now(&fault);
-                crate::operator::transfer_leader(world, *region, *store);
+                crate::operator::transfer_leader(world, region.saturating_sub(1), *store);
+            }
+            Fault::Split { key } => {
+                self.struck_now(&fault);
+                crate::operator::split(world, key);
             }
         }
     }

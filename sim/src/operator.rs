@@ -2,23 +2,48 @@
 
 use crate::services::Role;
 use crate::world::World;
-use nokv_env::ClockExt;
-use nokv_proto::admin::v1::TransferLeaderRequest;
+use bytes::Bytes;
+use nokv_env::{Channel, ClockExt};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::admin::v1::{SplitRegionRequest, TransferLeaderRequest};
 use std::time::Duration;
 
-/// Asks every store to hand leadership of `region` to the peer on `store`; only the leader will.
-pub fn transfer_leader(world: &World, region: u64, store: u64) {
+/// How long an operator waits for an answer.
+const PATIENCE: Duration = Duration::from_secs(2);
+
+/// Asks every store; only the leader of the region will do it.
+fn ask_all<F>(world: &World, call: impl Fn(RaftAdminClient<Channel>) -> F)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
     let Some(node) = world.nodes().find(|node| world.role(*node) == Role::Client(1)) else { return };
-    let peer = region * 100 + store;
-    for other in 1..=u64::from(world.config.stores) {
+    for store in 1..=u64::from(world.config.stores) {
         let env = world.env(node);
-        let channel = env.net.connect(&Role::Store(other).addr());
-        let clock = env.clock.clone();
+        let channel = env.net.connect(&Role::Store(store).addr());
+        let (clock, asked) = (env.clock.clone(), call(RaftAdminClient::new(channel)));
         world.go_on(node, "operator", async move {
-            let mut admin = RaftAdminClient::new(channel);
-            let request = TransferLeaderRequest { region_id: region, peer_id: peer };
-            let _ = clock.timeout(Duration::from_secs(2), admin.transfer_leader(request)).await;
+            let _ = clock.timeout(PATIENCE, asked).await;
         });
     }
+}
+
+/// Hands leadership of the region number `number`, in order of ids, to its peer on `store`.
+pub fn transfer_leader(world: &World, number: u64, store: u64) {
+    let regions = world.regions();
+    let Some(region) = regions.values().nth(number as usize % regions.len().max(1)) else { return };
+    let Some(peer) = region.peer_on_store(store) else { return };
+    let request = TransferLeaderRequest { region_id: region.region_id, peer_id: peer.peer_id };
+    ask_all(world, |mut admin| async move { drop(admin.transfer_leader(request).await) });
+}
+
+/// Splits the region that holds `key` there.
+pub fn split(world: &World, key: &str) {
+    let split_key = Bytes::copy_from_slice(key.as_bytes());
+    let regions = world.regions();
+    let Some(region) = regions.values().find(|region| region.contains(&split_key)) else { return };
+    let region_id = region.region_id;
+    ask_all(world, |mut admin| {
+        let request = SplitRegionRequest { region_id, split_key: split_key.clone() };
+        async move { drop(admin.split_region(request).await) }
+    });
 }

@@ -197,10 +197,15 @@ pub enum Fault {
     },
     /// Leadership of a region is moved to a store by the operator.
     TransferLeader {
-        /// Which region.
+        /// Which region: its place in the order of ids, from 1.
         region: u64,
         /// The store that should lead.
         store: u64,
+    },
+    /// The region that holds a key is split there.
+    Split {
+        /// First key of the new region.
+        key: String,
     },
 }
 
@@ -212,7 +217,7 @@ pub const HOLDER: &str = "holder";
 pub const HERE: &str = "here";
 
 /// Events that are worth a fault: something is between two states there.
-const EVENTS: [&str; 34] = [
+const EVENTS: [&str; 38] = [
     "fact.leader",
     "fact.vote",
     "fact.installed",
@@ -236,6 +241,7 @@ const EVENTS: [&str; 34] = [
     "mvcc.one_pc.committed",
     "mvcc.rollback.marker",
     "replica.conflict.truncated",
+    "replica.group.born",
     "replica.group.created",
     "replica.log.purged",
     "replica.log.relocated",
@@ -245,8 +251,11 @@ const EVENTS: [&str; 34] = [
     "replica.snapshot.sent",
     "store.one_pc.taken",
     "store.operation.transfer_leader",
+    "store.pending.published",
+    "store.read.epoch_changed",
     "store.snapshot.exported",
     "store.snapshot.installed",
+    "store.split.applied",
 ];
 
 impl Fault {
@@ -509,6 +518,7 @@ impl Names {
                 region: draw.between(1, self.regions),
                 store: draw.between(1, self.stores.len() as u64),
             },
+            FaultClass::Split => Fault::Split { key: format!("{:02x}", draw.between(1, 255)) },
         }
     }
 }
@@ -546,6 +556,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 22, "{kinds:?}");
+        assert_eq!(kinds.len(), 23, "{kinds:?}");
     }
 }

@@ -2,7 +2,7 @@
 //! rest, last reads, replicas.
 
 use crate::check::Violation;
-use crate::check::replicas::Replica;
+use crate::check::replicas::{Replica, missing};
 use crate::exec::Node;
 use crate::faults::Faults;
 use crate::history::Recorder;
@@ -219,17 +219,18 @@ impl Scenario {
         Ok(())
     }
 
-    /// Waits until the replicas of each region agree on their applied index.
+    /// Waits until all stores have all regions, and the replicas of each agree on their applied index.
     async fn quiet(&self) -> Result<Vec<Replica>, Violation> {
         let deadline = self.world.now() + QUIET_MS * 1_000_000;
         loop {
             self.world.sleep_ms(500).await;
             let replicas = self.world.replicas();
-            let agree = replicas.iter().all(|replica| {
-                replicas
-                    .iter()
-                    .all(|other| other.region != replica.region || other.applied == replica.applied)
-            });
+            let agree = missing(&replicas).is_none()
+                && replicas.iter().all(|replica| {
+                    replicas
+                        .iter()
+                        .all(|other| other.region != replica.region || other.applied == replica.applied)
+                });
             if agree || self.world.now() > deadline {
                 return Ok(replicas);
             }

@@ -141,6 +141,14 @@ impl Service {
         }
     }
 
+    /// The regions that it hosts.
+    pub fn regions(&self) -> Vec<RegionDescriptor> {
+        match self {
+            Service::Store(store) => store.regions(),
+            Service::Root(_) | Service::Coordinator(_) | Service::Client => Vec::new(),
+        }
+    }
+
     /// Completes with the reason when the service gives up on its own.
     pub async fn failed(&self) -> String {
         match self {

@@ -20,6 +20,8 @@ use crate::watch::Watch;
 use nokv_env::mem_disk::{CrashMode, DiskFaults};
 use nokv_env::task::Stop;
 use nokv_env::{Env, MemDisk, RngSource};
+use nokv_proto::meta::v1::RegionDescriptor;
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -447,11 +449,27 @@ impl World {
     pub fn replicas(&self) -> Vec<Replica> {
         let of_cell = |cell: &Cell| {
             let service = lock(&cell.state).service.upgrade()?;
-            let mut replicas = service.replicas(&cell.parts.name);
-            replicas.retain(|replica| replica.unreadable.is_none() || !cell.damaged.load(Ordering::Relaxed));
-            Some(replicas)
+            let replicas = service.replicas(&cell.parts.name);
+            let is_damaged = cell.damaged.load(Ordering::Relaxed);
+            let unreadable = replicas.iter().any(|replica| replica.unreadable.is_some());
+            (!is_damaged || !unreadable).then_some(replicas)
         };
         self.cells.iter().filter_map(of_cell).flatten().collect()
+    }
+
+    /// The data regions as they are now, by id: what the store that knows the latest says.
+    pub fn regions(&self) -> BTreeMap<u64, RegionDescriptor> {
+        let mut latest: BTreeMap<u64, RegionDescriptor> = BTreeMap::new();
+        for cell in &self.cells {
+            let Some(service) = lock(&cell.state).service.upgrade() else { continue };
+            for region in service.regions() {
+                let known = latest.get(&region.region_id).map(RegionDescriptor::epoch_pair);
+                if known.is_none_or(|known| known < region.epoch_pair()) {
+                    latest.insert(region.region_id, region);
+                }
+            }
+        }
+        latest
     }
 
     /// Frees everything; the world is over.

@@ -2,7 +2,7 @@
 
 use super::Scope;
 use super::values::{Addresses, IdAddress, addresses, id_address, positive_duration};
-use clap::{Args, ValueEnum};
+use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -215,6 +215,42 @@ pub struct Regions {
     /// Read the catalog of this store directory, changing nothing
     #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
     pub workdir: Option<PathBuf>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv region`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Region {
+    /// Split the region that holds a key, so that the key begins a new one
+    Split(RegionSplit),
+    /// Move the leader of a region to another store
+    TransferLeader(RegionTransferLeader),
+}
+
+/// `nokv region split`.
+#[derive(Debug, Clone, Args)]
+pub struct RegionSplit {
+    /// First key of the new region
+    pub key: OsString,
+    /// The key is written as hexadecimal digits
+    #[arg(long)]
+    pub hex: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv region transfer-leader`.
+#[derive(Debug, Clone, Args)]
+pub struct RegionTransferLeader {
+    /// The region
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub region: u64,
+    /// The store that shall lead it
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: u64,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,

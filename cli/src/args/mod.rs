@@ -105,6 +105,9 @@ pub enum Command {
     Status(client::Status),
     /// List regions: of a store directory, or of a live cluster
     Regions(client::Regions),
+    /// Split a region, or move its leader
+    #[command(subcommand)]
+    Region(client::Region),
     /// Run a store
     Serve(servers::Serve),
     /// Run a coordinator

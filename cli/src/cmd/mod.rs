@@ -9,6 +9,7 @@ mod import;
 mod kv;
 mod meta_root;
 mod reach;
+mod region;
 mod regions;
 mod serve;
 mod server;
@@ -39,6 +40,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Bench(args) => client(async |env| bench::run(&env, &args, global).await),
         Command::Status(args) => client(async |env| status::run(&env, &args, global).await),
         Command::Regions(args) => client(async |env| regions::run(&env, &args, global).await),
+        Command::Region(command) => client(async |env| region::run(&env, &command, global).await),
         Command::Serve(args) => serve::run(&args),
         Command::Coordinator(args) => coordinator::run(&args),
         Command::MetaRoot(args) => meta_root::run(&args),

@@ -40,7 +40,7 @@ pub async fn run(env: &Env, args: &Regions, global: &Global) -> Result<u8> {
 }
 
 /// A region, and the store that leads it when that is known.
-type Row = (RegionDescriptor, Option<u64>);
+pub type Row = (RegionDescriptor, Option<u64>);
 
 /// Reads a store's catalog; changes nothing, also while the store runs.
 fn offline(env: &Env, dir: &Path) -> Result<Vec<Row>> {
@@ -113,7 +113,7 @@ fn state_name(region: &RegionDescriptor) -> String {
     }
 }
 
-fn to_json(region: &RegionDescriptor, leader: Option<u64>) -> Value {
+pub fn to_json(region: &RegionDescriptor, leader: Option<u64>) -> Value {
     let (version, conf_version) = region.epoch_pair();
     let mut object = Map::new();
     object.insert("id".into(), json!(region.region_id));

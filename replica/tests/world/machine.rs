@@ -61,6 +61,7 @@ impl LogMachine {
             learners: state.learners.clone(),
             joint: state.joint.clone(),
             peers: peers(state),
+            born: false,
         });
         let groups = groups.collect();
         let state = Arc::new(Mutex::new(recovered));

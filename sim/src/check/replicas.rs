@@ -1,7 +1,7 @@
 //! After healing, all replicas of a region hold the same content at the same applied index.
 
 use super::Violation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
 /// One replica as found after healing.
@@ -19,8 +19,24 @@ pub struct Replica {
     pub unreadable: Option<String>,
 }
 
+/// The group of the meta-roots among the regions.
+const ROOTS: u64 = 0;
+
+/// A region that a store lacks and another one has. Every store has a peer of every region, so it will come.
+pub fn missing(replicas: &[Replica]) -> Option<(u64, &str)> {
+    let data = || replicas.iter().filter(|replica| replica.region != ROOTS);
+    let held: BTreeSet<(u64, &str)> = data().map(|replica| (replica.region, replica.node.as_str())).collect();
+    let stores: BTreeSet<&str> = data().map(|replica| replica.node.as_str()).collect();
+    let mut wanted = data().flat_map(|replica| stores.iter().map(move |store| (replica.region, *store)));
+    wanted.find(|pair| !held.contains(pair))
+}
+
 /// Judges the replicas of all regions.
 pub fn check(replicas: &[Replica]) -> Result<(), Violation> {
+    if let Some((region, store)) = missing(replicas) {
+        let facts = format!("{store} has no replica of region {region}, long after healing");
+        return Err(Violation::new("liveness", facts));
+    }
     let mut first: BTreeMap<u64, &Replica> = BTreeMap::new();
     for replica in replicas {
         if let Some(error) = &replica.unreadable {
@@ -102,6 +118,9 @@ mod tests {
         let diverged = check(&[replica("store1", 5, 1), replica("store2", 5, 2)]).expect_err("diverged");
         assert_eq!(diverged.checker, "replicas");
         assert!(diverged.facts.contains("store2"), "{}", diverged.facts);
+        let other = Replica { region: 2, ..replica("store1", 5, 1) };
+        let lacking = check(&[replica("store1", 5, 1), replica("store2", 5, 1), other]).expect_err("lacking");
+        assert!(lacking.facts.contains("store2 has no replica of region 2"), "{}", lacking.facts);
         let broken = Replica { unreadable: Some("bad checksum".to_owned()), ..replica("store2", 5, 1) };
         assert!(check(&[replica("store1", 5, 1), broken]).is_err());
     }

@@ -1,0 +1,154 @@
+//! `nokv region`: what an operator does to one region of a live cluster.
+
+use crate::args::client::{Region, RegionSplit, RegionTransferLeader};
+use crate::args::{Format, Global};
+use crate::cmd::{kv, reach, regions};
+use crate::errors::{Code, Failure, Result};
+use crate::output::{Out, quote};
+use nokv_env::{ClockExt, Env, Instant};
+use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::admin::v1::{SplitRegionRequest, TransferLeaderRequest};
+use nokv_proto::coordinator::v1::RegionRoute;
+use nokv_proto::meta::v1::RegionDescriptor;
+use serde_json::json;
+use std::time::Duration;
+use tonic::{Code as Grpc, Status};
+
+/// Between two looks at a region that is changing.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Carries out the verb.
+pub async fn run(env: &Env, command: &Region, global: &Global) -> Result<u8> {
+    match command {
+        Region::Split(args) => split(env, args, global).await,
+        Region::TransferLeader(args) => transfer_leader(env, args, global).await,
+    }
+}
+
+/// The way to the stores that lead regions.
+struct Leaders {
+    env: Env,
+    reach: reach::Reach,
+    give_up: Instant,
+    timeout: Duration,
+}
+
+impl Leaders {
+    fn new(env: &Env, cluster: &crate::args::client::Cluster) -> Result<Self> {
+        let give_up = env.clock.now() + cluster.timeout;
+        Ok(Self { env: env.clone(), reach: reach::reach(env, cluster)?, give_up, timeout: cluster.timeout })
+    }
+
+    /// The region that `wanted` picks.
+    async fn find(&self, wanted: impl Fn(&RegionDescriptor) -> bool) -> Result<Option<RegionRoute>> {
+        let routes = self.reach.client.list_regions().await.map_err(|error| self.reach.failure(&error))?;
+        Ok(routes.into_iter().find(|route| route.descriptor.as_ref().is_some_and(&wanted)))
+    }
+
+    /// The store that leads the region of `route`, and its address, once both are known.
+    async fn leader(&self, route: &RegionRoute) -> Result<Option<(u64, String)>> {
+        let Some(store) = route.leader.map(|peer| peer.store_id).filter(|store| *store != 0) else {
+            return Ok(None);
+        };
+        let stores = self.reach.client.list_stores().await.map_err(|error| self.reach.failure(&error))?;
+        let known = stores.into_iter().find(|info| info.store_id == store && !info.address.is_empty());
+        Ok(known.map(|info| (store, info.address)))
+    }
+
+    /// Whether the command is worth another try after `cause`; the failure when time is up or it never will be.
+    async fn again(&self, what: &str, cause: &Status) -> Result {
+        let passing = [Grpc::FailedPrecondition, Grpc::Unavailable, Grpc::Aborted, Grpc::NotFound];
+        if !passing.contains(&cause.code()) {
+            let code =
+                if cause.code() == Grpc::DeadlineExceeded { Code::OutcomeUnknown } else { Code::Refused };
+            return Err(Failure::new(code, format!("{what}: {}", cause.message())).next("nokv regions"));
+        }
+        if self.env.clock.now() >= self.give_up {
+            let after = crate::args::values::show_duration(self.timeout);
+            return Err(Failure::new(Code::Unavailable, format!("{what}: not within {after}"))
+                .why(cause.message())
+                .next("nokv status"));
+        }
+        self.env.clock.sleep(PAUSE).await;
+        Ok(())
+    }
+}
+
+async fn split(env: &Env, args: &RegionSplit, global: &Global) -> Result<u8> {
+    let key = kv::key(&args.key, args.hex)?;
+    let leaders = Leaders::new(env, &args.cluster)?;
+    let what = format!("split at {}", quote(&key));
+    loop {
+        let found = leaders.find(|region| region.contains(&key)).await?;
+        let Some((route, region)) = found.and_then(|route| Some((route.clone(), route.descriptor?))) else {
+            leaders.again(&what, &Status::unavailable("no region with that key is known yet")).await?;
+            continue;
+        };
+        if region.start_key == key {
+            eprintln!("note: nothing to do, a region begins there");
+            return show(&[(region, None)], global);
+        }
+        let Some((_, address)) = leaders.leader(&route).await? else {
+            let text = format!("region {} has no known leader", region.region_id);
+            leaders.again(&what, &Status::unavailable(text)).await?;
+            continue;
+        };
+        let request = SplitRegionRequest { region_id: region.region_id, split_key: key.clone() };
+        match RaftAdminClient::new(env.net.connect(&address)).split_region(request).await {
+            Ok(halves) => {
+                let halves = halves.into_inner();
+                let both = [halves.left, halves.right].into_iter().flatten();
+                return show(&both.map(|region| (region, None)).collect::<Vec<_>>(), global);
+            }
+            Err(status) => leaders.again(&what, &status).await?,
+        }
+    }
+}
+
+async fn transfer_leader(env: &Env, args: &RegionTransferLeader, global: &Global) -> Result<u8> {
+    let leaders = Leaders::new(env, &args.cluster)?;
+    let what = format!("move the leader of region {} to store {}", args.region, args.store);
+    loop {
+        let Some(route) = leaders.find(|region| region.region_id == args.region).await? else {
+            return Err(
+                Failure::new(Code::RegionNotFound, format!("no region {}", args.region)).next("nokv regions")
+            );
+        };
+        let region = route.descriptor.clone().unwrap_or_default();
+        let Some(peer) = region.peer_on_store(args.store) else {
+            let text = format!("region {} has no peer on store {}", args.region, args.store);
+            return Err(Failure::new(Code::Refused, text).next("nokv regions"));
+        };
+        match leaders.leader(&route).await? {
+            Some((store, _)) if store == args.store => {
+                return show(&[(region, Some(store))], global);
+            }
+            Some((_, address)) => {
+                let request = TransferLeaderRequest { region_id: args.region, peer_id: peer.peer_id };
+                let mut admin = RaftAdminClient::new(env.net.connect(&address));
+                let asked = admin.transfer_leader(request).await;
+                let seen = asked.err().unwrap_or_else(|| Status::unavailable("the leader has not moved yet"));
+                leaders.again(&what, &seen).await?;
+            }
+            None => leaders.again(&what, &Status::unavailable("the region has no known leader")).await?,
+        }
+    }
+}
+
+/// Prints regions, each with its leader where that is known.
+fn show(rows: &[regions::Row], global: &Global) -> Result<u8> {
+    let mut out = Out::new();
+    match global.format() {
+        Format::Plain => rows.iter().try_for_each(|(region, leader)| {
+            let leader = leader.map(|store| format!(" leader=store-{store}")).unwrap_or_default();
+            out.line(&format!("{}{leader}", regions::line(region)))
+        })?,
+        _ => {
+            let regions: Vec<_> =
+                rows.iter().map(|(region, leader)| regions::to_json(region, *leader)).collect();
+            out.json(&json!({ "regions": regions }))?;
+        }
+    }
+    out.flush()?;
+    Ok(0)
+}
