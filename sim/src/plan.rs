@@ -435,7 +435,11 @@ impl Names {
         let down_ms = for_ms;
         match class {
             FaultClass::Kill => Fault::Kill { node: self.server(draw), power: draw.percent(60), down_ms },
-            FaultClass::Restart => Fault::Restart { node: self.server(draw), down_ms },
+            FaultClass::Restart => {
+                // A graceful stop of the holder hands its lease back, and it may be the next holder too.
+                let node = if draw.one_in(4) { HOLDER.to_owned() } else { self.server(draw) };
+                Fault::Restart { node, down_ms }
+            }
             FaultClass::Pause => Fault::Pause { node: self.any(draw), for_ms },
             FaultClass::SlowCpu => {
                 Fault::SlowCpu { node: self.server(draw), step_us: draw.pick(&[20, 200, 1_000]), for_ms }
