@@ -34,12 +34,20 @@ type NoStream = futures_util::stream::Empty<Result<ExportRegionSnapshotStreamRes
 impl RaftAdmin for AdminService {
     type ExportRegionSnapshotStreamStream = NoStream;
 
-    async fn add_peer(&self, _: Request<AddPeerRequest>) -> RpcResult<AddPeerResponse> {
-        not_yet("changes of membership")
+    async fn add_peer(&self, request: Request<AddPeerRequest>) -> RpcResult<AddPeerResponse> {
+        let request = request.into_inner();
+        let region_id = required(request.region_id, "region id")?;
+        let store_id = required(request.store_id, "store id")?;
+        let region = self.0.add_peer(region_id, store_id, request.peer_id).await?;
+        Ok(Response::new(AddPeerResponse { region: Some(region) }))
     }
 
-    async fn remove_peer(&self, _: Request<RemovePeerRequest>) -> RpcResult<RemovePeerResponse> {
-        not_yet("changes of membership")
+    async fn remove_peer(&self, request: Request<RemovePeerRequest>) -> RpcResult<RemovePeerResponse> {
+        let request = request.into_inner();
+        let region_id = required(request.region_id, "region id")?;
+        let peer_id = required(request.peer_id, "peer id")?;
+        let region = self.0.remove_peer(region_id, peer_id).await?;
+        Ok(Response::new(RemovePeerResponse { region: Some(region) }))
     }
 
     async fn transfer_leader(

@@ -10,12 +10,22 @@ pub(crate) struct Bells {
     pub(crate) timestamps: Notify,
     /// The loop that tells the meta-root of our regions.
     pub(crate) publish: Notify,
+    /// The loop that gives learners their vote.
+    pub(crate) members: Notify,
+    /// The loop that clears away what is left of peers that are gone.
+    pub(crate) graves: Notify,
 }
 
 impl Bells {
     pub(crate) fn new(coordinators: usize) -> Self {
         let beats = (0..coordinators).map(|_| Notify::new()).collect();
-        Self { beats, timestamps: Notify::new(), publish: Notify::new() }
+        Self {
+            beats,
+            timestamps: Notify::new(),
+            publish: Notify::new(),
+            members: Notify::new(),
+            graves: Notify::new(),
+        }
     }
 
     pub(crate) fn beat(&self, coordinator: usize) -> &Notify {
@@ -28,6 +38,7 @@ impl Bells {
         if is_leader {
             self.timestamps.notify_one();
             self.publish.notify_one();
+            self.members.notify_one();
         }
     }
 }

@@ -5,7 +5,7 @@
 //! 'a' region id u64 BE   →  01 | index u64 BE | term u64 BE              applied: written with every entry's effect
 //! 'm' region id u64 BE   →  01 | four lists, each: uvarint count, uvarint peer ids | auto_leave u8
 //!                           voters, learners, voters outgoing, learners next
-//! 'p' region id u64 BE   →  01 | nokv.meta.v1.RootEvent           the meta-root has yet to hear it
+//! 'p' number u64 BE      →  01 | nokv.meta.v1.RootEvent           the meta-root has yet to hear it; in this order
 //! ```
 //!
 //! Without an `m` record every peer of the descriptor votes. [`read`] works on a database opened for reading only.
@@ -114,6 +114,13 @@ pub(crate) fn put_region(batch: &mut WriteBatch, region: &RegionDescriptor) {
     batch.put(CF_META, key(REGION, region.region_id), value.freeze());
 }
 
+/// A region's peer left this store: what it was, and nothing of how far it was applied.
+pub(crate) fn put_tombstone(batch: &mut WriteBatch, region: &RegionDescriptor) {
+    put_region(batch, region);
+    batch.delete(CF_META, key(APPLIED, region.region_id));
+    batch.delete(CF_META, key(MEMBERS, region.region_id));
+}
+
 /// Records how far a region is applied.
 pub(crate) fn put_applied(batch: &mut WriteBatch, region_id: u64, applied: Position) {
     batch.put(CF_META, key(APPLIED, region_id), Bytes::copy_from_slice(&encode_applied(applied)));
@@ -124,17 +131,17 @@ pub(crate) fn put_members(batch: &mut WriteBatch, region_id: u64, members: &Memb
     batch.put(CF_META, key(MEMBERS, region_id), members.encode());
 }
 
-/// Records an event that the meta-root has yet to hear; `region_id` tells it apart.
-pub(crate) fn put_pending(batch: &mut WriteBatch, region_id: u64, event: &RootEvent) {
+/// Records an event that the meta-root has yet to hear.
+pub(crate) fn put_pending(batch: &mut WriteBatch, number: u64, event: &RootEvent) {
     let mut value = BytesMut::with_capacity(1 + event.encoded_len());
     value.put_u8(VERSION);
     event.encode_raw(&mut value);
-    batch.put(CF_META, key(PENDING, region_id), value.freeze());
+    batch.put(CF_META, key(PENDING, number), value.freeze());
 }
 
 /// Forgets such an event.
-pub(crate) fn delete_pending(batch: &mut WriteBatch, region_id: u64) {
-    batch.delete(CF_META, key(PENDING, region_id));
+pub(crate) fn delete_pending(batch: &mut WriteBatch, number: u64) {
+    batch.delete(CF_META, key(PENDING, number));
 }
 
 /// The events that the meta-root has yet to hear.

@@ -45,6 +45,8 @@ pub struct Config {
     pub command_timeout: Duration,
     /// Time between two looks at the coordinators' list of store addresses.
     pub address_refresh: Duration,
+    /// A peer that has known no leader for this long asks the coordinators whether it is still a member.
+    pub orphan_after: Duration,
 }
 
 impl Config {
@@ -77,6 +79,7 @@ impl Config {
             coordinator_timeout: Duration::from_secs(2),
             command_timeout: Duration::from_secs(3),
             address_refresh: Duration::from_secs(5),
+            orphan_after: Duration::from_secs(30),
         }
     }
 
@@ -96,6 +99,7 @@ impl Config {
             || self.coordinator_timeout.is_zero()
             || self.command_timeout.is_zero()
             || self.address_refresh.is_zero()
+            || self.orphan_after.is_zero()
         {
             "intervals and timeouts must be positive"
         } else {

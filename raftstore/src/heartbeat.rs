@@ -6,6 +6,7 @@
 //! knows already as done. One loop fetches a timestamp for every new leadership, which opens it for commits in one
 //! round trip.
 
+use crate::pending;
 use crate::region::lock;
 use crate::split;
 use crate::store::Shared;
@@ -212,8 +213,17 @@ pub(crate) async fn publish(shared: &Shared) {
             continue;
         }
         let mut failed = false;
+        // A region's later events wait for its earlier ones.
+        let mut behind = BTreeSet::new();
         for event in events {
-            failed |= !publish_one(shared, event).await;
+            let subjects = match &event {
+                Event::Pending(_, event) => pending::subjects(event),
+                Event::Joined | Event::Region(_) => Vec::new(),
+            };
+            if subjects.iter().any(|region| behind.contains(region)) || !publish_one(shared, event).await {
+                failed = true;
+                behind.extend(subjects);
+            }
         }
         if failed {
             let pause = shared.env.clock.sleep(backoff.pause(rng.next_u64()));
@@ -225,7 +235,7 @@ pub(crate) async fn publish(shared: &Shared) {
 enum Event {
     Joined,
     Region(RegionDescriptor),
-    /// Of [`crate::pending`], with its region.
+    /// Of [`crate::pending`], with its number.
     Pending(u64, Box<RootEvent>),
 }
 
@@ -236,12 +246,12 @@ fn unpublished(shared: &Shared) -> Vec<Event> {
     }
     let done = lock(&shared.publications.regions).clone();
     events.extend(
-        shared.pending.all().into_iter().map(|(region, event)| Event::Pending(region, Box::new(event))),
+        shared.pending.all().into_iter().map(|(number, event)| Event::Pending(number, Box::new(event))),
     );
     for region in shared.door.regions.all() {
         let state = region.state();
-        // Later versions, and children, reach the meta-root with the split that made them.
-        let is_first = state.descriptor.epoch_pair().0 == 1 && !split::is_child(&state.descriptor);
+        // Later states, and children, reach the meta-root with the change that made them.
+        let is_first = state.descriptor.epoch_pair() == (1, 1) && !split::is_child(&state.descriptor);
         if is_first && state.role.is_leader && state.is_hosted() && !done.contains(&region.id) {
             events.push(Event::Region((*state.descriptor).clone()));
         }
@@ -267,9 +277,9 @@ async fn publish_one(shared: &Shared, event: Event) -> bool {
                         shared.env.probe("store.region.published");
                         lock(&shared.publications.regions).insert(region.region_id);
                     }
-                    Event::Pending(region, _) => {
+                    Event::Pending(number, _) => {
                         shared.env.probe("store.pending.published");
-                        if let Err(error) = shared.pending.done(&shared.db, region) {
+                        if let Err(error) = shared.pending.done(&shared.db, number) {
                             tracing::warn!(%error, "an event that was published cannot be forgotten");
                             return false;
                         }

@@ -27,11 +27,13 @@ mod command;
 mod config;
 mod control;
 mod error;
+mod graves;
 mod heartbeat;
 mod image;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
+mod members;
 pub mod mode;
 pub mod mvcc;
 mod one_pc;

@@ -11,7 +11,7 @@ use crate::catalog::{self, Entry, Members, Position};
 use crate::command::{self, Command, LogEntry};
 use crate::image;
 use crate::mvcc::Writes;
-use crate::pending::PendingEvents;
+use crate::pending::{self, PendingEvents};
 use crate::region::{Region, Regions, epoch_matches, refuse};
 use crate::split::{self, Halves};
 use crate::store::group_config;
@@ -20,7 +20,7 @@ use nokv_engine::{Cf, Db, WriteBatch};
 use nokv_env::{BoxFuture, Env};
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::key::{KeyRange, decode_key};
-use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
+use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_proto::raft::v1::SplitCommand;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_replica::{
@@ -121,8 +121,31 @@ impl StoreMachine {
         self.hosted.get_mut(&group.0).ok_or_else(|| fatal(group, "not hosted here"))
     }
 
+    /// Whether this store's peer of the region has left it. Its group may go on for a moment, without effect.
+    fn is_gone(&self, group: GroupId) -> bool {
+        let hosted = self.hosted.get(&group.0);
+        hosted.is_some_and(|hosted| hosted.region.descriptor().state() == RegionReplicaState::Tombstone)
+    }
+
+    /// Records that this store's peer has left the region, which is `now` without it. See [`crate::graves`].
+    fn bury(&mut self, group: GroupId, now: &RegionDescriptor, mut batch: WriteBatch) -> Result<(), Fatal> {
+        let store_id = self.store_id;
+        let region = self.hosted(group)?.region.clone();
+        let mut tombstone = now.clone();
+        tombstone.set_state(RegionReplicaState::Tombstone);
+        catalog::put_tombstone(&mut batch, &tombstone);
+        region.set_descriptor(tombstone, store_id);
+        self.db.apply(batch).map_err(|error| fatal(group, error))?;
+        self.env.probe("store.peer.removed");
+        self.bells.graves.notify_one();
+        Ok(())
+    }
+
     /// Applies `batch` together with the position it brings the region to.
     fn commit(&mut self, group: GroupId, at: Position, mut batch: WriteBatch) -> Result<(), Fatal> {
+        if self.is_gone(group) {
+            return Ok(());
+        }
         catalog::put_applied(&mut batch, group.0, at);
         let sequence = self.db.apply(batch).map_err(|error| fatal(group, error))?;
         let hosted = self.hosted(group)?;
@@ -193,7 +216,7 @@ impl StoreMachine {
         catalog::put_region(&mut batch, right);
         catalog::put_members(&mut batch, right.region_id, right_members);
         catalog::put_applied(&mut batch, right.region_id, child.applied);
-        self.pending.add(&mut batch, right.region_id, halves.event());
+        self.pending.add(&mut batch, halves.event());
         parent.set_descriptor(left.clone(), self.store_id);
         parent.tell(&self.env);
         self.commit(group, at, batch)?;
@@ -230,6 +253,7 @@ impl StoreMachine {
         self.db.flush().await.map_err(|error| fatal(group, error))?;
         region.set_applied(at);
         self.hosted.insert(group.0, Hosted { region, members, marks: Marks::new(at.index) });
+        self.bells.members.notify_one();
         self.env.probe("store.snapshot.installed");
         Ok(())
     }
@@ -296,6 +320,9 @@ impl Machine for StoreMachine {
 
     fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Reply, Fatal> {
         let at = Position { index: entry.index, term: entry.term };
+        if self.is_gone(group) {
+            return Ok(Reply::Outcome(Err(refuse::not_found(group.0))));
+        }
         let decoded = LogEntry::decode(entry.data);
         let command =
             match decoded.map_err(|what| fatal(group, format!("log entry {}: {what}", entry.index)))? {
@@ -329,12 +356,25 @@ impl Machine for StoreMachine {
         term: u64,
         change: ConfChangeInfo,
     ) -> Result<Reply, Fatal> {
-        let store_id = self.store_id;
+        if self.is_gone(group) {
+            return Ok(Reply::Configured);
+        }
+        let (store_id, pending) = (self.store_id, self.pending.clone());
         let hosted = self.hosted(group)?;
         let old = hosted.region.descriptor();
         let members = members(change.voters, change.learners, change.joint);
         let new = reconfigured(&old, &members, &change.context).map_err(|what| fatal(group, what))?;
         let mut batch = WriteBatch::new();
+        if new.epoch != old.epoch {
+            pending.add(&mut batch, pending::published(&new));
+            self.bells.publish.notify_one();
+        }
+        self.bells.members.notify_one();
+        if new.peer_on_store(store_id).is_none() {
+            self.bury(group, &new, batch)?;
+            return Ok(Reply::Configured);
+        }
+        let hosted = self.hosted(group)?;
         catalog::put_region(&mut batch, &new);
         catalog::put_members(&mut batch, group.0, &members);
         hosted.members = members;
@@ -390,8 +430,16 @@ impl Machine for StoreMachine {
     /// Hosts a peer that a split gave this store while the parent's replica here was too far behind to carry it out.
     fn create_group(&mut self, region: &RegionDescriptor, to_peer: u64) -> Option<GroupConfig> {
         let ours = region.peer_on_store(self.store_id)?.peer_id == to_peer && region.problem().is_none();
+        let known = self.regions.get(region.region_id).map(|known| known.descriptor());
+        let left = known.is_some_and(|known| {
+            known.state() == RegionReplicaState::Tombstone && region.epoch_pair().1 <= known.epoch_pair().1
+        });
         // While another region here has these keys, it has yet to carry out the split.
-        if !ours || self.overlapping(region.region_id, &region.range()).is_some() {
+        if !ours
+            || left
+            || self.hosted.contains_key(&region.region_id)
+            || self.overlapping(region.region_id, &region.range()).is_some()
+        {
             self.env.probe("store.peer.not_created");
             return None;
         }
@@ -420,6 +468,25 @@ impl Machine for StoreMachine {
         }
         self.arriving.insert(group.0, range);
         true
+    }
+
+    fn retire(&mut self, group: GroupId, region: &RegionDescriptor) -> Result<(), Fatal> {
+        let Some(hosted) = self.hosted.get(&group.0) else { return Ok(()) };
+        let known = hosted.region.descriptor();
+        let is_later = region.region_id == group.0 && region.epoch_pair().1 > known.epoch_pair().1;
+        if self.is_gone(group) || !is_later || region.peer_on_store(self.store_id).is_some() {
+            return Ok(());
+        }
+        self.env.probe("store.peer.retired");
+        let mut left = (*known).clone();
+        left.epoch = region.epoch;
+        left.peers.retain(|peer| peer.store_id != self.store_id);
+        self.bury(group, &left, WriteBatch::new())
+    }
+
+    fn forget(&mut self, group: GroupId) {
+        self.hosted.remove(&group.0);
+        self.arriving.remove(&group.0);
     }
 
     fn dismiss(&mut self, group: GroupId) {

@@ -7,11 +7,12 @@
 use crate::catalog;
 use crate::region::lock;
 use nokv_engine::{Db, WriteBatch};
-use nokv_proto::meta::v1::RootEvent;
+use nokv_proto::meta::v1::root_event::Payload;
+use nokv_proto::meta::v1::{RegionDescriptor, RootEvent, RootEventKind, RootRegionDescriptor};
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 
-/// The events, by the id of the region that is new with them. Ids grow, so older changes come first.
+/// The events, by number. Within a region later changes have higher numbers.
 #[derive(Clone, Default)]
 pub(crate) struct PendingEvents(Arc<Mutex<BTreeMap<u64, RootEvent>>>);
 
@@ -22,22 +23,48 @@ impl PendingEvents {
     }
 
     /// Adds an event to the batch that carries out what it tells of.
-    pub(crate) fn add(&self, batch: &mut WriteBatch, region_id: u64, event: RootEvent) {
-        catalog::put_pending(batch, region_id, &event);
-        lock(&self.0).insert(region_id, event);
+    pub(crate) fn add(&self, batch: &mut WriteBatch, event: RootEvent) {
+        let mut events = lock(&self.0);
+        let number = events.last_key_value().map_or(1, |(last, _)| last + 1);
+        catalog::put_pending(batch, number, &event);
+        events.insert(number, event);
     }
 
     /// All of them, oldest first.
     pub(crate) fn all(&self) -> Vec<(u64, RootEvent)> {
-        lock(&self.0).iter().map(|(id, event)| (*id, event.clone())).collect()
+        lock(&self.0).iter().map(|(number, event)| (*number, event.clone())).collect()
     }
 
     /// The meta-root has it. If a crash undoes this, it is told once more.
-    pub(crate) fn done(&self, db: &Db, region_id: u64) -> nokv_engine::Result<()> {
+    pub(crate) fn done(&self, db: &Db, number: u64) -> nokv_engine::Result<()> {
         let mut batch = WriteBatch::new();
-        catalog::delete_pending(&mut batch, region_id);
+        catalog::delete_pending(&mut batch, number);
         db.apply(batch)?;
-        lock(&self.0).remove(&region_id);
+        lock(&self.0).remove(&number);
         Ok(())
+    }
+}
+
+/// The regions that an event speaks of. Events of one region are told in order: a region whose peers changed after a
+/// split must not be told before the split.
+pub(crate) fn subjects(event: &RootEvent) -> Vec<u64> {
+    match &event.payload {
+        Some(Payload::RangeSplit(split)) => {
+            let sides = [&split.left, &split.right].into_iter().flatten();
+            sides.map(|region| region.region_id).collect()
+        }
+        Some(Payload::RegionDescriptor(published)) => {
+            published.descriptor.iter().map(|region| region.region_id).collect()
+        }
+        _ => Vec::new(),
+    }
+}
+
+/// What the meta-root must hear of a region whose peers changed.
+pub(crate) fn published(region: &RegionDescriptor) -> RootEvent {
+    let descriptor = RootRegionDescriptor { descriptor: Some(region.clone()) };
+    RootEvent {
+        kind: RootEventKind::RegionDescriptorPublished.into(),
+        payload: Some(Payload::RegionDescriptor(descriptor)),
     }
 }

@@ -15,6 +15,7 @@ use crate::service::KvService;
 use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
 use crate::{Config, Error, Result};
+use crate::{graves, members};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use nokv_engine::Db;
@@ -22,9 +23,7 @@ use nokv_env::net::MESSAGE_BYTES_MAX;
 use nokv_env::task::Stop;
 use nokv_env::{ClockExt, Env, ServerHandle, TasksExt};
 use nokv_proto::admin::v1::raft_admin_server::RaftAdminServer;
-use nokv_proto::coordinator::v1::AllocIdRequest;
 use nokv_proto::kv::v1::no_kv_server::NoKvServer;
-use nokv_proto::limits::FIRST_ALLOCATED_ID;
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::{Driver, GroupConfig, GroupId, Handle, ProposeError};
 use std::pin::pin;
@@ -95,6 +94,8 @@ impl Store {
 
     async fn start_on(env: &Env, config: &Config, db: &Db) -> Result<Store> {
         let entries = catalog::read_entries(db)?;
+        let descriptors: Vec<_> = entries.iter().map(|entry| entry.region.clone()).collect();
+        graves::clear_rows(env, db, &descriptors).await?;
         let regions = Regions::new(&entries, config.store_id);
         let bells = Arc::new(Bells::new(config.coordinators.len()));
         let addresses = Arc::new(StoreAddresses::new(config.store_addrs.clone()));
@@ -233,9 +234,12 @@ pub(crate) fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> 
 
 /// Starts the background loops; they end with the store.
 fn spawn_loops(shared: &Arc<Shared>) {
+    spawn(shared, "store-members", |shared| async move { members::promote(&shared).await });
+    spawn(shared, "store-graves", |shared| async move { graves::clear(&shared).await });
     if shared.coordinators.len() == 0 {
         return;
     }
+    spawn(shared, "store-orphans", |shared| async move { graves::find(&shared).await });
     for at in 0..shared.coordinators.len() {
         spawn(shared, "store-heartbeat", move |shared| async move { heartbeat::beat(&shared, at).await });
     }
@@ -316,22 +320,9 @@ impl Shared {
             let text = format!("the key is not inside of region {region_id}, or is its first");
             return Err(Status::invalid_argument(text));
         }
-        if parent.epoch_pair().0 == 1
-            && !split::is_child(parent)
-            && !self.publications.has_published(region_id)
-        {
-            let text = format!("the meta-root does not know region {region_id} yet");
-            return Err(Status::failed_precondition(text));
-        }
-        let wanted = 1 + parent.peers.len() as u64;
-        let ids = self
-            .coordinators
-            .first(|mut client| async move { client.alloc_id(AllocIdRequest { count: wanted }).await })
-            .await?;
-        if ids.first_id < FIRST_ALLOCATED_ID || ids.count != wanted {
-            return Err(Status::internal("the coordinator handed out ids that are not for new regions"));
-        }
-        let split = split::command(parent, key, ids.first_id, ids.first_id + 1..);
+        self.known_to_root(region_id, parent)?;
+        let first = self.new_ids(1 + parent.peers.len() as u64).await?;
+        let split = split::command(parent, key, first, first + 1..);
         let proposal = self.raft.propose(region.group(), Proposal::Split(split));
         match self.env.clock.timeout(self.config.command_timeout, proposal).await {
             Ok(Ok(Reply::Split(halves))) => Ok(*halves),

@@ -324,8 +324,16 @@ impl<M: Machine> Group<M> {
             let state = self.conf_state();
             status.in_transition = !state.voters_outgoing.is_empty();
             (status.voters, status.learners) = (state.voters, state.learners);
-            let others = raft.prs().iter().filter(|(peer, _)| self.is_leader() && **peer != self.peer);
-            status.matched = others.map(|(peer, progress)| (*peer, progress.matched)).collect();
+            let progress: BTreeMap<u64, (u64, bool)> = raft
+                .prs()
+                .iter()
+                .filter(|_| self.is_leader())
+                .map(|(peer, progress)| (*peer, (progress.matched, progress.recent_active)))
+                .collect();
+            let others = progress.iter().filter(|(peer, _)| **peer != self.peer);
+            status.matched = others.map(|(peer, (matched, _))| (*peer, *matched)).collect();
+            let active = progress.iter().filter(|(peer, (_, active))| *active || **peer == self.peer);
+            status.active = active.map(|(peer, _)| *peer).collect();
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::machine::{ConfChange, Machine};
 use crate::shared::{Counters, GroupStatus, Shared};
 use crate::transport::RaftService;
 use nokv_env::net::MESSAGE_BYTES_MAX;
+use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_proto::raft::v1::RaftBatch;
 use nokv_proto::raft::v1::raft_transport_server::RaftTransportServer;
 use std::collections::BTreeMap;
@@ -117,6 +118,12 @@ impl<M: Machine> Handle<M> {
     /// Stops hosting a group and forgets its log and votes. For peers that left their group for good.
     pub async fn remove_group(&self, group: GroupId) -> Result<(), AdminError> {
         self.admin(|reply| Request::RemoveGroup { group, reply }).await
+    }
+
+    /// Hands the machine proof that this node's peer left the group, see [`Machine::retire`]. The group goes on until
+    /// [`Handle::remove_group`].
+    pub async fn retire(&self, group: GroupId, region: RegionDescriptor) -> Result<(), AdminError> {
+        self.admin(|reply| Request::Retire { group, region, reply }).await
     }
 
     async fn admin(&self, request: impl FnOnce(AdminReply) -> Request<M>) -> Result<(), AdminError> {

@@ -7,6 +7,7 @@ use crate::config::{Config, GroupConfig, GroupId};
 use crate::error::{AdminError, ProposeError, ReadError, StepError};
 use crate::machine::{ConfChange, Machine};
 use crate::wire::Incoming;
+use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -29,6 +30,7 @@ pub(crate) enum Request<M: Machine> {
     UpdatePeers { group: GroupId, peers: BTreeMap<u64, u64>, reply: AdminReply },
     AddGroup { config: GroupConfig, reply: AdminReply },
     RemoveGroup { group: GroupId, reply: AdminReply },
+    Retire { group: GroupId, region: RegionDescriptor, reply: AdminReply },
 }
 
 /// Something the transport brings.

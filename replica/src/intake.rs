@@ -180,6 +180,12 @@ impl<M: Machine> Core<M> {
             }
             Request::AddGroup { config, reply } => self.add(config, reply),
             Request::RemoveGroup { group, reply } => self.remove(group, reply),
+            Request::Retire { group, region, reply } => {
+                let hosted = self.groups.contains_key(&group);
+                let outcome = if hosted { self.machine.retire(group, &region) } else { Ok(()) };
+                let outcome = outcome.map_err(|fatal| AdminError::Refused(fatal.to_string()));
+                drop(reply.send(if hosted { outcome } else { Err(AdminError::NotHosted) }));
+            }
         }
     }
 
@@ -288,6 +294,7 @@ impl<M: Machine> Core<M> {
         self.dirty.remove(&id);
         self.wanting.remove(&id);
         self.shared.remove_status(id);
+        self.machine.forget(id);
         self.log.removed(id);
         self.after_sync.push(reply);
     }

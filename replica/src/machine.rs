@@ -165,6 +165,18 @@ pub trait Machine: Send + 'static {
         let _ = group;
     }
 
+    /// Proof from outside that this node's peer left the group: its present members, `region`. The machine must remember
+    /// durably that the peer is gone, unless it knows better.
+    fn retire(&mut self, group: GroupId, region: &RegionDescriptor) -> Result<(), Fatal> {
+        let _ = (group, region);
+        Ok(())
+    }
+
+    /// The group is not hosted any more.
+    fn forget(&mut self, group: GroupId) {
+        let _ = group;
+    }
+
     /// On which node each peer lives, asked after a membership change or snapshot. `None`: nothing new.
     fn peer_nodes(&self, group: GroupId) -> Option<BTreeMap<u64, u64>> {
         let _ = group;

@@ -34,6 +34,8 @@ pub struct GroupStatus {
     pub in_transition: bool,
     /// On a leader: how far each other peer is known to have the log.
     pub matched: BTreeMap<u64, u64>,
+    /// On a leader: the peers that it has heard of lately, itself included. Updated with `matched`, about once a second.
+    pub active: Vec<u64>,
     /// Proposals that wait for their outcome.
     pub proposals: usize,
 }

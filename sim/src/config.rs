@@ -60,11 +60,12 @@ pub enum FaultClass {
     Rolling,
     CrashAtBoot,
     Split,
+    MovePeer,
 }
 
 impl FaultClass {
     /// Every class.
-    pub const ALL: [FaultClass; 23] = [
+    pub const ALL: [FaultClass; 24] = [
         FaultClass::Kill,
         FaultClass::Restart,
         FaultClass::Pause,
@@ -88,6 +89,7 @@ impl FaultClass {
         FaultClass::Rolling,
         FaultClass::CrashAtBoot,
         FaultClass::Split,
+        FaultClass::MovePeer,
     ];
 }
 
@@ -101,6 +103,8 @@ pub struct WorldConfig {
     pub coordinators: u16,
     /// Stores.
     pub stores: u16,
+    /// Stores that hold the regions at birth: the first ones. The others start empty.
+    pub replicas: u16,
     /// Client nodes.
     pub clients: u16,
     /// Data regions seeded at birth.
@@ -181,7 +185,8 @@ impl WorldConfig {
         Self {
             roots: 3,
             coordinators: 2,
-            stores: 3,
+            stores: Draw::new(seed, "config-stores").pick(&[3, 3, 3, 4, 5]),
+            replicas: 3,
             clients: draw.between(2, 4) as u16,
             regions: draw.between(1, 4),
             latency: Latency {
@@ -239,6 +244,7 @@ impl WorldConfig {
             roots: 3,
             coordinators: 2,
             stores: 3,
+            replicas: 3,
             clients: 1,
             regions: 1,
             latency: Latency { base_us: 150, jitter_us: 350, spike_one_in: 500, again_one_in: 0 },

@@ -12,6 +12,9 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+/// Times an operator that moves a peer looks again, and how long it waits in between.
+const MOVE_STEPS: u64 = 40;
+const MOVE_PAUSE_MS: u64 = 500;
 /// How long a clean stop may take before the process is killed.
 const STOP_PATIENCE_MS: u64 = 10_000;
 /// How long an armed disk fault waits for its operation.
@@ -438,6 +441,18 @@ impl Faults {
             Fault::TransferLeader { region, store } => {
                 self.struck_now(&fault);
                 crate::operator::transfer_leader(world, region.saturating_sub(1), *store);
+            }
+            Fault::MovePeer { region, which, store } => {
+                let regions = world.regions();
+                let number = region.saturating_sub(1) as usize % regions.len().max(1);
+                let Some(id) = regions.keys().nth(number).copied() else { return };
+                self.struck_now(&fault);
+                for _ in 0..MOVE_STEPS {
+                    if self.healing.is_stopped() || crate::operator::move_peer(world, id, *which, *store) {
+                        return;
+                    }
+                    self.last(MOVE_PAUSE_MS).await;
+                }
             }
             Fault::Split { key } => {
                 self.struck_now(&fault);

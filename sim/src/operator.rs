@@ -5,7 +5,7 @@ use crate::world::World;
 use bytes::Bytes;
 use nokv_env::{Channel, ClockExt};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
-use nokv_proto::admin::v1::{SplitRegionRequest, TransferLeaderRequest};
+use nokv_proto::admin::v1::{AddPeerRequest, RemovePeerRequest, SplitRegionRequest, TransferLeaderRequest};
 use std::time::Duration;
 
 /// How long an operator waits for an answer.
@@ -46,4 +46,24 @@ pub fn split(world: &World, key: &str) {
         let request = SplitRegionRequest { region_id, split_key: split_key.clone() };
         async move { drop(admin.split_region(request).await) }
     });
+}
+
+/// One step of moving a peer of a region to `store`: adds the new one, and once it has its vote removes the one that is
+/// number `which` among the others. True when nothing is left to do.
+pub fn move_peer(world: &World, region_id: u64, which: u64, store: u64) -> bool {
+    let Some(region) = world.regions().remove(&region_id) else { return true };
+    if region.peer_on_store(store).is_none() {
+        let request = AddPeerRequest { region_id, store_id: store, peer_id: 0 };
+        ask_all(world, |mut admin| async move { drop(admin.add_peer(request).await) });
+        return false;
+    }
+    if region.peers.len() <= usize::from(world.config.replicas) {
+        return true;
+    }
+    let others: Vec<u64> =
+        region.peers.iter().filter(|peer| peer.store_id != store).map(|peer| peer.peer_id).collect();
+    let peer_id = others[which as usize % others.len()];
+    let request = RemovePeerRequest { region_id, peer_id };
+    ask_all(world, |mut admin| async move { drop(admin.remove_peer(request).await) });
+    false
 }

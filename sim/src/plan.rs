@@ -202,6 +202,15 @@ pub enum Fault {
         /// The store that should lead.
         store: u64,
     },
+    /// A region gets a peer on a store, and loses another one when the new one has its vote.
+    MovePeer {
+        /// Which region: its place in the order of ids, from 1.
+        region: u64,
+        /// Which of the other peers goes.
+        which: u64,
+        /// The store that gets one.
+        store: u64,
+    },
     /// The region that holds a key is split there.
     Split {
         /// First key of the new region.
@@ -217,7 +226,7 @@ pub const HOLDER: &str = "holder";
 pub const HERE: &str = "here";
 
 /// Events that are worth a fault: something is between two states there.
-const EVENTS: [&str; 38] = [
+const EVENTS: [&str; 43] = [
     "fact.leader",
     "fact.vote",
     "fact.installed",
@@ -251,6 +260,11 @@ const EVENTS: [&str; 38] = [
     "replica.snapshot.sent",
     "store.one_pc.taken",
     "store.operation.transfer_leader",
+    "replica.membership.changed",
+    "store.peer.added",
+    "store.peer.cleared",
+    "store.peer.promoted",
+    "store.peer.removed",
     "store.pending.published",
     "store.read.epoch_changed",
     "store.snapshot.exported",
@@ -522,7 +536,14 @@ impl Names {
                 region: draw.between(1, self.regions),
                 store: draw.between(1, self.stores.len() as u64),
             },
-            FaultClass::Split => Fault::Split { key: format!("{:02x}", draw.between(1, 255)) },
+            FaultClass::MovePeer if self.stores.len() > 3 => Fault::MovePeer {
+                region: draw.between(1, self.regions + 2),
+                which: draw.between(0, 5),
+                store: draw.between(1, self.stores.len() as u64),
+            },
+            FaultClass::Split | FaultClass::MovePeer => {
+                Fault::Split { key: format!("{:02x}", draw.between(1, 255)) }
+            }
         }
     }
 }
@@ -560,6 +581,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 23, "{kinds:?}");
+        assert_eq!(kinds.len(), 24, "{kinds:?}");
     }
 }

@@ -2,7 +2,7 @@
 //! rest, last reads, replicas.
 
 use crate::check::Violation;
-use crate::check::replicas::{Replica, missing};
+use crate::check::replicas::{Replica, misplaced};
 use crate::exec::Node;
 use crate::faults::Faults;
 use crate::history::Recorder;
@@ -219,13 +219,13 @@ impl Scenario {
         Ok(())
     }
 
-    /// Waits until all stores have all regions, and the replicas of each agree on their applied index.
+    /// Waits until all replicas are where they belong, and those of each region agree on their applied index.
     async fn quiet(&self) -> Result<Vec<Replica>, Violation> {
         let deadline = self.world.now() + QUIET_MS * 1_000_000;
         loop {
             self.world.sleep_ms(500).await;
             let replicas = self.world.replicas();
-            let agree = missing(&replicas).is_none()
+            let agree = misplaced(&replicas).is_none()
                 && replicas.iter().all(|replica| {
                     replicas
                         .iter()

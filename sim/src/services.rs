@@ -78,7 +78,7 @@ pub fn regions(config: &WorldConfig) -> Vec<RegionDescriptor> {
             start_key: if id == 1 { Bytes::new() } else { border(id - 2) },
             end_key: border(id - 1),
             epoch: Some(RegionEpoch { version: 1, conf_version: 1 }),
-            peers: (1..=u64::from(config.stores))
+            peers: (1..=u64::from(config.replicas.min(config.stores)))
                 .map(|store| RegionPeer { store_id: store, peer_id: id * 100 + store })
                 .collect(),
             ..RegionDescriptor::default()
@@ -179,6 +179,7 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         applied: status.applied_index,
         rows: rows.to_vec(),
         unreadable: None,
+        home: None,
     }
 }
 
@@ -211,7 +212,9 @@ fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
         .map(|region| {
             let (rows, unreadable) = rows_of(region);
             let applied = applied(region.region_id);
-            Replica { region: region.region_id, node: node.to_owned(), applied, rows, unreadable }
+            let homes = region.peers.iter().map(|peer| format!("store{}", peer.store_id)).collect();
+            let home = Some((region.epoch_pair().1, homes));
+            Replica { region: region.region_id, node: node.to_owned(), applied, rows, unreadable, home }
         })
         .collect()
 }
@@ -249,15 +252,18 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
 
 async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Store, String> {
     let role = Role::Store(number);
-    nokv_raftstore::seed::seed_regions(&env, &workdir(), number, &regions(config))
-        .await
-        .map_err(|error| error.to_string())?;
+    if number <= u64::from(config.replicas) {
+        nokv_raftstore::seed::seed_regions(&env, &workdir(), number, &regions(config))
+            .await
+            .map_err(|error| error.to_string())?;
+    }
     let mut settings = nokv_raftstore::Config::new(number, workdir(), role.addr(), coordinators(config));
     settings.tick = Duration::from_millis(config.tick_ms);
     settings.max_message_bytes = config.message_bytes;
     settings.max_inflight = config.inflight;
     settings.log_segment_bytes = config.log_segment_bytes;
     settings.log_keep_entries = config.log_keep_entries;
+    settings.orphan_after = Duration::from_millis(20 * config.tick_ms);
     settings.heartbeat_interval = Duration::from_millis(config.heartbeat_ms);
     settings.engine.memtable_bytes = config.memtable_bytes as usize;
     settings.engine.wal_segment_bytes = config.log_segment_bytes;

@@ -17,25 +17,43 @@ pub struct Replica {
     pub rows: Vec<(u8, Vec<u8>, Vec<u8>)>,
     /// Why not all rows could be read.
     pub unreadable: Option<String>,
+    /// Where the region's replicas belong as far as this one knows, and the configuration version that says so; `None`
+    /// for the meta-roots.
+    pub home: Option<(u64, Vec<String>)>,
 }
 
-/// The group of the meta-roots among the regions.
-const ROOTS: u64 = 0;
-
-/// A region that a store lacks and another one has. Every store has a peer of every region, so it will come.
-pub fn missing(replicas: &[Replica]) -> Option<(u64, &str)> {
-    let data = || replicas.iter().filter(|replica| replica.region != ROOTS);
-    let held: BTreeSet<(u64, &str)> = data().map(|replica| (replica.region, replica.node.as_str())).collect();
-    let stores: BTreeSet<&str> = data().map(|replica| replica.node.as_str()).collect();
-    let mut wanted = data().flat_map(|replica| stores.iter().map(move |store| (replica.region, *store)));
-    wanted.find(|pair| !held.contains(pair))
+/// What is not as the latest membership of each region wants it: a store without its replica, or with one that is not
+/// its own any more.
+pub fn misplaced(replicas: &[Replica]) -> Option<String> {
+    let mut latest: BTreeMap<u64, &(u64, Vec<String>)> = BTreeMap::new();
+    for replica in replicas {
+        let Some(home) = &replica.home else { continue };
+        let known = latest.entry(replica.region).or_insert(home);
+        if home.0 > known.0 {
+            *known = home;
+        }
+    }
+    // A store that shows no replica at all may be down.
+    let up: BTreeSet<&str> = replicas.iter().map(|replica| replica.node.as_str()).collect();
+    let held: BTreeSet<(u64, &str)> =
+        replicas.iter().map(|replica| (replica.region, replica.node.as_str())).collect();
+    for (region, (_, homes)) in &latest {
+        let lacks = |home: &&String| up.contains(home.as_str()) && !held.contains(&(*region, home.as_str()));
+        if let Some(home) = homes.iter().find(lacks) {
+            return Some(format!("{home} has no replica of region {region}"));
+        }
+    }
+    let stray = |replica: &&Replica| {
+        latest.get(&replica.region).is_some_and(|(_, homes)| !homes.contains(&replica.node))
+    };
+    let stray = replicas.iter().find(stray)?;
+    Some(format!("{} has a replica of region {}, and was removed from it", stray.node, stray.region))
 }
 
 /// Judges the replicas of all regions.
 pub fn check(replicas: &[Replica]) -> Result<(), Violation> {
-    if let Some((region, store)) = missing(replicas) {
-        let facts = format!("{store} has no replica of region {region}, long after healing");
-        return Err(Violation::new("liveness", facts));
+    if let Some(misplaced) = misplaced(replicas) {
+        return Err(Violation::new("liveness", format!("{misplaced}, long after healing")));
     }
     let mut first: BTreeMap<u64, &Replica> = BTreeMap::new();
     for replica in replicas {
@@ -107,6 +125,7 @@ mod tests {
             applied,
             rows: vec![(0, vec![1], vec![value])],
             unreadable: None,
+            home: Some((1, vec!["store1".to_owned(), "store2".to_owned()])),
         }
     }
 
@@ -121,6 +140,9 @@ mod tests {
         let other = Replica { region: 2, ..replica("store1", 5, 1) };
         let lacking = check(&[replica("store1", 5, 1), replica("store2", 5, 1), other]).expect_err("lacking");
         assert!(lacking.facts.contains("store2 has no replica of region 2"), "{}", lacking.facts);
+        let moved = Replica { home: Some((2, vec!["store1".to_owned()])), ..replica("store1", 5, 1) };
+        let stray = check(&[moved, replica("store2", 5, 1)]).expect_err("stray");
+        assert!(stray.facts.contains("store2 has a replica of region 1, and was removed"), "{}", stray.facts);
         let broken = Replica { unreadable: Some("bad checksum".to_owned()), ..replica("store2", 5, 1) };
         assert!(check(&[replica("store1", 5, 1), broken]).is_err());
     }

@@ -116,6 +116,11 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
         "shuffle_leaders" => {
             format!("the operator moves leaderships around, one every {}", millis(number("every_ms")))
         }
+        "move_peer" => format!(
+            "the operator moves a peer of the region number {} to store{}",
+            number("region"),
+            number("store")
+        ),
         "split" => format!("the operator splits a region at {}", text("key")),
         "rolling" => {
             format!("all servers restart, one after the other, each down {}", millis(number("down_ms")))

@@ -1,0 +1,155 @@
+//! What is left of peers that left this store: found, remembered, cleared away.
+//!
+//! A peer learns that it is gone from its own log, or, when it was cut off at that moment, from the coordinators: a peer
+//! without a leader asks whether the meta-root still knows it as a member. Either way the region's state machine
+//! first writes a tombstone in place of the region; then, in this order, so that a crash in between can be followed up:
+//!
+//! 1. the engine is flushed: from now on the store will not start the peer again;
+//! 2. the rows are deleted, a few at a time, while the group still stands in the way of a new peer;
+//! 3. the raft group goes, with its log and votes.
+//!
+//! The tombstone stays, and refuses messages that are older than it. A later peer of the region, with a higher
+//! configuration version, takes its place.
+
+use crate::image::FAMILIES;
+use crate::mvcc::stored_bounds;
+use crate::region::Region;
+use crate::store::Shared;
+use futures_util::future::select;
+use nokv_engine::{Db, WriteBatch};
+use nokv_env::{ClockExt, Env};
+use nokv_proto::coordinator::v1::ListRegionsRequest;
+use nokv_proto::key::{KeyRange, decode_key};
+use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
+use nokv_replica::AdminError;
+use std::collections::BTreeSet;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Rows that one batch deletes.
+const ROWS_AT_ONCE: usize = 512;
+/// Pause after a clearance that failed.
+const RETRY: Duration = Duration::from_millis(500);
+
+fn is_tombstone(region: &RegionDescriptor) -> bool {
+    region.state() == RegionReplicaState::Tombstone
+}
+
+/// Clears away what is left of peers that are gone, for ever. After a start it looks at all tombstones.
+pub(crate) async fn clear(shared: &Shared) {
+    let mut cleared = BTreeSet::new();
+    loop {
+        let mut failed = false;
+        for region in shared.door.regions.all() {
+            if !is_tombstone(&region.descriptor()) {
+                cleared.remove(&region.id);
+            } else if !cleared.contains(&region.id) {
+                match clear_one(shared, &region).await {
+                    Ok(()) => {
+                        shared.env.probe("store.peer.cleared");
+                        cleared.insert(region.id);
+                    }
+                    Err(why) => {
+                        tracing::warn!(
+                            region = region.id,
+                            why,
+                            "what is left of a removed peer stays for now"
+                        );
+                        failed = true;
+                    }
+                }
+            }
+        }
+        if failed {
+            shared.env.clock.sleep(RETRY).await;
+        } else {
+            shared.bells.graves.notified().await;
+        }
+    }
+}
+
+async fn clear_one(shared: &Shared, region: &Arc<Region>) -> Result<(), String> {
+    shared.db.flush().await.map_err(|error| error.to_string())?;
+    // Without a group in the way the range may belong to somebody by now; then the rows went before the last restart.
+    if shared.raft.status(region.group()).is_some() {
+        let range = region.descriptor().range();
+        delete_rows(&shared.env, &shared.db, &range, |_| false).await.map_err(|error| error.to_string())?;
+    }
+    match shared.raft.remove_group(region.group()).await {
+        Ok(()) | Err(AdminError::NotHosted) => Ok(()),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
+/// Before the regions run: deletes the rows of removed peers that a crash left behind.
+pub(crate) async fn clear_rows(env: &Env, db: &Db, regions: &[RegionDescriptor]) -> nokv_engine::Result<()> {
+    let (gone, here): (Vec<_>, Vec<_>) = regions.iter().partition(|region| is_tombstone(region));
+    for region in gone {
+        delete_rows(env, db, &region.range(), |key| here.iter().any(|other| other.contains(key))).await?;
+    }
+    Ok(())
+}
+
+async fn delete_rows(
+    env: &Env,
+    db: &Db,
+    range: &KeyRange,
+    keep: impl Fn(&[u8]) -> bool,
+) -> nokv_engine::Result<()> {
+    for cf in FAMILIES {
+        let snapshot = db.snapshot();
+        let mut batch = WriteBatch::new();
+        let mut rows = 0;
+        for entry in snapshot.iter(cf, stored_bounds(range)) {
+            let (key, _) = entry?;
+            if decode_key(&key).is_some_and(|(user_key, _)| keep(&user_key)) {
+                continue;
+            }
+            batch.delete(cf, key);
+            rows += 1;
+            if rows == ROWS_AT_ONCE {
+                db.apply(std::mem::take(&mut batch))?;
+                rows = 0;
+                env.tasks.yield_now().await;
+            }
+        }
+        db.apply(batch)?;
+    }
+    Ok(())
+}
+
+/// Looks for peers here that were removed without their knowledge, for ever.
+pub(crate) async fn find(shared: &Shared) {
+    let mut silent: BTreeSet<u64> = BTreeSet::new();
+    loop {
+        shared.env.clock.sleep(shared.config.orphan_after).await;
+        let hosted = shared.door.regions.all().into_iter().filter(|region| region.state().is_hosted());
+        let now: BTreeSet<u64> =
+            hosted.filter(|region| region.state().role.leader.is_none()).map(|region| region.id).collect();
+        // Twice in a row: an election takes less.
+        let suspects: Vec<u64> = now.intersection(&silent).copied().collect();
+        silent = now;
+        if suspects.is_empty() {
+            continue;
+        }
+        let look = shared
+            .coordinators
+            .first(|mut client| async move { client.list_regions(ListRegionsRequest::default()).await });
+        let stop = shared.env.clock.sleep(shared.config.orphan_after);
+        let Ok(reply) = (match select(pin!(look), stop).await {
+            futures_util::future::Either::Left((reply, _)) => reply,
+            futures_util::future::Either::Right(_) => continue,
+        }) else {
+            continue;
+        };
+        for known in reply.regions.into_iter().filter_map(|route| route.descriptor) {
+            if suspects.contains(&known.region_id) && known.peer_on_store(shared.config.store_id).is_none() {
+                let group = nokv_replica::GroupId(known.region_id);
+                if let Err(error) = shared.raft.retire(group, known).await {
+                    tracing::warn!(%group, %error, "a removed peer could not be retired");
+                }
+            }
+        }
+    }
+}
