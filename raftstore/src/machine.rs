@@ -24,7 +24,8 @@ use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionRepl
 use nokv_proto::raft::v1::SplitCommand;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_replica::{
-    Applied, BIRTH, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Role,
+    Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot,
+    PeerChange, Role,
 };
 use prost::encoding::decode_varint;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -318,6 +319,23 @@ impl Machine for StoreMachine {
         Ok(Command { region_id: group.0, epoch, cmd }.encode())
     }
 
+    /// Two callers may have found the same store without a peer; only here it is certain.
+    fn admits(&self, group: GroupId, change: &ConfChange) -> Result<(), String> {
+        let Some(hosted) = self.hosted.get(&group.0) else { return Err("not hosted here".to_owned()) };
+        let region = hosted.region.descriptor();
+        if let Some(learner) = hosted.members.learners.first()
+            && !change.changes.iter().all(|change| matches!(change, PeerChange::AddVoter(peer) | PeerChange::Remove(peer) if peer == learner))
+        {
+            return Err(format!("peer {learner} is still catching up"));
+        }
+        for (store_id, peer_id) in homes(&change.context).map_err(str::to_owned)? {
+            if region.peer_on_store(store_id).is_some() || region.peer(peer_id).is_some() {
+                return Err(format!("store {store_id} or peer {peer_id} is a member already"));
+            }
+        }
+        Ok(())
+    }
+
     fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Reply, Fatal> {
         let at = Position { index: entry.index, term: entry.term };
         if self.is_gone(group) {
@@ -499,25 +517,31 @@ impl Machine for StoreMachine {
     }
 }
 
-/// The region after a change of membership. `context`: uvarint pairs of store and peer id of the new peers.
+/// The stores of new peers, from the context of a change: uvarint pairs of store and peer id.
+fn homes(context: &Bytes) -> Result<Vec<(u64, u64)>, &'static str> {
+    let mut context = context.clone();
+    let mut pairs = Vec::new();
+    while context.has_remaining() {
+        let mut number =
+            || decode_varint(&mut context).map_err(|_| "unreadable context of a membership change");
+        pairs.push((number()?, number()?));
+    }
+    Ok(pairs)
+}
+
+/// The region after a change of membership, with the context that came with the change.
 fn reconfigured(
     old: &RegionDescriptor,
     members: &Members,
     context: &Bytes,
 ) -> Result<RegionDescriptor, &'static str> {
-    let mut homes: BTreeMap<u64, u64> = old.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect();
-    let mut context = context.clone();
-    while context.has_remaining() {
-        let mut number =
-            || decode_varint(&mut context).map_err(|_| "unreadable context of a membership change");
-        let (store_id, peer_id) = (number()?, number()?);
-        homes.insert(peer_id, store_id);
-    }
+    let mut known: BTreeMap<u64, u64> = old.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect();
+    known.extend(homes(context)?.into_iter().map(|(store_id, peer_id)| (peer_id, store_id)));
     let lists = [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next];
     let now: BTreeSet<u64> = lists.into_iter().flatten().copied().collect();
     let before: BTreeSet<u64> = old.peers.iter().map(|peer| peer.peer_id).collect();
     let peer = |peer_id: &u64| {
-        let home = homes.get(peer_id).ok_or("a new peer whose store is not named");
+        let home = known.get(peer_id).ok_or("a new peer whose store is not named");
         home.map(|store_id| RegionPeer { store_id: *store_id, peer_id: *peer_id })
     };
     // Peers keep their order, new ones come last.

@@ -226,6 +226,10 @@ impl<M: Machine> Core<M> {
             }
             Some(group) => {
                 let (term, index) = (group.raw.raft.term, group.raw.raft.raft_log.last_index() + 1);
+                if let Err(why) = self.machine.admits(id, change) {
+                    drop(reply.send(Err(ProposeError::Refused(why))));
+                    return;
+                }
                 match group.raw.propose_conf_change(Vec::new(), conf_change(change)) {
                     Ok(()) => {
                         group.waiters.insert(index, Waiter { term, is_change: true, reply });

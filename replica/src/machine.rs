@@ -101,6 +101,13 @@ pub trait Machine: Send + 'static {
         proposal: Self::Proposal,
     ) -> Result<Bytes, Self::Reply>;
 
+    /// Whether a change of membership may be proposed. Called on the leader when every earlier change is applied, so what
+    /// the machine knows of the members is what the change will meet.
+    fn admits(&self, group: GroupId, change: &ConfChange) -> Result<(), String> {
+        let _ = (group, change);
+        Ok(())
+    }
+
     /// Applies a committed entry: a pure function of the log. Must record (index, term) atomically with the effect.
     fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Self::Reply, Fatal>;
 
