@@ -1,7 +1,8 @@
 //! What is left of peers that left this store: found, remembered, cleared away.
 //!
-//! A peer learns that it is gone from its own log, or, when it was cut off at that moment, from the coordinators: a peer
-//! without a leader asks whether the meta-root still knows it as a member. Either way the region's state machine
+//! A peer learns that it is gone from its own log; or, when it was cut off at that moment, from a message to a later peer
+//! of its region on this store, or from the coordinators: a peer without a leader asks whether the meta-root still knows it
+//! as a member. In each case the region's state machine
 //! first writes a tombstone in place of the region; then, in this order, so that a crash in between can be followed up:
 //!
 //! 1. the engine is flushed: from now on the store will not start the peer again;
@@ -124,9 +125,15 @@ pub(crate) async fn find(shared: &Shared) {
     let mut silent: BTreeSet<u64> = BTreeSet::new();
     loop {
         shared.env.clock.sleep(shared.config.orphan_after).await;
-        let hosted = shared.door.regions.all().into_iter().filter(|region| region.state().is_hosted());
-        let now: BTreeSet<u64> =
-            hosted.filter(|region| region.state().role.leader.is_none()).map(|region| region.id).collect();
+        let is_silent = |region: &Arc<Region>| {
+            let (state, status) = (region.state(), shared.raft.status(region.group()));
+            // A learner stands for no election, so it does not notice that its leader is silent.
+            let learns =
+                status.is_some_and(|status| state.peer.is_some_and(|peer| status.learners.contains(&peer)));
+            state.is_hosted() && (state.role.leader.is_none() || learns)
+        };
+        let regions = shared.door.regions.all().into_iter();
+        let now: BTreeSet<u64> = regions.filter(is_silent).map(|region| region.id).collect();
         // Twice in a row: an election takes less.
         let suspects: Vec<u64> = now.intersection(&silent).copied().collect();
         silent = now;
@@ -144,7 +151,8 @@ pub(crate) async fn find(shared: &Shared) {
             continue;
         };
         for known in reply.regions.into_iter().filter_map(|route| route.descriptor) {
-            if suspects.contains(&known.region_id) && known.peer_on_store(shared.config.store_id).is_none() {
+            // The machine compares: whoever is still a member stays.
+            if suspects.contains(&known.region_id) {
                 let group = nokv_replica::GroupId(known.region_id);
                 if let Err(error) = shared.raft.retire(group, known).await {
                     tracing::warn!(%group, %error, "a removed peer could not be retired");

@@ -492,7 +492,8 @@ impl Machine for StoreMachine {
         let Some(hosted) = self.hosted.get(&group.0) else { return Ok(()) };
         let known = hosted.region.descriptor();
         let is_later = region.region_id == group.0 && region.epoch_pair().1 > known.epoch_pair().1;
-        if self.is_gone(group) || !is_later || region.peer_on_store(self.store_id).is_some() {
+        let own = hosted.region.state().peer;
+        if self.is_gone(group) || !is_later || own.is_some_and(|peer| region.peer(peer).is_some()) {
             return Ok(());
         }
         self.env.probe("store.peer.retired");

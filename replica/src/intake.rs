@@ -105,6 +105,12 @@ impl<M: Machine> Core<M> {
         let Some(group) = self.groups.get_mut(&id) else { return };
         if incoming.message.to != group.peer {
             self.env.probe("replica.message.wrong_peer");
+            // A later peer of ours is spoken to: this one was removed, and did not hear of it.
+            if let Some(region) = &incoming.region
+                && let Err(fatal) = self.machine.retire(id, region)
+            {
+                tracing::warn!(group = %id, %fatal, "a removed peer could not be retired");
+            }
             return;
         }
         let is_snapshot = incoming.message.get_msg_type() == MessageType::MsgSnapshot;
