@@ -23,7 +23,7 @@ use nokv_proto::coordinator::v1::ListRegionsRequest;
 use nokv_proto::key::{KeyRange, decode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
 use nokv_replica::AdminError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,17 +39,18 @@ fn is_tombstone(region: &RegionDescriptor) -> bool {
 
 /// Clears away what is left of peers that are gone, for ever. After a start it looks at all tombstones.
 pub(crate) async fn clear(shared: &Shared) {
-    let mut cleared = BTreeSet::new();
+    // Which tombstone of each region; another peer may have come and gone since.
+    let mut cleared: BTreeMap<u64, (u64, u64)> = BTreeMap::new();
     loop {
         let mut failed = false;
         for region in shared.door.regions.all() {
-            if !is_tombstone(&region.descriptor()) {
-                cleared.remove(&region.id);
-            } else if !cleared.contains(&region.id) {
+            let descriptor = region.descriptor();
+            let left = descriptor.epoch_pair();
+            if is_tombstone(&descriptor) && cleared.get(&region.id) != Some(&left) {
                 match clear_one(shared, &region).await {
                     Ok(()) => {
                         shared.env.probe("store.peer.cleared");
-                        cleared.insert(region.id);
+                        cleared.insert(region.id, left);
                     }
                     Err(why) => {
                         tracing::warn!(

@@ -153,6 +153,11 @@ pub struct Point {
 }
 
 impl Point {
+    /// How often it was asked.
+    pub fn asked(&self) -> u64 {
+        self.asked
+    }
+
     /// Asks: `draw` turns a random word into a value, or `None` for the default.
     #[inline]
     pub fn decide(&mut self, draw: impl FnOnce(u64) -> Option<u64>) -> Option<u64> {

@@ -96,7 +96,7 @@ impl SimChannel {
     ) -> Result<http::Response<Body>, Status> {
         let conn = self.connection().await?;
         let (head, body) = request.into_parts();
-        let again = if first { self.network.again(conn, Link::again_ns) } else { None };
+        let again = if first { self.network.again(conn, |link| link.again_ns(method(&head))) } else { None };
         let stream = self.network.open(conn);
         let mut receiver = receiver(&self.network, stream, Direction::Down);
         let mut pump = pump(&self.network, stream, Direction::Up, body);
@@ -131,7 +131,7 @@ impl SimChannel {
             let again = |pump: &mut Pump| {
                 let Some(head) = &head else { return };
                 for message in pump.take_fresh() {
-                    if let Some(after_ns) = self.network.again(conn, Link::again_ns) {
+                    if let Some(after_ns) = self.network.again(conn, |link| link.again_ns(method(head))) {
                         let late = self.clone().repeat(after_ns, head.clone(), message);
                         self.network.send_later(late);
                     }
@@ -157,7 +157,7 @@ impl SimChannel {
         Box::pin(async move {
             self.network.exec.sleep_until(self.network.exec.now_ns() + after_ns).await;
             self.network.trace.record(|recording| {
-                let call = head.uri.path().rsplit('/').next().unwrap_or_default();
+                let call = method(&head);
                 let what = format!(
                     "sent {call} to {} {} ms ago; it arrives once more",
                     self.addr,
@@ -227,6 +227,11 @@ async fn handle(handling: Handling, mut routes: Routes, request: http::Request<B
     let (head, body) = response.into_parts();
     network.send(*stream, Direction::Down, Item::Head(Box::new(head)));
     pump(network, *stream, Direction::Down, body).await;
+}
+
+/// The last part of a request's path: `Get` of `/nokv.kv.v1.NoKV/Get`.
+fn method(head: &http::request::Parts) -> &str {
+    head.uri.path().rsplit('/').next().unwrap_or_default()
 }
 
 impl Network {

@@ -8,12 +8,16 @@ use crate::atoms::{Decider, Point};
 use nokv_env::RngSource;
 use rand_chacha::ChaCha8Rng;
 use rand_core::Rng;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 const MICROS: u64 = 1_000;
 const MILLIS: u64 = 1_000_000;
 /// The first retransmission of a lost packet comes after this long; it doubles with each further loss.
 const RETRANSMIT_NS: u64 = 200 * MILLIS;
+/// The first request of a method on a link arrives once more with a chance of one in this many; each further one is
+/// a little less likely to. Else what a cluster asks once an hour would hardly ever come twice.
+const FIRST_AGAIN_ONE_IN: u64 = 6;
 /// A late packet takes this many times its latency longer.
 const SPIKE_TIMES: u64 = 9;
 
@@ -26,8 +30,8 @@ pub struct Latency {
     pub jitter_us: u64,
     /// One packet in this many takes ten times as long (0 = none).
     pub spike_one_in: u64,
-    /// One request, or message of a stream, in this many arrives once more, up to seconds late; of the streams that are
-    /// cut off, every second one's newest messages do (0 = none).
+    /// One request, or message of a stream, in this many arrives once more, up to seconds late, and the first ones of
+    /// each method more often than that; of the streams that are cut off, every second one's newest messages do (0 = none).
     #[serde(default)]
     pub again_one_in: u64,
 }
@@ -43,7 +47,10 @@ pub(super) struct Link {
     latency: Latency,
     late: Point,
     lost: Point,
-    again: Point,
+    decider: Arc<Decider>,
+    name: String,
+    /// By method.
+    again: BTreeMap<String, Point>,
     rest: Point,
     /// How many faults cut this direction now.
     pub(super) cuts: u32,
@@ -58,8 +65,9 @@ impl Link {
     pub(super) fn new(decider: &Arc<Decider>, seed: u64, number: u64, name: &str, latency: Latency) -> Self {
         let rng = RngSource::new(seed, number).stream("link");
         let point = |kind: &str| decider.point(format!("{name}/{kind}"));
-        let (late, lost, again, rest) = (point("late"), point("lost"), point("again"), point("rest"));
-        Self { rng, latency, late, lost, again, rest, cuts: 0, slow_ns: 0, loss_ppm: 0 }
+        let (late, lost, rest) = (point("late"), point("lost"), point("rest"));
+        let (decider, name, again) = (decider.clone(), name.to_owned(), BTreeMap::new());
+        Self { rng, latency, late, lost, decider, name, again, rest, cuts: 0, slow_ns: 0, loss_ppm: 0 }
     }
 
     pub(super) fn is_cut(&self) -> bool {
@@ -85,13 +93,20 @@ impl Link {
         delay + bytes as u64 * 8 + self.slow_ns
     }
 
-    /// How long after itself a request arrives once more, if it does.
-    pub(super) fn again_ns(&mut self) -> Option<u64> {
-        let one_in = self.latency.again_one_in;
-        if one_in == 0 {
+    /// How long after itself a request of `method` arrives once more, if it does.
+    pub(super) fn again_ns(&mut self, method: &str) -> Option<u64> {
+        if !self.repeats() {
             return None;
         }
-        self.again.decide(|draw| draw.is_multiple_of(one_in).then(|| again_ns(draw)))
+        let point = match self.again.get_mut(method) {
+            Some(point) => point,
+            None => {
+                let point = self.decider.point(format!("{}/{method}/again", self.name));
+                self.again.entry(method.to_owned()).or_insert(point)
+            }
+        };
+        let one_in = self.latency.again_one_in.min(FIRST_AGAIN_ONE_IN + point.asked());
+        point.decide(|draw| draw.is_multiple_of(one_in).then(|| again_ns(draw)))
     }
 
     /// How long after its end the newest messages of a stream that was cut off arrive once more, if they do.
