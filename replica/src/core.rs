@@ -6,6 +6,7 @@ use crate::config::{Config, GroupId};
 use crate::error::{Fatal, ReadError};
 use crate::group::{Group, Sending};
 use crate::group_log::GroupLog;
+use crate::group_set::GroupSet;
 use crate::inbox::AdminReply;
 use crate::machine::{Machine, Role};
 use crate::raft_log::RaftLog;
@@ -14,7 +15,7 @@ use crate::transport::Transport;
 use crate::wire;
 use nokv_env::{Env, Fact};
 use raft::eraftpb::{Message, MessageType};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// Why the driver cannot go on.
@@ -47,9 +48,9 @@ pub(crate) struct Core<M: Machine> {
     /// Logs of groups that are not hosted (any more, or yet). Kept: they hold votes.
     pub(crate) orphans: BTreeMap<GroupId, GroupLog>,
     /// Groups in which something happened since their last round; nobody looks at the others.
-    pub(crate) dirty: BTreeSet<GroupId>,
+    pub(crate) dirty: GroupSet,
     /// Groups with proposals or reads to take up.
-    pub(crate) wanting: BTreeSet<GroupId>,
+    pub(crate) wanting: GroupSet,
     /// The next turn of the loop has something to do already.
     pub(crate) again: bool,
     pub(crate) transport: Transport,

@@ -4,6 +4,7 @@ use crate::config::{Config, GroupConfig};
 use crate::core::{Core, Halt};
 use crate::error::{Error, ReadError};
 use crate::group::Group;
+use crate::group_set::GroupSet;
 use crate::handle::Handle;
 use crate::inbox::{self, Inbox};
 use crate::machine::Machine;
@@ -13,7 +14,7 @@ use crate::shared::Shared;
 use crate::transport::{Resolver, Transport};
 use futures_util::future::{Either, select};
 use nokv_env::{BoxFuture, Env, Instant, TasksExt};
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -69,8 +70,8 @@ impl Driver {
             log,
             groups: hosted,
             orphans: known,
-            dirty: BTreeSet::new(),
-            wanting: BTreeSet::new(),
+            dirty: GroupSet::default(),
+            wanting: GroupSet::default(),
             again: false,
             transport,
             shared: shared.clone(),

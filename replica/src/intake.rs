@@ -301,8 +301,8 @@ impl<M: Machine> Core<M> {
             None => {}
             Some(mut group) => group.abandon(&ReadError::NotHosted),
         }
-        self.dirty.remove(&id);
-        self.wanting.remove(&id);
+        self.dirty.remove(id);
+        self.wanting.remove(id);
         self.shared.remove_status(id);
         self.machine.forget(id);
         self.log.removed(id);

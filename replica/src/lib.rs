@@ -33,6 +33,7 @@ pub mod error;
 mod facts;
 mod group;
 mod group_log;
+mod group_set;
 pub mod handle;
 mod inbox;
 mod intake;

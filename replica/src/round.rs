@@ -59,7 +59,7 @@ impl<M: Machine> Core<M> {
         }
         for id in touched {
             self.make_snapshot(id)?;
-            self.again |= self.wanting.contains(&id);
+            self.again |= self.wanting.contains(id);
             self.publish(id, false);
         }
         Ok(())
@@ -197,7 +197,7 @@ impl<M: Machine> Core<M> {
         let has_more = group.raw.has_ready();
         self.touched(id);
         if !has_more {
-            self.dirty.remove(&id);
+            self.dirty.remove(id);
         }
         Ok(())
     }

@@ -176,7 +176,7 @@ impl Lane {
 
     fn take_waiting(&self) -> Vec<RaftEnvelope> {
         let mut queue = lock(&self.queue);
-        let mut taken = Vec::new();
+        let mut taken = Vec::with_capacity(queue.envelopes.len().min(BATCH_ENVELOPES));
         let mut bytes = 0;
         while let Some(envelope) = queue.envelopes.front() {
             let weight = weight(envelope);

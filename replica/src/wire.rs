@@ -41,27 +41,32 @@ pub(crate) fn decode(batch: RaftBatch) -> (Vec<Incoming>, u64, u64) {
     let mut refused = 0;
     let mut messages = Vec::with_capacity(batch.envelopes.len());
     for envelope in batch.envelopes {
-        let size = envelope.message.len() as u64;
-        match open(envelope) {
-            Some(incoming) => {
-                bytes += size;
-                messages.push(incoming);
-            }
-            None => refused += 1,
+        let group = GroupId(envelope.group_id);
+        // Read in place: a message is large, and every hand it goes through copies it.
+        messages.push(Incoming { group, message: Message::default(), region: envelope.region });
+        let sound = messages.last_mut().is_some_and(|incoming| {
+            let message = &mut incoming.message;
+            read(message, &envelope.message).is_ok()
+                && (message.from, message.to) == (envelope.from_peer, envelope.to_peer)
+                && message.from != 0
+                && message.to != 0
+                && message.term != 0
+                && between_peers(message)
+        });
+        if sound {
+            bytes += envelope.message.len() as u64;
+        } else {
+            messages.pop();
+            refused += 1;
         }
     }
     (messages, bytes, refused)
 }
 
-fn open(envelope: RaftEnvelope) -> Option<Incoming> {
-    let message = Message::parse_from_carllerche_bytes(&envelope.message).ok()?;
-    let addressed = message.from == envelope.from_peer && message.to == envelope.to_peer;
-    let sound = message.from != 0 && message.to != 0 && message.term != 0 && between_peers(&message);
-    (addressed && sound).then_some(Incoming {
-        group: GroupId(envelope.group_id),
-        message,
-        region: envelope.region,
-    })
+fn read(message: &mut Message, bytes: &Bytes) -> protobuf::ProtobufResult<()> {
+    let mut stream = protobuf::CodedInputStream::from_carllerche_bytes(bytes);
+    message.merge_from(&mut stream)?;
+    stream.check_eof()
 }
 
 fn between_peers(message: &Message) -> bool {

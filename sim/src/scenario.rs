@@ -111,6 +111,7 @@ impl Scenario {
             recorder: self.recorder.clone(),
             stop: stop.clone(),
             shape: self.workload.shape,
+            rows: self.workload.shape.rows(),
         }
     }
 

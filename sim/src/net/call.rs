@@ -72,51 +72,50 @@ struct SimChannel {
 impl Service<http::Request<Body>> for SimChannel {
     type Response = http::Response<Body>;
     type Error = NetError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
+    type Future = Exchange;
 
     fn poll_ready(&mut self, _context: &mut Context<'_>) -> Poll<Result<(), NetError>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, request: http::Request<Body>) -> Self::Future {
-        let channel = self.clone();
-        Box::pin(
-            async move { channel.exchange(request, true).await.map_err(|status| NetError(status.into())) },
-        )
+        self.clone().exchange(request, true)
     }
 }
+
+/// How a call ends, in one box: a future that only wraps another one is as large again, and is copied as a whole.
+type Exchange = BoxFuture<'static, Result<http::Response<Body>, NetError>>;
 
 impl SimChannel {
     /// `first`: it may come again. Callers give up and ask again, and what they gave up may still be on its way, so
     /// no server may rely on a request coming once.
-    async fn exchange(
-        self,
-        request: http::Request<Body>,
-        first: bool,
-    ) -> Result<http::Response<Body>, Status> {
-        let conn = self.connection().await?;
-        let (head, body) = request.into_parts();
-        let again = if first { self.network.again(conn, |link| link.again_ns(method(&head))) } else { None };
-        let stream = self.network.open(conn);
-        let mut receiver = receiver(&self.network, stream, Direction::Down);
-        let mut pump = pump(&self.network, stream, Direction::Up, body);
-        let copied_head = if first && self.network.repeats(conn) { Some(head.clone()) } else { None };
-        pump.sent = copied_head.is_some().then(VecDeque::new);
-        self.network.start_handler(conn, stream, head);
-        // Most requests are one message: no task for them.
-        let finished = poll_fn(|context| Poll::Ready(Pin::new(&mut pump).poll(context).is_ready())).await;
-        if finished {
-            if let (Some(after_ns), Some(head)) = (again, copied_head) {
-                let late = self.clone().repeat(after_ns, head, pump.take_sent());
-                self.network.send_later(late);
+    fn exchange(self, request: http::Request<Body>, first: bool) -> Exchange {
+        Box::pin(async move {
+            let conn = self.connection().await?;
+            let (head, body) = request.into_parts();
+            let again =
+                if first { self.network.again(conn, |link| link.again_ns(method(&head))) } else { None };
+            let stream = self.network.open(conn);
+            let mut receiver = receiver(&self.network, stream, Direction::Down);
+            let mut pump = pump(&self.network, stream, Direction::Up, body);
+            let copied_head = if first && self.network.repeats(conn) { Some(head.clone()) } else { None };
+            pump.sent = copied_head.is_some().then(VecDeque::new);
+            self.network.start_handler(conn, stream, head);
+            // Most requests are one message: no task for them.
+            let finished = poll_fn(|context| Poll::Ready(Pin::new(&mut pump).poll(context).is_ready())).await;
+            if finished {
+                if let (Some(after_ns), Some(head)) = (again, copied_head) {
+                    let late = self.clone().repeat(after_ns, head, pump.take_sent());
+                    self.network.send_later(late);
+                }
+                drop(pump);
+            } else {
+                let rest = self.clone().rest(conn, pump, copied_head);
+                self.network.exec.spawn_on(self.place, "net-request-body", rest);
             }
-            drop(pump);
-        } else {
-            let rest = self.clone().rest(conn, pump, copied_head);
-            self.network.exec.spawn_on(self.place, "net-request-body", rest);
-        }
-        let head = poll_fn(|context| receiver.poll_head(context)).await?;
-        Ok(http::Response::from_parts(head, Body::new(receiver)))
+            let head = poll_fn(|context| receiver.poll_head(context)).await.map_err(failed)?;
+            Ok(http::Response::from_parts(head, Body::new(receiver)))
+        })
     }
 
     /// Sends what is left of a request of several messages. Each may arrive once more; if the request is cut off, the
@@ -172,7 +171,7 @@ impl SimChannel {
     }
 
     /// The connection in use, or a new one after a handshake.
-    async fn connection(&self) -> Result<ConnId, Status> {
+    async fn connection(&self) -> Result<ConnId, NetError> {
         let current = *lock(&self.conn);
         if let Some(conn) = current
             && self.network.is_usable(conn)
@@ -182,15 +181,18 @@ impl SimChannel {
         let (wait_ns, answered) = self.network.handshake(self.place.node, &self.addr);
         self.network.exec.sleep_until(self.network.exec.now_ns() + wait_ns).await;
         if !answered {
-            return Err(Status::unavailable(format!("connect to {}: timed out", self.addr)));
+            return Err(failed(Status::unavailable(format!("connect to {}: timed out", self.addr))));
         }
-        let conn = self
-            .network
-            .establish(self.place, &self.addr)
-            .ok_or_else(|| Status::unavailable(format!("connect to {}: connection refused", self.addr)))?;
+        let conn = self.network.establish(self.place, &self.addr).ok_or_else(|| {
+            failed(Status::unavailable(format!("connect to {}: connection refused", self.addr)))
+        })?;
         *lock(&self.conn) = Some(conn);
         Ok(conn)
     }
+}
+
+fn failed(status: Status) -> NetError {
+    NetError(status.into())
 }
 
 fn receiver(net: &Arc<Network>, stream: StreamId, direction: Direction) -> Receiver {
@@ -294,14 +296,14 @@ impl Network {
     fn open(&self, conn: ConnId) -> StreamId {
         let mut state = lock(&self.state);
         state.stats.calls += 1;
-        let stream = Stream { conn: Some(conn), cancelled_at: NEVER, ..Stream::default() };
-        if let Some(slot) = state.free.pop() {
-            state.streams[slot] = stream;
-            StreamId(slot)
-        } else {
-            state.streams.push(stream);
-            StreamId(state.streams.len() - 1)
-        }
+        let slot = state.free.pop().unwrap_or_else(|| {
+            state.streams.push(Stream::default());
+            state.streams.len() - 1
+        });
+        let stream = &mut state.streams[slot];
+        stream.conn = Some(conn);
+        stream.cancelled_at = NEVER;
+        StreamId(slot)
     }
 
     /// Sends the request head: the handler becomes a task of the server when the head arrives there.

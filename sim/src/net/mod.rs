@@ -183,16 +183,16 @@ struct State {
 
 impl State {
     fn link(&mut self, from: Node, to: Node) -> &mut Link {
-        let index = from.index() * self.nodes + to.index();
-        let (decider, seed, names, mut latency) = (&self.decider, self.seed, &self.names, self.latency);
-        if from == to {
-            let jitter_us = latency.jitter_us.min(15);
-            latency = Latency { base_us: 15, jitter_us, spike_one_in: 0, again_one_in: 0 };
-        }
-        self.links[index].get_or_insert_with(|| {
+        let Self { decider, seed, names, latency, links, nodes, .. } = self;
+        links[from.index() * *nodes + to.index()].get_or_insert_with(|| {
+            let mut latency = *latency;
+            if from == to {
+                let jitter_us = latency.jitter_us.min(15);
+                latency = Latency { base_us: 15, jitter_us, spike_one_in: 0, again_one_in: 0 };
+            }
             let number = (from.index() as u64) << 16 | to.index() as u64;
             let name = format!("{}>{}", names[from.index()], names[to.index()]);
-            Box::new(Link::new(decider, seed, number, &name, latency))
+            Box::new(Link::new(decider, *seed, number, &name, latency))
         })
     }
 
@@ -287,7 +287,13 @@ impl Network {
             if stream.handles > 0 {
                 return;
             }
-            let garbage = std::mem::take(stream);
+            let mut garbage = std::mem::take(stream);
+            // The next stream in this slot finds room for its items.
+            for (next, old) in [(&mut stream.up, &mut garbage.up), (&mut stream.down, &mut garbage.down)] {
+                if old.items.is_empty() {
+                    next.items = std::mem::take(&mut old.items);
+                }
+            }
             state.free.push(id.0);
             garbage
         };
@@ -378,12 +384,14 @@ impl Network {
         let stuck = silent || pipe.items.back().is_some_and(|(at, _)| *at == HELD);
         let same_packet = pipe.sent_at == now && pipe.newest_at != 0;
         let newest_at = pipe.newest_at;
-        let at = if stuck || state.is_cut(from, to) {
+        let at = if stuck {
             HELD
-        } else if same_packet {
-            newest_at
         } else {
-            newest_at.max(now + state.link(from, to).delay_ns(bytes))
+            match state.link(from, to) {
+                link if link.is_cut() => HELD,
+                _ if same_packet => newest_at,
+                link => newest_at.max(now + link.delay_ns(bytes)),
+            }
         };
         if !same_packet {
             self.trace.event(now, from, Kind::Send, u64::from(to.0) << 48 | bytes as u64, at);

@@ -122,9 +122,9 @@ impl Pump {
 
     /// What was sent since the last call, as far as it was kept.
     pub(super) fn take_fresh(&mut self) -> Vec<Bytes> {
-        let sent = self.sent.iter().flatten();
-        let known = sent.clone().count().saturating_sub(std::mem::take(&mut self.fresh));
-        sent.skip(known).cloned().collect()
+        let fresh = std::mem::take(&mut self.fresh);
+        let Some(sent) = self.sent.as_ref().filter(|_| fresh > 0) else { return Vec::new() };
+        sent.range(sent.len().saturating_sub(fresh)..).cloned().collect()
     }
 }
 

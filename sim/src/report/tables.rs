@@ -187,7 +187,7 @@ impl Tables {
     fn regions_of_keys(run: &Resolved, recording: &Recording) -> BTreeMap<String, u64> {
         let regions = services::regions(&run.config);
         let in_packets = recording.packets.iter().flat_map(|packet| packet.keys.iter().copied());
-        let names = run.workload.shape.names().into_iter().chain(in_packets);
+        let names = run.workload.shape.rows().into_iter().map(|(_, name)| name).chain(in_packets);
         names
             .filter_map(|name| {
                 let key = name.key();

@@ -11,6 +11,7 @@ mod txns;
 use crate::check::bank::Bank;
 use crate::config::WorldConfig;
 use crate::draw::Draw;
+use bytes::Bytes;
 use keys::Name;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
@@ -215,14 +216,15 @@ pub struct Shape {
 
 impl Shape {
     /// Everything there is, in the order of keys.
-    pub fn names(self) -> Vec<Name> {
+    pub fn rows(self) -> Vec<(Bytes, Name)> {
         let mut names: Vec<Name> = (0..self.keys).map(Name::Key).collect();
         names.extend((0..self.accounts).map(Name::Account));
         names.extend((0..self.lists).map(Name::List));
         names.extend((0..2 * self.skews).map(Name::Skew));
         names.extend((0..2 * self.forks).map(Name::Fork));
-        names.sort_by_key(|name| name.key());
-        names
+        let mut rows: Vec<(Bytes, Name)> = names.into_iter().map(|name| (name.key(), name)).collect();
+        rows.sort_unstable();
+        rows
     }
 }
 

@@ -65,10 +65,9 @@ impl Runner {
         let span = self.span(&ticket);
         let mut found: BTreeMap<Bytes, Bytes> = pairs.into_iter().collect();
         let mut seen = Seen::default();
-        for name in self.shape.names() {
-            let key = name.key();
-            if covered(&key) {
-                self.scanned(name, found.remove(&key), (at, span), &ticket, &mut seen);
+        for (key, name) in &self.rows {
+            if covered(key) {
+                self.scanned(*name, found.remove(key), (at, span), &ticket, &mut seen);
             }
         }
         for key in found.keys().filter(|key| !matches!(Name::parse(key), Some(Name::Alive(_)))) {

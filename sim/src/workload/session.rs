@@ -9,6 +9,7 @@ use crate::check::oracle::{Ticket, WriteId};
 use crate::exec::{Executor, Node};
 use crate::history::{Account, Effect, KvOp, NEVER, Recorder, Register, Span, Stamp};
 use crate::trace::{Kind, Trace};
+use bytes::Bytes;
 use futures_util::future::select;
 use nokv_client::{Client, ClientError};
 use nokv_env::task::Stop;
@@ -38,6 +39,8 @@ pub struct Runner {
     pub stop: Stop,
     /// How much there is to work on.
     pub shape: Shape,
+    /// [`Shape::rows`], made once: every scan goes through them.
+    pub rows: Vec<(Bytes, Name)>,
 }
 
 impl Runner {
