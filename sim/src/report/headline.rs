@@ -23,7 +23,9 @@ pub(super) fn headline(tables: &Tables, failure: &Failure) -> String {
 
 /// The facts of a checker, with names instead of numbers.
 pub(super) fn plain(tables: &Tables, facts: &str) -> String {
-    let facts = facts.split(" (peers: ").next().unwrap_or_default();
+    // What a snapshot of all accounts showed is told with the read itself.
+    let facts =
+        facts.split(" (peers: ").next().unwrap_or_default().split(": [Account ").next().unwrap_or_default();
     let (group, facts) = group_of(facts);
     let name = |peer: u64, group: Group| match peer {
         0 => "nobody".to_owned(),
@@ -46,6 +48,11 @@ pub(super) fn plain(tables: &Tables, facts: &str) -> String {
                 said.pop();
             }
             name(peer, group)
+        } else if let Some(session) =
+            last_reads(core).filter(|_| before.is_some_and(|word| word.ends_with("session")))
+        {
+            let open = said.pop().unwrap_or_default().replace("session", "");
+            format!("{open}{session}")
         } else if let Some(seconds) = core.strip_suffix('s').and_then(|seconds| seconds.parse::<f64>().ok()) {
             at((seconds * 1e9).round() as u64)
         } else {
@@ -65,6 +72,12 @@ fn group_of(facts: &str) -> (Option<Group>, &str) {
         _ if head.starts_with("root group ") => (Some(Group::Roots), rest),
         _ => (None, facts),
     }
+}
+
+/// What is no session of the workload.
+fn last_reads(number: &str) -> Option<String> {
+    let number = number.parse().ok().filter(|number| *number > u32::from(u16::MAX))?;
+    Some(super::story::session_name(number))
 }
 
 /// `Key(6)` as operations call it.
@@ -366,6 +379,14 @@ mod tests {
         let snapshot = "Key(6): the snapshot at timestamp 463267588296671232 (session 0, 2.328008s to 2.329521s) shows \
                         nothing, although there was write 0/0 (1.700962s to 1.703008s, committed at timestamp \
                         463267588132306945)";
+        assert_eq!(
+            told(
+                &recording,
+                "transactions",
+                "it is 5, not 6 (session 16777215 from 2.591000s to never): [Account { .. }]"
+            ),
+            "it is 5, not 6 (the checker's reads from 2.591 s to never)"
+        );
         assert_eq!(
             told(&recording, "client.snapshot", snapshot),
             "session 0 read k6 as of timestamp 2.328+0 (2.328 s to 2.330 s), and this shows nothing, although there was \

@@ -132,7 +132,8 @@ fn operation(tables: &Tables, row: &Row, keys: &BTreeSet<String>) -> String {
     let when = if row.until_ns == NEVER { "never".to_owned() } else { format!("at {}", at(row.until_ns)) };
     let outcome = |state: Outcome| row.state == state as u8;
     let end = if outcome(Outcome::Unknown) {
-        format!("; the outcome stays unknown ({})", row.detail)
+        let why = if row.detail.is_empty() { String::new() } else { format!(" ({})", row.detail) };
+        format!("; the outcome stays unknown{why}")
     } else if outcome(Outcome::Refused) {
         format!("; refused {when} ({})", row.detail)
     } else if outcome(Outcome::Open) {

@@ -10,6 +10,9 @@ use std::collections::{BTreeMap, BTreeSet};
 /// Requests of one operation that are told, the last ones.
 const REQUESTS_MAX: usize = 6;
 
+/// Calls that set a lock, or end one.
+const CHANGES: [&str; 5] = ["KvPrewrite", "KvCommit", "KvBatchRollback", "KvResolveLock", "KvCheckTxnStatus"];
+
 /// A region as the first peer that knew it like this told it.
 struct Shape {
     since_ns: u64,
@@ -208,41 +211,41 @@ impl<'a> Turns<'a> {
         regions.filter(|id| homes.contains(id)).next_back()
     }
 
-    /// Whether a read met a lock on `key`: prewritten before it was answered, and not committed there by then.
+    /// Whether a read met a lock on `key`: prewritten before it was asked, and if that was ever committed or resolved
+    /// at that key, then after it was answered. Nothing is said of a lock whose end is not so clear.
     fn locked(&self, read: &Row, key: &str, answered_ns: Option<u64>) -> Option<String> {
-        let answered_ns =
-            answered_ns.filter(|_| ["KvGet", "KvBatchGet", "KvScan"].contains(&read.text.as_str()))?;
-        let of_key = |row: &&Row, call: &str| {
-            row.kind == Kind::Packet
-                && row.text == call
-                && row.other == read.other
-                && row.keys.iter().any(|k| k == key)
+        let reads = ["KvGet", "KvBatchGet", "KvScan"].contains(&read.text.as_str());
+        let answered_ns = answered_ns.filter(|_| reads)?;
+        let names = |row: &Row| row.keys.iter().any(|named| named == key);
+        let changes = || {
+            let rows = self.tables.rows.iter();
+            rows.filter(|row| row.kind == Kind::Packet && CHANGES.contains(&row.text.as_str()) && names(row))
         };
         let prewrite =
-            self.tables.rows.iter().rfind(|row| of_key(row, "KvPrewrite") && row.until_ns < read.until_ns)?;
-        let writer = self.tables.rows.iter().find(|row| {
-            row.kind == Kind::Op
+            changes().rfind(|row| row.until_ns < read.until_ns).filter(|row| row.text == "KvPrewrite")?;
+        let writer = self.tables.rows.iter().rfind(|row| {
+            row.is_write_of_many()
                 && row.node == prewrite.node
-                && row.keys.iter().any(|k| k == key)
-                && row.is_write_of_many()
+                && names(row)
                 && (row.from_ns..=row.until_ns).contains(&prewrite.from_ns)
         })?;
-        let during = |row: &&Row| (writer.from_ns..=writer.until_ns).contains(&row.from_ns);
-        // What needs no second round leaves no lock.
-        let in_two_rounds = self.tables.rows.iter().filter(during).any(|row| {
-            row.kind == Kind::Packet
-                && row.text == "KvCommit"
-                && row.node == prewrite.node
-                && row.keys.iter().any(|k| writer.keys.contains(k))
-        });
-        let commit =
-            self.tables.rows.iter().find(|row| of_key(row, "KvCommit") && row.from_ns > prewrite.from_ns);
-        let open = commit.is_none_or(|commit| commit.until_ns >= answered_ns);
-        (in_two_rounds && open).then(|| {
-            let session = writer.other.and_then(|session| self.tables.sessions.get(session));
-            let who = session.map_or_else(String::new, |session| super::story::session_name(session.number));
-            format!(", while {key} was locked by {who} (prewritten at {})", at(prewrite.from_ns))
-        })
+        let locked = match changes().find(|row| row.from_ns > prewrite.from_ns) {
+            Some(end) => {
+                ["KvCommit", "KvResolveLock"].contains(&end.text.as_str()) && end.until_ns >= answered_ns
+            }
+            // Never ended at this key: a lock only if the writer commits in a second round at all.
+            None => self.tables.rows.iter().any(|row| {
+                row.kind == Kind::Packet
+                    && row.text == "KvCommit"
+                    && row.node == prewrite.node
+                    && (prewrite.from_ns..=writer.until_ns).contains(&row.from_ns)
+                    && row.keys.iter().any(|named| writer.keys.contains(named))
+            }),
+        };
+        let session =
+            writer.other.and_then(|session| self.tables.sessions.get(session)).filter(|_| locked)?;
+        let who = super::story::session_name(session.number);
+        Some(format!(", while {key} was locked by {who} (prewritten at {})", at(prewrite.from_ns)))
     }
 }
 
@@ -308,26 +311,26 @@ mod tests {
     #[test]
     fn a_read_under_a_lock_is_told_as_that() {
         let (first, second) = (Name::Key(6), Name::Key(2));
-        let told = |committed_ms: u64| {
+        let told = |committed_ms: Option<u64>| {
             let mut recording = Recording::default();
             region(&mut recording, 100, 1, 1, b"", b"");
             let write = Op::Multi { puts: vec![2, 6], deletes: Vec::new(), bytes: 16, vanish_ms: 0 };
             recording.op_begins(SECOND, CLIENT1, 1 << 32, &write);
             asks(&mut recording, (1_100, 1_200), (CLIENT1, STORE2), "KvPrewrite", &[second, first]);
             asks(&mut recording, (1_250, 1_300), (CLIENT1, STORE2), "KvCommit", &[second]);
-            asks(&mut recording, (committed_ms, committed_ms + 50), (CLIENT1, STORE2), "KvCommit", &[first]);
+            if let Some(from_ms) = committed_ms {
+                asks(&mut recording, (from_ms, from_ms + 50), (CLIENT1, STORE2), "KvCommit", &[first]);
+            }
             recording.op_ends(5 * SECOND, 1 << 32, None);
             recording.op_begins(3 * SECOND, CLIENT1, 2 << 32, &Op::Get { key: 6 });
             asks(&mut recording, (3_010, 3_020), (CLIENT1, STORE2), "KvGet", &[first]);
-            recording.op_ends(4 * SECOND, 2 << 32, None);
+            recording.op_ends(3 * SECOND + SECOND / 2, 2 << 32, None);
             requests(&recording, "k6")
         };
-        assert_eq!(
-            told(4_000),
-            [
-                "client1 asks store2: KvGet of k6; answered at 3.019 s, while k6 was locked by session 0 (prewritten at 1.100 s)."
-            ]
-        );
-        assert_eq!(told(2_000), ["client1 asks store2: KvGet of k6; answered at 3.019 s."]);
+        let locked = "client1 asks store2: KvGet of k6; answered at 3.019 s, while k6 was locked by session 0 \
+                      (prewritten at 1.100 s).";
+        assert_eq!(told(Some(4_000)), [locked], "committed too late");
+        assert_eq!(told(None), [locked], "committed at its primary only");
+        assert_eq!(told(Some(2_000)), ["client1 asks store2: KvGet of k6; answered at 3.019 s."]);
     }
 }

@@ -2,7 +2,7 @@
 
 use super::facts::Known;
 use crate::node::EPOCH_MS;
-use crate::plan::Fault;
+use crate::plan::{Fault, HOLDER, LEADER};
 use crate::workload::Op;
 use nokv_proto::id::PHYSICAL_SHIFT;
 use serde_json::Value;
@@ -136,7 +136,14 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
     let kind = value["kind"].as_str().unwrap_or("fault").to_owned();
     let text = |field: &str| value[field].as_str().unwrap_or("?").to_owned();
     let number = |field: &str| value[field].as_u64().unwrap_or_default();
-    let node = text("node");
+    let node = match text("node") {
+        holder if holder == HOLDER => "the lease holder".to_owned(),
+        node => match node.strip_prefix(LEADER) {
+            Some("root") => "the leader of the meta-roots".to_owned(),
+            Some(region) => format!("the leader of the region number {region}"),
+            None => node,
+        },
+    };
     let words = match kind.as_str() {
         "kill" if value["power"].as_bool() == Some(true) => format!("{node} loses power"),
         "kill" => format!("the process of {node} is killed"),
