@@ -122,21 +122,21 @@ pub struct Packet {
     pub keys: Vec<Name>,
 }
 
-/// What a crash took from a disk, in words, whole files first; empty if every file is as long as it was.
+/// What a crash took from a disk, in words; empty if every file is as long as it was.
 pub fn losses(before: &[(PathBuf, u64)], after: &[(PathBuf, u64)]) -> String {
     let left: BTreeMap<&PathBuf, u64> = after.iter().map(|(path, bytes)| (path, *bytes)).collect();
-    let (mut gone, mut cut) = (String::new(), String::new());
+    let (mut gone, mut shorter) = (Vec::new(), Vec::new());
     for (path, had) in before {
-        let path_had = path.display();
+        let name = path.display();
         match left.get(path) {
-            None => gone.push_str(&format!("; {path_had} is gone ({had} bytes): its name was not durable")),
-            Some(has) if has < had => {
-                cut.push_str(&format!("; {path_had} lost {} of {had} bytes", had - has))
-            }
+            None => gone.push(format!("{name} ({had} bytes)")),
+            Some(has) if has < had => shorter.push(format!("{name} by {} of {had} bytes", had - has)),
             Some(_) => {}
         }
     }
-    gone + &cut
+    let told = [("gone, as the name was not durable", gone), ("shorter", shorter)];
+    let told = told.into_iter().filter(|(_, files)| !files.is_empty());
+    told.map(|(how, files)| format!("; {how}: {}", files.join(", "))).collect::<Vec<_>>().concat()
 }
 
 /// Everything that was recorded.
@@ -427,7 +427,7 @@ mod tests {
     }
 
     #[test]
-    fn a_crash_is_told_by_what_it_took_whole_files_first() {
+    fn a_crash_is_told_by_what_it_took() {
         let files = |list: &[(&str, u64)]| -> Vec<(PathBuf, u64)> {
             list.iter().map(|(path, bytes)| (PathBuf::from(path), *bytes)).collect()
         };
@@ -435,7 +435,7 @@ mod tests {
         assert_eq!(losses(&before, &before), "");
         assert_eq!(
             losses(&before, &files(&[("/a", 4), ("/c", 30)])),
-            "; /b is gone (20 bytes): its name was not durable; /a lost 6 of 10 bytes"
+            "; gone, as the name was not durable: /b (20 bytes); shorter: /a by 6 of 10 bytes"
         );
     }
 

@@ -18,7 +18,7 @@ pub(super) fn headline(tables: &Tables, failure: &Failure) -> String {
         .or_else(|| told.numbers())
         .or_else(|| told.gave_up())
         .or_else(|| told.snapshot())
-        .unwrap_or_else(|| plain(tables, &failure.facts))
+        .unwrap_or_else(|| format!("{}.", plain(tables, &failure.facts)))
 }
 
 /// The facts of a checker, with names instead of numbers.
@@ -260,7 +260,7 @@ impl Headline<'_> {
         });
         let lost = lost.and_then(|row| {
             let (_, lost) = row.detail.split_once("; ")?;
-            Some(format!(" What the power loss at {} took from its disk: {lost}.", at(row.from_ns)))
+            Some(format!(" Its disk after the power loss at {}: {lost}.", at(row.from_ns)))
         });
         Some(stamps(&format!("{who} {does}: {}.{}", regions(reason), lost.unwrap_or_default())))
     }
@@ -357,13 +357,13 @@ mod tests {
             2_000_000_000,
             STORE3,
             State::PowerLost,
-            "what was not synced may be lost; /raft/1 is gone",
+            "what was not synced may be lost; gone, as the name was not durable: /raft/1 (9 bytes)",
         );
         let facts = "store3 gave up without a disk fault: does not start: raft: g1: the log ends at 0";
         assert_eq!(
             told(&recording, "failure", facts),
             "store3 cannot start again: raft: region 1: the log ends at 0. \
-             What the power loss at 2.000 s took from its disk: /raft/1 is gone."
+             Its disk after the power loss at 2.000 s: gone, as the name was not durable: /raft/1 (9 bytes)."
         );
     }
 
@@ -374,7 +374,7 @@ mod tests {
                      (peers: 101 on store1)";
         assert_eq!(
             told(&recording, "raft", facts),
-            "region 1: store3 gives store1 its vote in term 2, and its disk has a vote for nobody in term 2"
+            "region 1: store3 gives store1 its vote in term 2, and its disk has a vote for nobody in term 2."
         );
         let snapshot = "Key(6): the snapshot at timestamp 463267588296671232 (session 0, 2.328008s to 2.329521s) shows \
                         nothing, although there was write 0/0 (1.700962s to 1.703008s, committed at timestamp \
@@ -385,7 +385,7 @@ mod tests {
                 "transactions",
                 "it is 5, not 6 (session 16777215 from 2.591000s to never): [Account { .. }]"
             ),
-            "it is 5, not 6 (the checker's reads from 2.591 s to never)"
+            "it is 5, not 6 (the checker's reads from 2.591 s to never)."
         );
         assert_eq!(
             told(&recording, "client.snapshot", snapshot),

@@ -109,14 +109,11 @@ impl<'a> Turns<'a> {
             if moved.is_empty() && !(keys.is_empty() && concerned) {
                 continue;
             }
-            let mut text = format!(
-                "region {parent} is split at {}: what lies behind belongs to region {child} from now on",
-                String::from_utf8_lossy(&born.start)
+            let also = if moved.is_empty() { String::new() } else { format!(", also {}", moved.join(", ")) };
+            let border = String::from_utf8_lossy(&born.start);
+            let text = format!(
+                "region {parent} is split at {border}: what lies behind belongs to region {child} from now on{also}."
             );
-            if !moved.is_empty() {
-                text.push_str(&format!(", also {}", moved.join(", ")));
-            }
-            text.push('.');
             lines.push(Line { at_ns: born.since_ns, text, row: Some(born.row), evidence: false });
         }
         lines
@@ -204,11 +201,11 @@ impl<'a> Turns<'a> {
                 && (row.until_ns..=until_ns).contains(&mark.from_ns)
                 && mark.known.as_ref().is_some_and(|known| known.name == "ReadServed")
         });
-        let regions = reads.filter_map(|mark| match mark.group {
+        let mut regions = reads.filter_map(|mark| match mark.group {
             Some(Group::Region(id)) => Some(id),
             _ => None,
         });
-        regions.filter(|id| homes.contains(id)).next_back()
+        regions.rfind(|id| homes.contains(id))
     }
 
     /// Whether a read met a lock on `key`: prewritten before it was asked, and if that was ever committed or resolved
