@@ -20,21 +20,21 @@ pub use text::{failure, failure_of_case, line, replay, timeline};
 #[cfg(test)]
 mod testing {
     use super::tables::Tables;
+    use crate::Given;
     use crate::exec::Node;
     use crate::record::{Packet, Recording, Told};
     use crate::run::{Failure, RunOptions, Verdict};
     use crate::workload::keys::Name;
-    use crate::{Given, exec};
     use nokv_env::{Fact, Peer};
     use std::time::Duration;
 
     pub(super) const SECOND: u64 = 1_000_000_000;
-    pub(super) const COORD1: Node = exec::Node(4);
-    pub(super) const COORD2: Node = exec::Node(5);
-    pub(super) const STORE1: Node = exec::Node(6);
-    pub(super) const STORE2: Node = exec::Node(7);
-    pub(super) const STORE3: Node = exec::Node(8);
-    pub(super) const CLIENT1: Node = exec::Node(9);
+    pub(super) const COORD1: Node = Node(4);
+    pub(super) const COORD2: Node = Node(5);
+    pub(super) const STORE1: Node = Node(6);
+    pub(super) const STORE2: Node = Node(7);
+    pub(super) const STORE3: Node = Node(8);
+    pub(super) const CLIENT1: Node = Node(9);
 
     /// A recording as the run of a plain world that ended with `facts`, at `at_s`.
     pub(super) fn failed(

@@ -302,7 +302,8 @@ impl<'a> Teller<'a> {
         let turns = Turns::new(self.tables);
         let mut groups = self.clues.groups.clone();
         if !keys.is_empty() && keys.len() <= 4 {
-            groups.extend(turns.homes(&keys).into_iter().map(Group::Region));
+            let at_birth = keys.iter().filter_map(|key| self.tables.regions.get(key)).copied();
+            groups.extend(at_birth.chain(turns.homes(&keys)).map(Group::Region));
         }
         groups.extend(evidence.iter().filter_map(|index| self.tables.rows[*index].group));
 
