@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll};
 
 /// Wall-clock time at the beginning of every world: 2026-01-01, in milliseconds since the epoch.
-const EPOCH_MS: i64 = 1_767_225_600_000;
+pub(crate) const EPOCH_MS: i64 = 1_767_225_600_000;
 
 /// What a node keeps over its lives.
 pub struct NodeParts {

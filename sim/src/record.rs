@@ -14,6 +14,7 @@ use crate::workload::Op;
 use crate::workload::keys::Name;
 use nokv_env::Fact;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 /// A time that never comes: the packet never arrived, the operation never returned.
 pub const NEVER: u64 = u64::MAX;
@@ -119,6 +120,23 @@ pub struct Packet {
     pub content: Vec<String>,
     /// Workload keys in it.
     pub keys: Vec<Name>,
+}
+
+/// What a crash took from a disk, in words; empty if every file is as long as it was.
+pub fn losses(before: &[(PathBuf, u64)], after: &[(PathBuf, u64)]) -> String {
+    let left: BTreeMap<&PathBuf, u64> = after.iter().map(|(path, bytes)| (path, *bytes)).collect();
+    let (mut gone, mut shorter) = (Vec::new(), Vec::new());
+    for (path, had) in before {
+        let name = path.display();
+        match left.get(path) {
+            None => gone.push(format!("{name} ({had} bytes)")),
+            Some(has) if has < had => shorter.push(format!("{name} by {} of {had} bytes", had - has)),
+            Some(_) => {}
+        }
+    }
+    let told = [("gone, as the name was not durable", gone), ("shorter", shorter)];
+    let told = told.into_iter().filter(|(_, files)| !files.is_empty());
+    told.map(|(how, files)| format!("; {how}: {}", files.join(", "))).collect::<Vec<_>>().concat()
 }
 
 /// Everything that was recorded.
@@ -406,6 +424,19 @@ mod tests {
         recording.released(3, false, 99);
         assert_eq!((recording.packets[1].arrives_ns, recording.packets[1].held), (99, true));
         assert_eq!(recording.packets[2].arrives_ns, 25);
+    }
+
+    #[test]
+    fn a_crash_is_told_by_what_it_took() {
+        let files = |list: &[(&str, u64)]| -> Vec<(PathBuf, u64)> {
+            list.iter().map(|(path, bytes)| (PathBuf::from(path), *bytes)).collect()
+        };
+        let before = files(&[("/a", 10), ("/b", 20), ("/c", 30)]);
+        assert_eq!(losses(&before, &before), "");
+        assert_eq!(
+            losses(&before, &files(&[("/a", 4), ("/c", 30)])),
+            "; gone, as the name was not durable: /b (20 bytes); shorter: /a by 6 of 10 bytes"
+        );
     }
 
     #[test]

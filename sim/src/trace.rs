@@ -130,6 +130,11 @@ impl Trace {
         }
     }
 
+    /// Whether a recording is kept: what is told only there need not be found out otherwise.
+    pub fn is_recording(&self) -> bool {
+        self.recording
+    }
+
     /// Tells the recording, if one is kept. Never part of the hash.
     pub fn record(&self, tell: impl FnOnce(&mut Recording)) {
         if self.recording

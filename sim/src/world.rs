@@ -13,7 +13,7 @@ use crate::exec::{Executor, Node, SUPERVISOR, lock};
 use crate::net::{Down, Host, Network};
 use crate::node::{Chances, NodeParts, Surroundings};
 use crate::plan::{HOLDER, LEADER, Names};
-use crate::record::State;
+use crate::record::{State, losses};
 use crate::services::{Role, Service};
 use crate::trace::{Kind, Trace};
 use crate::watch::Watch;
@@ -22,6 +22,7 @@ use nokv_env::task::Stop;
 use nokv_env::{Env, MemDisk, RngSource};
 use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, Weak};
 
@@ -214,6 +215,11 @@ impl World {
         self.around.trace.event(self.now(), node, Kind::Life, what, u64::from(life));
     }
 
+    /// What is on the node's disk, if somebody wants to be told what a crash takes from it.
+    fn files_for_recording(&self, node: Node) -> Vec<(PathBuf, u64)> {
+        if self.around.trace.is_recording() { self.cell(node).parts.disk.files() } else { Vec::new() }
+    }
+
     fn record_life(&self, node: Node, state: State, why: &str) {
         let now = self.now();
         self.around.trace.record(|recording| recording.life(now, node, state, why));
@@ -334,8 +340,10 @@ impl World {
             Down::Power => (CrashMode::ProcessKill, State::PowerLost, "all that was written survives"),
             Down::Process => (CrashMode::ProcessKill, State::Killed, "all that was written survives"),
         };
+        let had = self.files_for_recording(node);
         cell.parts.disk.crash(mode);
-        self.record_life(node, state, why);
+        let lost = losses(&had, &self.files_for_recording(node));
+        self.record_life(node, state, &format!("{why}{lost}"));
         self.around.exec.kill(node);
         true
     }

@@ -45,6 +45,12 @@ impl Known {
         self.fields.get(field)?.parse().ok()
     }
 
+    /// A list of bytes.
+    pub(super) fn bytes(&self, field: &str) -> Option<Vec<u8>> {
+        let listed = self.fields.get(field)?.strip_prefix('[')?.strip_suffix(']')?;
+        listed.split(", ").filter(|byte| !byte.is_empty()).map(|byte| byte.parse().ok()).collect()
+    }
+
     /// The raft group, if the fact is about one.
     pub(super) fn group(&self) -> Option<Group> {
         let group = self.number("group")?;

@@ -1,8 +1,10 @@
 //! The page: tables and story as JSON inside a template that draws them.
 
+use super::causes::causes;
 use super::story::{Story, session_name};
 use super::tables::{Kind, Row, Tables};
 use super::text;
+use super::turns::Turns;
 use crate::check::seconds;
 use crate::record::NEVER;
 use crate::run::{Resolved, RunOptions, Verdict, run_keeping};
@@ -47,6 +49,8 @@ fn micros(ns: u64) -> Value {
 
 fn data(run: &Resolved, verdict: &Verdict, tables: &Tables, story: &Story, commands: &Commands) -> Value {
     let failure = verdict.failure.as_ref();
+    let (done, causes) = causes(run, tables, verdict);
+    let later = Turns::new(tables).born();
     let mut words = Words::default();
     let rows: Vec<Value> = tables.rows.iter().map(|row| words.row(row, tables)).collect();
     let regions: BTreeMap<&String, String> =
@@ -59,6 +63,9 @@ fn data(run: &Resolved, verdict: &Verdict, tables: &Tables, story: &Story, comma
         "verdict": if verdict.passed() { "pass" } else { "fail" },
         "checker": failure.map(|failure| &failure.checker),
         "facts": failure.map(|failure| &failure.facts),
+        "headline": story.headline,
+        "done": done,
+        "causes": causes.iter().map(|cause| json!([cause.text, cause.at_ns.map(micros), cause.row])).collect::<Vec<_>>(),
         "at": failure.map(|failure| micros(failure.at_ns)),
         "when": failure.map(|failure| seconds(failure.at_ns)),
         "line": text::line(&Verdict { wall: None, ..verdict.clone() }).replace(" wall=?s", ""),
@@ -76,7 +83,8 @@ fn data(run: &Resolved, verdict: &Verdict, tables: &Tables, story: &Story, comma
         "nodes": tables.nodes,
         "sessions": tables.sessions.iter().map(|session| json!([session_name(session.number), session.node])).collect::<Vec<_>>(),
         "groups": tables.groups.iter().map(|group| group.to_string()).collect::<Vec<_>>(),
-        "ranges": tables.ranges.iter().map(|(id, range)| (format!("region {id}"), json!(range))).collect::<serde_json::Map<_, _>>(),
+        "ranges": tables.ranges.iter().chain(&later).map(|(id, range)| (format!("region {id}"), json!(range))).collect::<serde_json::Map<_, _>>(),
+        "later": later.iter().map(|(id, _)| format!("region {id}")).collect::<Vec<_>>(),
         "regions": regions,
         "notes": tables.notes.iter().map(|(at, note)| json!([micros(*at), note])).collect::<Vec<_>>(),
         "story": story.lines.iter().map(|line| json!([micros(line.at_ns), line.text, line.row, line.evidence])).collect::<Vec<_>>(),

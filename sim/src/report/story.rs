@@ -6,19 +6,24 @@
 //! it names things the way all of them do.
 
 use super::facts::Group;
+use super::headline;
 use super::tables::{Kind, Outcome, Row, Tables, value};
-use super::words::{at, millis};
+use super::turns::Turns;
+use super::words::{at, millis, regions, stamps};
 use crate::check::oracle::WriteId;
 use crate::record::{NEVER, State};
 use crate::run::{Failure, Verdict};
 use std::collections::{BTreeMap, BTreeSet};
-use std::fmt::Write as _;
 
 const SECOND: u64 = 1_000_000_000;
 /// How far before the evidence the story looks for causes.
 const BEFORE_NS: u64 = 3 * SECOND;
 /// Longest span that the page opens with.
 const OPENING_NS: u64 = 12 * SECOND;
+/// How the reason ends with which a node gives up when the simulated disk under it has crashed.
+const DISK_DIED: &str = "the simulated node has crashed";
+/// Parts of an answer up to which all of it is told.
+const ANSWERS_MAX: usize = 8;
 /// Sentences of each sort that are told.
 const EVIDENCE_MAX: usize = 16;
 const CONTEXT_MAX: usize = 10;
@@ -37,6 +42,8 @@ pub(super) struct Line {
 /// The story of a run.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Story {
+    /// What is wrong, in one sentence; empty if nothing is.
+    pub(super) headline: String,
     pub(super) lines: Vec<Line>,
     /// Rows that make up the violation.
     pub(super) evidence: Vec<usize>,
@@ -75,41 +82,58 @@ fn indexes(tables: &Tables, which: impl Fn(&Row) -> bool) -> Vec<usize> {
     tables.rows.iter().enumerate().filter(|(_, row)| which(row)).map(|(index, _)| index).collect()
 }
 
-/// A row in words.
+/// A row as a line of the story.
 fn sentence(tables: &Tables, index: usize, evidence: bool) -> Line {
+    Line { at_ns: tables.rows[index].from_ns, text: words_of(tables, index), row: Some(index), evidence }
+}
+
+/// A row in words.
+pub(super) fn words_of(tables: &Tables, index: usize) -> String {
     let row = &tables.rows[index];
     let name = |node: Option<usize>| {
         node.and_then(|node| tables.nodes.get(node)).map_or("the world", String::as_str)
     };
     let lasted = row.until_ns.saturating_sub(row.from_ns) / 1_000_000;
     let text = match row.kind {
+        Kind::Fault if row.detail == "disk_crash" => match tables.dies_between(row) {
+            Some(when) => format!("{}, which comes at {}.", row.text, at(when)),
+            None => format!("{}.", row.text),
+        },
         Kind::Fault if row.until_ns == NEVER => format!("{}, until the end of the run.", row.text),
         Kind::Fault if lasted == 0 => format!("{}.", row.text),
         Kind::Fault => format!("{}; this lasts {}.", row.text, millis(lasted)),
         Kind::Life => match row.detail.as_str() {
             "" => format!("{}: {}.", name(row.node), row.text),
-            why => format!("{}: {} ({why}).", name(row.node), row.text),
+            // Not a bug of the node: its disk is the one that crashed.
+            why if why.ends_with(DISK_DIED) => {
+                format!("{} stops in the middle of a write to disk.", name(row.node))
+            }
+            why => format!("{}: {} ({}).", name(row.node), row.text, regions(why)),
         },
         Kind::Lead => {
             let group = row.group.map_or_else(String::new, |group| group.to_string());
             format!("{} becomes leader of {group} in {}.", name(row.node), row.text)
         }
         Kind::Lease => format!("{} gets the lease, {}.", name(row.node), row.text),
-        Kind::Op => operation(tables, row),
+        Kind::Op => operation(tables, row, &BTreeSet::new()),
+        Kind::Mark if row.state == 4 && row.text.starts_with("chance ") => {
+            format!("{} takes the rare branch {}.", name(row.node), &row.text["chance ".len()..])
+        }
         Kind::Mark => format!("{} {}.", name(row.node), row.text),
-        Kind::Packet => request(tables, row),
+        Kind::Packet => format!("{} sends {} to {}.", name(row.node), row.text, name(row.other)),
     };
-    let text = shorten(&text);
-    Line { at_ns: row.from_ns, text, row: Some(index), evidence }
+    stamps(&text)
 }
 
-fn operation(tables: &Tables, row: &Row) -> String {
+/// An operation; of a long answer only what it says of `keys`.
+fn operation(tables: &Tables, row: &Row, keys: &BTreeSet<String>) -> String {
     let session = row.other.and_then(|session| tables.sessions.get(session));
     let who = session.map_or_else(String::new, |session| session_name(session.number));
     let when = if row.until_ns == NEVER { "never".to_owned() } else { format!("at {}", at(row.until_ns)) };
     let outcome = |state: Outcome| row.state == state as u8;
     let end = if outcome(Outcome::Unknown) {
-        format!("; the outcome stays unknown ({})", row.detail)
+        let why = if row.detail.is_empty() { String::new() } else { format!(" ({})", row.detail) };
+        format!("; the outcome stays unknown{why}")
     } else if outcome(Outcome::Refused) {
         format!("; refused {when} ({})", row.detail)
     } else if outcome(Outcome::Open) {
@@ -117,45 +141,19 @@ fn operation(tables: &Tables, row: &Row) -> String {
     } else if row.detail.is_empty() {
         format!("; acknowledged {when}")
     } else {
-        format!("; answered {when}: {}", row.detail)
+        format!("; answered {when}: {}", answer(&row.detail, keys))
     };
     format!("{who}: {}{end}.", row.text)
 }
 
-/// A request, and when it was answered.
-fn request(tables: &Tables, row: &Row) -> String {
-    let name = |node: Option<usize>| node.and_then(|node| tables.nodes.get(node)).map_or("?", String::as_str);
-    let answered = format!("{} answered", row.text);
-    let answer = tables.rows.iter().find(|other| {
-        let back = (other.node, other.other) == (row.other, row.node);
-        other.kind == Kind::Packet && back && other.from_ns >= row.until_ns && other.text == answered
-    });
-    let end = match answer.filter(|_| row.state != 2) {
-        Some(answer) => format!("answered at {}", at(answer.from_ns)),
-        None => "never answered".to_owned(),
-    };
-    let (from, to, keys) = (name(row.node), name(row.other), row.keys.join(", "));
-    format!("{from} asks {to}: {} of {keys}; {end}.", row.text)
-}
-
-/// Long numbers by their last digits: timestamps of one run begin alike.
-fn shorten(text: &str) -> String {
-    let mut short = String::new();
-    let mut digits = String::new();
-    for letter in text.chars().chain([' ']) {
-        if letter.is_ascii_digit() {
-            digits.push(letter);
-            continue;
-        }
-        match digits.len().checked_sub(9).filter(|_| digits.len() > 12) {
-            Some(cut) => _ = short.write_str(&format!("…{}", &digits[cut..])),
-            None => short.push_str(&digits),
-        }
-        digits.clear();
-        short.push(letter);
+fn answer(detail: &str, keys: &BTreeSet<String>) -> String {
+    let parts: Vec<&str> = detail.split(", ").collect();
+    let about = |part: &&&str| part.split_once(" is ").is_some_and(|(key, _)| keys.contains(key));
+    let told: Vec<&str> = parts.iter().filter(about).copied().collect();
+    if parts.len() <= ANSWERS_MAX || told.is_empty() {
+        return detail.to_owned();
     }
-    short.pop();
-    short
+    format!("{}, and {} more answers", told.join(", "), parts.len() - told.len())
 }
 
 /// What people call a session. The last reads have a number beyond all others.
@@ -211,7 +209,9 @@ impl Clues {
                 ("peers", Some(number)) => clues.peers.extend([Some(number), after(3)].into_iter().flatten()),
                 ("and", Some(number)) => _ = clues.peers.insert(number),
                 ("term", Some(number)) => _ = clues.terms.insert(number),
-                (name, Some(number)) if !NAMES.contains(&name) => _ = clues.indexes.insert(number),
+                (name, Some(number)) if number > 0 && !NAMES.contains(&name) => {
+                    _ = clues.indexes.insert(number);
+                }
                 ("generation", Some(number)) => _ = clues.generations.insert(number),
                 _ => {}
             }
@@ -224,6 +224,10 @@ impl Clues {
     fn word(&mut self, word: &str, tables: &Tables) {
         if let Some(node) = tables.nodes.iter().position(|name| name == word) {
             self.nodes.insert(node);
+        }
+        // A region, as stores name it in their errors.
+        if let Some(Ok(id)) = word.strip_prefix('g').map(str::parse) {
+            self.groups.insert(Group::Region(id));
         }
         if let Some((session, step)) = word.split_once('/')
             && let (Ok(session), Ok(step)) =
@@ -268,6 +272,7 @@ fn time(word: &str) -> Option<u64> {
 struct Teller<'a> {
     tables: &'a Tables,
     clues: Clues,
+    failure: &'a Failure,
     checker: &'a str,
     facts: &'a str,
     at_ns: u64,
@@ -276,7 +281,8 @@ struct Teller<'a> {
 impl<'a> Teller<'a> {
     fn new(tables: &'a Tables, failure: &'a Failure) -> Self {
         let clues = Clues::read(&failure.facts, tables);
-        Self { tables, clues, checker: &failure.checker, facts: &failure.facts, at_ns: failure.at_ns }
+        let (checker, facts) = (&failure.checker, &failure.facts);
+        Self { tables, clues, failure, checker, facts, at_ns: failure.at_ns }
     }
 
     fn tell(self) -> Story {
@@ -293,45 +299,82 @@ impl<'a> Teller<'a> {
                 keys.extend(row.keys.iter().cloned());
             }
         }
+        let turns = Turns::new(self.tables);
         let mut groups = self.clues.groups.clone();
         if !keys.is_empty() && keys.len() <= 4 {
-            groups.extend(
-                keys.iter().filter_map(|key| self.tables.regions.get(key)).map(|id| Group::Region(*id)),
-            );
+            let at_birth = keys.iter().filter_map(|key| self.tables.regions.get(key)).copied();
+            groups.extend(at_birth.chain(turns.homes(&keys)).map(Group::Region));
         }
         groups.extend(evidence.iter().filter_map(|index| self.tables.rows[*index].group));
 
         let first = evidence.iter().map(|index| self.tables.rows[*index].from_ns).min().unwrap_or(self.at_ns);
-        let mut lines = Vec::new();
-        for index in newest(&evidence, EVIDENCE_MAX) {
-            let mut line = sentence(self.tables, index, true);
-            if let Some((read, words)) = missed.as_ref().map(|missed| (missed.0, &missed.1))
-                && read == index
-            {
-                line.text.push(' ');
-                line.text.push_str(words);
-            }
-            lines.push(line);
-        }
         let since = first.max(self.at_ns.saturating_sub(OPENING_NS)).saturating_sub(BEFORE_NS);
-        let requests = self.requests(&evidence);
-        for index in self.context(since, &groups, &evidence).into_iter().chain(requests) {
-            if !evidence.contains(&index) {
-                lines.push(sentence(self.tables, index, false));
-            }
-        }
+        let mut lines = self.evidence_lines(&evidence, missed.as_ref());
+        let context =
+            self.context(since, &groups, &evidence).into_iter().filter(|index| !evidence.contains(index));
+        lines.extend(context.map(|index| sentence(self.tables, index, false)));
+        let (requests, remark) = self.requests(&turns, &evidence, &keys);
+        evidence.extend(requests.iter().filter(|line| line.evidence).filter_map(|line| line.row));
+        lines.extend(requests);
+        lines.extend(turns.splits(&keys, &groups, self.at_ns));
         lines.sort_by_key(|line| (line.at_ns, !line.evidence));
-        let text = shorten(&format!("{} {}", super::words::rule(self.checker), self.facts));
-        lines.push(Line { at_ns: self.at_ns, text, row: None, evidence: true });
+        lines.push(Line {
+            at_ns: self.at_ns,
+            text: super::words::rule(self.checker).replace(':', "."),
+            row: None,
+            evidence: true,
+        });
         let opening = self.opening(&lines);
         let margin = (self.at_ns.saturating_sub(opening) / 12).max(SECOND / 1_000);
         Story {
+            headline: [Some(headline::headline(self.tables, self.failure)), remark]
+                .into_iter()
+                .flatten()
+                .collect::<Vec<_>>()
+                .join(" "),
             lines,
             evidence: evidence.into_iter().collect(),
             keys: keys.into_iter().collect(),
             groups: groups.into_iter().collect(),
             from_ns: opening.saturating_sub(margin),
             until_ns: self.at_ns + margin,
+        }
+    }
+
+    /// The evidence in sentences. What another sentence says already is only marked in the lanes.
+    fn evidence_lines(&self, evidence: &BTreeSet<usize>, missed: Option<&(usize, String)>) -> Vec<Line> {
+        let told: BTreeSet<usize> =
+            evidence.iter().copied().filter(|index| !self.is_echo(*index, evidence)).collect();
+        let lines = newest(&told, EVIDENCE_MAX).into_iter().map(|index| {
+            let mut line = sentence(self.tables, index, true);
+            let row = &self.tables.rows[index];
+            if row.kind == Kind::Op {
+                line.text = stamps(&operation(self.tables, row, &self.clues.keys));
+            }
+            if let Some((_, words)) = missed.filter(|(read, _)| *read == index) {
+                line.text.push(' ');
+                line.text.push_str(words);
+            }
+            line
+        });
+        lines.collect()
+    }
+
+    /// Whoever learns of a lease that another line grants, and whoever takes numbers that another line hands out.
+    fn is_echo(&self, index: usize, evidence: &BTreeSet<usize>) -> bool {
+        let rows = &self.tables.rows;
+        let Some(known) = rows[index].known.as_ref() else { return false };
+        let others = || evidence.iter().map(|index| &rows[*index]);
+        match known.name.as_str() {
+            "Lease" => {
+                others().any(|row| row.kind == Kind::Lease && known.number("generation") == Some(row.number))
+            }
+            "Accepted" => others().filter_map(|row| row.known.as_ref()).any(|other| {
+                other.name == "Granted"
+                    && other.text("duty") == known.text("duty")
+                    && other.range() == known.range()
+            }),
+            _ => false,
         }
     }
 
@@ -343,27 +386,33 @@ impl<'a> Teller<'a> {
         };
         let first = since(self.at_ns.saturating_sub(OPENING_NS), &|line| line.evidence);
         let length = (self.at_ns - first.min(self.at_ns)).max(SECOND / 10);
-        since(self.at_ns.saturating_sub(3 * length), &|_| true).min(first)
+        since(self.at_ns.saturating_sub(length * 3 / 2), &|_| true).min(first)
     }
 
-    /// What the newest operations of the evidence asked of stores.
-    fn requests(&self, evidence: &BTreeSet<usize>) -> Vec<usize> {
+    /// What the newest operations of the evidence asked of stores, and what is remarkable about the last of them.
+    fn requests(
+        &self,
+        turns: &Turns<'_>,
+        evidence: &BTreeSet<usize>,
+        keys: &BTreeSet<String>,
+    ) -> (Vec<Line>, Option<String>) {
         let rows = &self.tables.rows;
-        let operations = evidence.iter().rev().filter(|index| rows[**index].kind == Kind::Op).take(3);
-        let mut found = Vec::new();
-        for operation in operations.map(|index| &rows[*index]).filter(|row| row.keys.len() <= 2) {
-            let until = operation.until_ns.min(self.at_ns);
-            let asked = indexes(self.tables, |row| {
-                row.kind == Kind::Packet
-                    && row.node == operation.node
-                    && (operation.from_ns..=until).contains(&row.from_ns)
-                    && row.text.starts_with("Kv")
-                    && !row.text.ends_with("answered")
-                    && row.keys.iter().any(|key| operation.keys.contains(key))
-            });
-            found.extend(asked.into_iter().rev().take(4));
+        let operations = evidence.iter().rev().map(|index| &rows[*index]).filter(|row| row.kind == Kind::Op);
+        let (mut lines, mut remark) = (Vec::<Line>::new(), None);
+        for (nth, operation) in operations.take(3).enumerate() {
+            for request in turns.requests(operation, keys, self.at_ns) {
+                let mut line = request.line;
+                if nth == 0 && request.remark.is_some() {
+                    remark = request.remark;
+                    line.evidence = true;
+                }
+                // Two sessions of one client may have asked at the same time.
+                if lines.iter().all(|other| (other.at_ns, &other.text) != (line.at_ns, &line.text)) {
+                    lines.push(line);
+                }
+            }
         }
-        found
+        (lines, remark)
     }
 
     /// The rows that the facts name.
@@ -384,8 +433,18 @@ impl<'a> Teller<'a> {
         }
         found.extend(newest(&self.last_of_each(&marks), EVIDENCE_MAX / 2));
         found.extend(self.last_words());
+        found.extend(self.fences());
         found.extend(self.last_writers(&found));
         found
+    }
+
+    /// When numbers were handed out wrongly: the fences that the newest generation found.
+    fn fences(&self) -> Option<usize> {
+        let newest = self.clues.generations.last().filter(|_| self.facts.contains("handed out"))?;
+        self.tables.rows.iter().position(|row| {
+            let known = row.known.as_ref().filter(|known| known.name == "Authority");
+            known.is_some_and(|known| known.number("generation") == Some(*newest))
+        })
     }
 
     /// Of marks that say the same of the same node, the last one.
@@ -450,7 +509,9 @@ impl<'a> Teller<'a> {
             || row.node.is_some_and(|node| self.clues.nodes.contains(&node));
         let fits = match known.name.as_str() {
             "Leader" => term,
-            "Vote" => term && peer,
+            "Vote" => term && (peer || self.facts.contains("both lead")),
+            "ReadAsked" | "ReadServed" => place && peer && self.facts.contains("read"),
+            "Started" => peer && row.from_ns == self.at_ns && self.facts.contains("starts again"),
             _ => place && peer,
         };
         self.clues.groups.contains(&group) && fits
@@ -459,16 +520,16 @@ impl<'a> Teller<'a> {
     /// When the facts name a node that gave up, or are about liveness: where it stood last.
     fn last_words(&self) -> Vec<usize> {
         let named = |row: &&Row| row.node.is_some_and(|node| self.clues.nodes.contains(&node));
-        let gave_up = State::GaveUp as u8;
         let lives =
             indexes(self.tables, |row| row.kind == Kind::Life && named(&row) && row.from_ns <= self.at_ns);
         let dead = self.facts.contains("gave up") || self.facts.contains("panick");
-        lives
-            .into_iter()
-            .rev()
-            .find(|index| dead && self.tables.rows[*index].state == gave_up)
-            .into_iter()
-            .collect()
+        let last = |state: State| {
+            let is_so = |index: &&usize| self.tables.rows[**index].state == state as u8;
+            lives.iter().rev().find(is_so).copied().filter(|_| dead)
+        };
+        // What a power loss took before is often why.
+        let loss = last(State::PowerLost).filter(|index| self.tables.rows[*index].detail.contains(';'));
+        last(State::GaveUp).into_iter().chain(loss).collect()
     }
 
     /// The read among the evidence that missed an acknowledged write: (that write, (the read, words)).
@@ -501,12 +562,13 @@ impl<'a> Teller<'a> {
                     && rows[newest].number != author
                     && !(seen.is_none() && rows[newest].text.starts_with("delete"))
                 {
-                    let words = format!(
-                        "But {} is older than {}, which had been acknowledged at {}, before this read began.",
-                        value(*seen),
-                        WriteId(rows[newest].number << 4),
-                        at(rows[newest].until_ns)
+                    let write = WriteId(rows[newest].number << 4);
+                    let but = seen.map_or_else(
+                        || format!("But {write}"),
+                        |_| format!("But {} is older than {write}, which", value(*seen)),
                     );
+                    let when = at(rows[newest].until_ns);
+                    let words = format!("{but} had been acknowledged at {when}, before this read began.");
                     return Some((newest, (*read, words)));
                 }
             }

@@ -111,6 +111,11 @@ impl Row {
             .iter()
             .any(|verb| self.text.starts_with(verb))
     }
+
+    /// A transaction that may write several keys.
+    pub(super) fn is_write_of_many(&self) -> bool {
+        self.kind == Kind::Op && (self.is_write() || self.text.starts_with("read and append"))
+    }
 }
 
 /// A session of operations, as a lane.
@@ -129,6 +134,8 @@ pub(super) struct Tables {
     pub(super) ranges: Vec<(u64, String)>,
     /// Region of each workload key at birth.
     pub(super) regions: BTreeMap<String, u64>,
+    /// Each workload key as stores know it.
+    pub(super) places: BTreeMap<String, Vec<u8>>,
     pub(super) rows: Vec<Row>,
     pub(super) notes: Vec<(u64, String)>,
     /// Packets and marks that were left out, to keep the page small.
@@ -166,6 +173,7 @@ impl Tables {
             groups: Vec::new(),
             ranges: ranges(run),
             regions: Self::regions_of_keys(run, recording),
+            places: Self::keys(run, recording).map(|name| (key_name(name), name.key().to_vec())).collect(),
             rows: Vec::new(),
             notes: recording.notes.iter().filter(|(_, note)| tells_the_story(note)).cloned().collect(),
             left_out: 0,
@@ -184,11 +192,15 @@ impl Tables {
         tables
     }
 
+    /// All workload keys that anybody may have named.
+    fn keys(run: &Resolved, recording: &Recording) -> impl Iterator<Item = Name> {
+        let in_packets = recording.packets.iter().flat_map(|packet| packet.keys.iter().copied());
+        run.workload.shape.rows().into_iter().map(|(_, name)| name).chain(in_packets)
+    }
+
     fn regions_of_keys(run: &Resolved, recording: &Recording) -> BTreeMap<String, u64> {
         let regions = services::regions(&run.config);
-        let in_packets = recording.packets.iter().flat_map(|packet| packet.keys.iter().copied());
-        let names = run.workload.shape.rows().into_iter().map(|(_, name)| name).chain(in_packets);
-        names
+        Self::keys(run, recording)
             .filter_map(|name| {
                 let key = name.key();
                 let home = regions.iter().find(|region| {
@@ -298,14 +310,10 @@ impl Tables {
     }
 
     fn fact(&mut self, at_ns: u64, node: Option<usize>, known: Known) {
-        let candidate = known.group().zip(known.number("candidate")).map(|peer| self.peer_name(peer));
-        let mut row = Row::new(
-            Kind::Mark,
-            at_ns,
-            at_ns,
-            node,
-            words::fact(&known, candidate.as_deref().unwrap_or_default()),
-        );
+        let candidate = known.number("candidate").or_else(|| known.number("vote"));
+        let candidate = known.group().zip(candidate).map(|peer| self.peer_name(peer));
+        let text = words::stamps(&words::fact(&known, candidate.as_deref().unwrap_or_default()));
+        let mut row = Row::new(Kind::Mark, at_ns, at_ns, node, text);
         row.group = known.group();
         row.detail = known.others();
         row.state = match known.name.as_str() {
@@ -341,6 +349,12 @@ impl Tables {
         row.number = term;
         leads.insert(group, self.rows.len());
         self.rows.push(row);
+    }
+
+    /// When a target of a fault died while it was in force.
+    pub(super) fn dies_between(&self, fault: &Row) -> Option<u64> {
+        let deaths = fault.nodes.iter().map(|node| self.dies_after(*node, fault.from_ns));
+        deaths.min().filter(|death| *death <= fault.until_ns)
     }
 
     fn dies_after(&self, node: usize, at_ns: u64) -> u64 {
@@ -469,19 +483,16 @@ fn tells_the_story(note: &str) -> bool {
 }
 
 fn ranges(run: &Resolved) -> Vec<(u64, String)> {
+    let regions = services::regions(&run.config);
+    regions.iter().map(|region| (region.region_id, range(&region.start_key, &region.end_key))).collect()
+}
+
+/// A range of keys in words.
+pub(super) fn range(start: &[u8], end: &[u8]) -> String {
     let show = |key: &[u8], open: &str| {
         if key.is_empty() { open.to_owned() } else { String::from_utf8_lossy(key).into_owned() }
     };
-    let regions = services::regions(&run.config);
-    regions
-        .iter()
-        .map(|region| {
-            (
-                region.region_id,
-                format!("{} to {}", show(&region.start_key, "first key"), show(&region.end_key, "last key")),
-            )
-        })
-        .collect()
+    format!("{} to {}", show(start, "first key"), show(end, "last key"))
 }
 
 /// Adds to the operations what the history says that they saw.

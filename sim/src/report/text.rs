@@ -4,6 +4,7 @@ use crate::check::seconds;
 use crate::run::Verdict;
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
+use std::path::Path;
 
 /// The verdict line.
 pub fn line(verdict: &Verdict) -> String {
@@ -27,13 +28,25 @@ pub fn line(verdict: &Verdict) -> String {
 
 /// What failed, and how to see it again. Empty for a pass.
 pub fn failure(verdict: &Verdict) -> String {
+    let replay = replay(verdict);
+    let page = replay.replacen(" run ", " report ", 1);
+    failed(verdict, &replay, &page)
+}
+
+/// The same of the case saved as `file`: its seed alone does not say all that it is.
+pub fn failure_of_case(verdict: &Verdict, file: &Path) -> String {
+    let file = file.display();
+    failed(verdict, &format!("nokv sim cases {file}"), &format!("nokv sim report {file}"))
+}
+
+fn failed(verdict: &Verdict, replay: &str, page: &str) -> String {
     let Some(failure) = &verdict.failure else { return String::new() };
     let mut text = String::new();
     let _ = writeln!(text, "checker: {}", failure.checker);
     let _ = writeln!(text, "time:    {} of simulated time", seconds(failure.at_ns));
     let _ = writeln!(text, "facts:   {}", failure.facts);
-    let _ = writeln!(text, "replay:  {}", replay(verdict));
-    let _ = writeln!(text, "page:    {}", replay(verdict).replacen(" run ", " report ", 1));
+    let _ = writeln!(text, "replay:  {replay}");
+    let _ = writeln!(text, "page:    {page}");
     text
 }
 

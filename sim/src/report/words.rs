@@ -1,9 +1,14 @@
 //! Faults, operations and facts in words. What has no words of its own is listed field by field.
 
 use super::facts::Known;
-use crate::plan::Fault;
+use crate::node::EPOCH_MS;
+use crate::plan::{Fault, HOLDER, LEADER};
 use crate::workload::Op;
+use nokv_proto::id::PHYSICAL_SHIFT;
 use serde_json::Value;
+
+/// Whatever is further from the beginning of the world is no timestamp.
+const DAY_MS: u64 = 86_400_000;
 
 /// Milliseconds, as people say them.
 pub(super) fn millis(ms: u64) -> String {
@@ -13,6 +18,65 @@ pub(super) fn millis(ms: u64) -> String {
 /// Simulated time with as many digits as tell events apart.
 pub(super) fn at(ns: u64) -> String {
     format!("{:.3} s", ns as f64 / 1e9)
+}
+
+/// How many of something there are.
+pub(super) fn count(many: usize, one: &str, more: &str) -> String {
+    match many {
+        0 => format!("no {more}"),
+        1 => format!("1 {one}"),
+        many => format!("{many} {more}"),
+    }
+}
+
+/// 1st, 2nd, 3rd, 4th.
+pub(super) fn nth(number: u64) -> String {
+    let end = match (number % 10, number % 100) {
+        (_, 11..=13) => "th",
+        (1, _) => "st",
+        (2, _) => "nd",
+        (3, _) => "rd",
+        _ => "th",
+    };
+    format!("{number}{end}")
+}
+
+/// Regions as the lanes call them, in the text of a store's error: `g1:` is region 1.
+pub(super) fn regions(text: &str) -> String {
+    let region = |word: &str| word.strip_prefix('g')?.strip_suffix(':')?.parse::<u64>().ok();
+    let words = text
+        .split(' ')
+        .map(|word| region(word).map_or_else(|| word.to_owned(), |id| format!("region {id}:")));
+    words.collect::<Vec<_>>().join(" ")
+}
+
+/// Timestamps in a text as the wall clock that gave them, in seconds since the world began, and their counter:
+/// `4.368+2`. Other long numbers by their last digits.
+pub(super) fn stamps(text: &str) -> String {
+    let mut short = String::new();
+    let mut digits = String::new();
+    for letter in text.chars().chain([' ']) {
+        if letter.is_ascii_digit() {
+            digits.push(letter);
+            continue;
+        }
+        short.push_str(&stamp(&digits).unwrap_or_else(|| match digits.len() {
+            13.. => format!("…{}", &digits[digits.len() - 9..]),
+            _ => digits.clone(),
+        }));
+        digits.clear();
+        short.push(letter);
+    }
+    short.pop();
+    short
+}
+
+fn stamp(digits: &str) -> Option<String> {
+    let number: u64 = digits.parse().ok().filter(|number| *number >> PHYSICAL_SHIFT > 0)?;
+    let since = i64::try_from(number >> PHYSICAL_SHIFT).ok()? - EPOCH_MS;
+    let (sign, ms) = (if since < 0 { "-" } else { "" }, since.unsigned_abs());
+    let counter = number & ((1 << PHYSICAL_SHIFT) - 1);
+    (ms < DAY_MS).then(|| format!("{sign}{}.{:03}+{counter}", ms / 1_000, ms % 1_000))
 }
 
 /// What a checker insists on, for people who have not met it.
@@ -34,8 +98,12 @@ pub(super) fn rule(checker: &str) -> &'static str {
         "ids" => "Ids must be handed out once. These were not:",
         "transactions" => "Transactions must keep what they promise. These do not:",
         "durability" => "Nothing may appear that nobody wrote. This does:",
-        "raft" => "Raft's invariants must hold at every step. This one is broken:",
-        "authority" => "One generation of the lease has one holder. Here it is broken:",
+        "raft" => {
+            "Raft's invariants must hold at every step (one vote of a peer and one leader a term; what was promised is on disk; what is committed stays). One is broken:"
+        }
+        "authority" => {
+            "A generation of the lease has one holder, and hands out numbers above all that were handed out before. Here that is broken:"
+        }
         "replicas" => "After healing, all replicas of a region must be equal. These are not:",
         "liveness" => "After healing, everything must serve within a bound. It does not:",
         "failure" => "No node may give up without an injected disk fault. This one did:",
@@ -68,7 +136,14 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
     let kind = value["kind"].as_str().unwrap_or("fault").to_owned();
     let text = |field: &str| value[field].as_str().unwrap_or("?").to_owned();
     let number = |field: &str| value[field].as_u64().unwrap_or_default();
-    let node = text("node");
+    let node = match text("node") {
+        holder if holder == HOLDER => "the lease holder".to_owned(),
+        node => match node.strip_prefix(LEADER) {
+            Some("root") => "the leader of the meta-roots".to_owned(),
+            Some(region) => format!("the leader of the region number {region}"),
+            None => node,
+        },
+    };
     let words = match kind.as_str() {
         "kill" if value["power"].as_bool() == Some(true) => format!("{node} loses power"),
         "kill" => format!("the process of {node} is killed"),
@@ -95,10 +170,12 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
                 if stall > 0 { format!(", one operation hangs {}", millis(stall)) } else { String::new() };
             format!("the disk of {node} is {} times slower{stalled}", number("times"))
         }
-        "disk_crash" => format!("{node} will lose power at its {}th disk operation", number("after_ops")),
+        "disk_crash" => {
+            format!("{node} will lose power at its {} disk operation from now", nth(number("after_ops")))
+        }
         "disk_error" => {
             let what = if value["sync"].as_bool() == Some(true) { "sync" } else { "disk operation" };
-            format!("the {}th {what} of {node} will fail", number("after_ops"))
+            format!("the {} {what} of {node} from now will fail", nth(number("after_ops")))
         }
         "wall_clock" => {
             let by = value["by_ms"].as_i64().unwrap_or_default();
@@ -239,17 +316,17 @@ fn keys_of(kind: &str, value: &Value) -> Vec<String> {
     keys
 }
 
-/// What a node tells, with the name of the peer that did it.
+/// What a node tells. `candidate` names the peer that a vote is for.
 pub(super) fn fact(known: &Known, candidate: &str) -> String {
     let number = |field: &str| known.number(field).unwrap_or_default();
     let group = known.group().map_or_else(String::new, |group| group.to_string());
     let numbers = |what: &str| {
         let (first, count) = known.range().unwrap_or_default();
-        format!(
-            "hands out {what} {first} to {} (generation {})",
-            first + count.saturating_sub(1),
-            number("generation")
-        )
+        let generation = number("generation");
+        if count == 1 {
+            return format!("hands out {} {first} (generation {generation})", what.trim_end_matches('s'));
+        }
+        format!("hands out {what} {first} to {} (generation {generation})", first + count.saturating_sub(1))
     };
     match known.name.as_str() {
         "Leader" => format!("leads {group} in term {}", number("term")),
@@ -280,9 +357,10 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
         "Committed" => format!("knows entry {} of {group} to be committed", number("index")),
         "Purged" => format!("forgets the log of {group} up to {}", number("index")),
         "Started" => format!(
-            "finds {group} on disk: log to {}, term {}, applied {}",
+            "finds {group} on disk: log to {}, term {}, {}, applied {}",
             number("last"),
             number("term"),
+            if number("vote") == 0 { "no vote".to_owned() } else { format!("a vote for {candidate}") },
             number("applied")
         ),
         "Region" => {
@@ -294,7 +372,7 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
             let live = if known.text("live") == "true" { "may serve" } else { "may not serve any more" };
             let (ids, timestamps) = (number("ids"), number("timestamps"));
             format!(
-                "knows that generation {} {live}; fences: ids {ids}, timestamps {timestamps}",
+                "knows that generation {} {live}, and that timestamps up to {timestamps} and ids up to {ids} may have been handed out",
                 number("generation")
             )
         }

@@ -78,13 +78,10 @@ impl Printer {
         let verdict = &judged.verdict;
         let case = judged.case.as_ref().map(|name| format!(" case={name}")).unwrap_or_default();
         self.out.line(&format!("{}{case}", report::line(verdict)))?;
-        let mut failure = report::failure(verdict);
-        if let Some(path) = &judged.file {
-            let of_seed = report::replay(verdict);
-            failure = failure.replace(&of_seed, &judged.replay);
-            let page = format!("nokv sim report {}", path.display());
-            failure = failure.replace(&of_seed.replacen(" run ", " report ", 1), &page);
-        }
+        let failure = match &judged.file {
+            Some(path) => report::failure_of_case(verdict, path),
+            None => report::failure(verdict),
+        };
         self.out.write(failure.as_bytes())?;
         if !verdict.passed() {
             self.out.write(report::timeline(verdict, TIMELINE_LINES).as_bytes())?;

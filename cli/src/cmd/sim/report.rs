@@ -21,7 +21,11 @@ pub fn run(args: &Report, format: Format) -> Result<u8> {
     let mut out = Out::new();
     if format == Format::Plain {
         out.line(&report::line(&verdict))?;
-        out.write(report::failure(&verdict).as_bytes())?;
+        let failure = match &args.case {
+            Some(path) => report::failure_of_case(&verdict, path),
+            None => report::failure(&verdict),
+        };
+        out.write(failure.as_bytes())?;
         out.line(&format!("written to {}", path.display()))?;
     } else {
         let written = path.display().to_string();

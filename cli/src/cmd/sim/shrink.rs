@@ -58,7 +58,7 @@ pub fn run(args: &Shrink, format: Format) -> Result<u8> {
         out.flush()?;
         return Ok(0);
     }
-    out.line(report::failure(&shrunk.verdict).trim_end())?;
+    out.line(report::failure_of_case(&shrunk.verdict, path).trim_end())?;
     out.line(&format!(
         "shrunk to {} atoms and {} operations in {} runs, {:.0} s; saved as {}",
         shrunk.atoms(),
