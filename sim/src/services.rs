@@ -166,6 +166,7 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         ("membership epoch", status.membership_epoch),
         ("id fence", status.id_fence),
         ("timestamp fence", status.tso_fence),
+        ("safe point", status.gc_safe_point),
         ("last committed", status.last_committed.index),
         ("descriptors", status.descriptor_count as u64),
         ("peer changes", status.pending_peer_changes as u64),
@@ -247,6 +248,9 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
     settings.tso_ahead = Duration::from_millis(config.tso_ahead_ms);
     settings.id_window = config.id_window;
     settings.root_refresh = Duration::from_millis(config.root_refresh_ms);
+    settings.gc_life = Duration::from_millis(config.gc_life_ms);
+    settings.gc_interval = Duration::from_millis((config.gc_life_ms / 4).clamp(200, 20_000));
+    settings.gc_hold_ttl_max = Duration::from_millis(config.gc_hold_ms);
     Coordinator::start(env, settings).await.map_err(|error| error.to_string())
 }
 

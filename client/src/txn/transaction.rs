@@ -3,7 +3,7 @@
 use crate::attempt::Attempt;
 use crate::client::{Client, check_key, check_value, deletion, put};
 use crate::error::Result;
-use crate::txn::{Commit, Snapshot};
+use crate::txn::{Commit, Hold, Snapshot};
 use bytes::Bytes;
 use nokv_env::Instant;
 use nokv_proto::id::Timestamp;
@@ -11,6 +11,7 @@ use nokv_proto::key::KeyRange;
 use nokv_proto::kv::v1::Mutation;
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::time::Duration;
 
 /// A transaction under snapshot isolation. Dropping it without [`Txn::commit`] leaves no trace.
 pub struct Txn {
@@ -35,6 +36,11 @@ impl Txn {
     /// The timestamp this transaction reads at.
     pub fn start_ts(&self) -> Timestamp {
         self.snapshot.version()
+    }
+
+    /// Keeps the transaction's snapshot readable, and lets it commit, however long it takes: see [`Snapshot::hold`].
+    pub async fn hold(&self, ttl: Duration) -> Result<Hold> {
+        self.snapshot.hold(ttl).await
     }
 
     /// The value of `key`: our own write, else the snapshot's.

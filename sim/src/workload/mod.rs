@@ -4,6 +4,7 @@
 //! numbers; [`keys`] turns them into keys spread over all regions and values that can be recognised.
 
 pub mod keys;
+mod past;
 mod scans;
 pub mod session;
 mod txns;
@@ -141,6 +142,22 @@ pub enum Op {
         /// Which pair.
         pair: u32,
     },
+    /// Read a key from any replica, as old as the bound allows.
+    Stale {
+        /// Which.
+        key: u32,
+        /// The bound: everything acknowledged longer ago is to be seen.
+        stale_ms: u64,
+        /// So many changes of the region may be missing on top.
+        behind: u64,
+    },
+    /// Read several keys in one snapshot, again and again, holding it for longer than old versions live.
+    Held {
+        /// Which.
+        keys: Vec<u32>,
+        /// How long.
+        for_ms: u64,
+    },
     /// Ask for timestamps.
     Timestamp {
         /// How many.
@@ -273,7 +290,29 @@ impl Workload {
             let client = drawing.draw.between(1, u64::from(config.clients)) as u16;
             sessions.push(Session { client, steps });
         }
+        sessions.push(Self::reader(seed, config, shape, for_ms));
         Self { shape, sessions }
+    }
+
+    /// A session that looks at the past: old snapshots, and replicas that may be behind.
+    fn reader(seed: u64, config: &WorldConfig, shape: Shape, for_ms: u64) -> Session {
+        let mut draw = Draw::new(seed, "workload-reader");
+        let (mut steps, mut at_ms) = (Vec::new(), 0);
+        while at_ms < for_ms {
+            let wait_ms = draw.around(100);
+            let key = draw.between(0, u64::from(shape.keys) - 1) as u32;
+            at_ms += wait_ms.max(3);
+            let op = if draw.one_in(12) {
+                let for_ms = draw.pick(&[1_000, 3_000, 6_000]);
+                at_ms += for_ms;
+                Op::Held { keys: vec![key, (key + 1) % shape.keys], for_ms }
+            } else {
+                let stale_ms = draw.pick(&[0, 50, 200, 1_000, 1_000]);
+                Op::Stale { key, stale_ms, behind: draw.pick(&[0, 0, 0, 5]) }
+            };
+            steps.push(Step { wait_ms, op });
+        }
+        Session { client: draw.between(1, u64::from(config.clients)) as u16, steps }
     }
 
     /// The bank at the beginning.
