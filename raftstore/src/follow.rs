@@ -116,7 +116,7 @@ async fn applied(region: &Region, index: u64) {
 async fn leader_index(shared: &Shared, admitted: &Admitted, version: u64) -> Result<u64, Refused> {
     let state = admitted.region.state();
     if state.role.is_leader {
-        return read::index(&shared.raft, admitted, version).await;
+        return read::index(&shared.env, &shared.raft, admitted, version).await;
     }
     let leader = state.leader().filter(|leader| leader.store_id != shared.config.store_id);
     let Some(leader) = leader else { return Err(refuse::not_leader(&state).into()) };

@@ -29,7 +29,7 @@ pub(crate) async fn moment(
 ) -> Result<engine::Snapshot, Refused> {
     let region = &admitted.region;
     let read = asked(env, region);
-    index(raft, admitted, version).await?;
+    index(env, raft, admitted, version).await?;
     let snapshot = db.snapshot();
     served(env, region, read);
     let now = region.descriptor();
@@ -42,12 +42,16 @@ pub(crate) async fn moment(
 
 /// Confirms that this store leads the region, and gives what must be applied for a read at `version`; it is, here.
 pub(crate) async fn index(
+    env: &Env,
     raft: &Handle<StoreMachine>,
     admitted: &Admitted,
     version: u64,
 ) -> Result<u64, Refused> {
     let region = &admitted.region;
     let at_least = region.one_pc().admit_read(version);
+    if at_least > region.state().applied.index {
+        env.probe("store.read.waited_one_pc");
+    }
     let index = raft.read_index(region.group(), at_least).await.map_err(|error| refused(admitted, error))?;
     Ok(index.max(at_least))
 }

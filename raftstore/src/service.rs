@@ -193,7 +193,7 @@ impl KvService {
         let shared = &self.0;
         let touch = Touch::Keys(Vec::new());
         let admitted = shared.door.admit(Class::Read, context, &touch, shared.env.clock.unix_millis())?;
-        let index = read::index(&shared.raft, &admitted, version);
+        let index = read::index(&shared.env, &shared.raft, &admitted, version);
         match shared.env.clock.timeout(self.patience(), index).await {
             Ok(index) => Ok(ReadIndexResponse { index: index? }),
             Err(_) => Err(self.timed_out(Class::Read, context)),
