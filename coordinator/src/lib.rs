@@ -285,12 +285,7 @@ impl Shared {
         let now = self.env.clock.now();
         let Some(generation) = self.lease().generation(now) else { return Ok(()) };
         let deadline = now + self.config.request_timeout;
-        self.gc().enter(generation, now, self.config.gc_hold_ttl_max);
-        if self.gc().is_closed() {
-            let known =
-                self.timestamps.fence_of(RootAllocatorKind::GcSafePoint, generation, 0, deadline).await?;
-            self.gc().committed(generation, known);
-        }
+        self.open_gc(generation, deadline).await?;
         // Fresh, so that every timestamp handed out from now on, by anybody, is above.
         let fresh = self.timestamps.take(1).await?;
         let life = u64::try_from(self.config.gc_life.as_millis()).unwrap_or(u64::MAX);
@@ -307,6 +302,17 @@ impl Shared {
             let safe_point = self.timestamps.fence_of(kind, generation, target, deadline).await?;
             self.gc().committed(generation, safe_point);
             self.env.probe("coordinator.gc.safe_point_raised");
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the safe point is known to the holder of `generation`.
+    async fn open_gc(&self, generation: u64, deadline: Instant) -> Result<(), Error> {
+        self.gc().enter(generation, self.env.clock.now(), self.config.gc_hold_ttl_max);
+        if self.gc().is_closed() {
+            let kind = RootAllocatorKind::GcSafePoint;
+            let known = self.timestamps.fence_of(kind, generation, 0, deadline).await?;
+            self.gc().committed(generation, known);
         }
         Ok(())
     }

@@ -173,15 +173,17 @@ impl Coordinator for Service {
         if request.holder.is_empty() {
             return Err(Error::InvalidRequest("a hold without a holder".into()).into());
         }
-        let now = shared.env.clock.now();
-        let lease = shared.lease();
-        let generation = lease.generation(now).ok_or_else(|| Error::LeaseNotHeld(lease.reason()))?;
-        drop(lease);
-        let mut gc = shared.gc();
-        gc.enter(generation, now, shared.config.gc_hold_ttl_max);
-        if gc.is_closed() {
-            return Err(Error::RootUnavailable("the safe point is not known yet".into()).into());
+        let holds = || {
+            let lease = shared.lease();
+            lease.generation(shared.env.clock.now()).ok_or_else(|| Error::LeaseNotHeld(lease.reason()))
+        };
+        let generation = holds()?;
+        shared.open_gc(generation, shared.env.clock.now() + shared.config.request_timeout).await?;
+        if holds()? != generation {
+            return Err(Error::LeaseNotHeld("it has just changed hands".into()).into());
         }
+        let now = shared.env.clock.now();
+        let mut gc = shared.gc();
         let ttl = Duration::from_millis(request.ttl_ms).min(shared.config.gc_hold_ttl_max);
         if request.version == 0 {
             gc.release(&request.holder);

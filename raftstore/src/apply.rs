@@ -6,7 +6,10 @@ use crate::gc;
 use crate::mvcc::{self, Writes};
 use crate::region::{epoch_matches, refuse};
 use nokv_proto::error::v1::RegionError;
-use nokv_proto::kv::v1::{CheckTxnStatusRequest, CheckTxnStatusResponse, PrewriteRequest, PrewriteResponse};
+use nokv_proto::kv::v1::{
+    BatchRollbackRequest, BatchRollbackResponse, CheckTxnStatusRequest, CheckTxnStatusResponse,
+    PrewriteRequest, PrewriteResponse,
+};
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
@@ -32,7 +35,7 @@ pub(crate) fn evaluate(
         Cmd::Prewrite(request) => response::Cmd::Prewrite(prewrite(reader, gc, request, writes)?),
         Cmd::Commit(commit) => response::Cmd::Commit(mvcc::commit(reader, commit, writes)?),
         Cmd::BatchRollback(rollback) => {
-            response::Cmd::BatchRollback(mvcc::batch_rollback(reader, rollback, writes)?)
+            response::Cmd::BatchRollback(batch_rollback(reader, gc, rollback, writes)?)
         }
         Cmd::ResolveLock(resolve) => response::Cmd::ResolveLock(mvcc::resolve_lock(reader, resolve, writes)?),
         Cmd::CheckTxnStatus(check) => {
@@ -60,6 +63,26 @@ fn prewrite(
     }
     writes.append(mine);
     Ok(response)
+}
+
+/// Below the safe point, a key without a trace of the transaction gets no record of a rollback: there may have been a commit,
+/// and nothing can be prewritten there any more.
+fn batch_rollback(
+    reader: &impl mvcc::Reader,
+    gc: Gc,
+    request: &BatchRollbackRequest,
+    writes: &mut Writes,
+) -> mvcc::Result<BatchRollbackResponse> {
+    if request.start_version == 0 || request.start_version >= gc.safe_point {
+        return mvcc::batch_rollback(reader, request, writes);
+    }
+    let mut known = BatchRollbackRequest { keys: Vec::new(), ..*request };
+    for key in &request.keys {
+        if !mvcc::is_forgotten(reader, key, request.start_version)? {
+            known.keys.push(key.clone());
+        }
+    }
+    mvcc::batch_rollback(reader, &known, writes)
 }
 
 /// Of a transaction from below the safe point that left no trace, nobody can say any more what became of it.
