@@ -151,12 +151,14 @@ pub enum Op {
         /// So many changes of the region may be missing on top.
         behind: u64,
     },
-    /// Read several keys in one snapshot, again and again, holding it for longer than old versions live.
-    Held {
+    /// Read several keys in one snapshot, again and again, for longer than old versions live.
+    Old {
         /// Which.
         keys: Vec<u32>,
         /// How long.
         for_ms: u64,
+        /// Whether the snapshot is held. One that is not may be refused.
+        hold: bool,
     },
     /// Ask for timestamps.
     Timestamp {
@@ -290,22 +292,24 @@ impl Workload {
             let client = drawing.draw.between(1, u64::from(config.clients)) as u16;
             sessions.push(Session { client, steps });
         }
-        sessions.push(Self::reader(seed, config, shape, for_ms));
+        for old in [true, false] {
+            sessions.push(Self::reader(seed, old, config, shape, for_ms));
+        }
         Self { shape, sessions }
     }
 
-    /// A session that looks at the past: old snapshots, and replicas that may be behind.
-    fn reader(seed: u64, config: &WorldConfig, shape: Shape, for_ms: u64) -> Session {
-        let mut draw = Draw::new(seed, "workload-reader");
+    /// A session that looks at the past: old snapshots, or replicas that may be behind.
+    fn reader(seed: u64, old: bool, config: &WorldConfig, shape: Shape, for_ms: u64) -> Session {
+        let mut draw = Draw::new(seed, if old { "workload-old" } else { "workload-stale" });
         let (mut steps, mut at_ms) = (Vec::new(), 0);
         while at_ms < for_ms {
             let wait_ms = draw.around(100);
             let key = draw.between(0, u64::from(shape.keys) - 1) as u32;
             at_ms += wait_ms.max(3);
-            let op = if draw.one_in(12) {
+            let op = if old {
                 let for_ms = draw.pick(&[1_000, 3_000, 6_000]);
                 at_ms += for_ms;
-                Op::Held { keys: vec![key, (key + 1) % shape.keys], for_ms }
+                Op::Old { keys: vec![key, (key + 1) % shape.keys], for_ms, hold: draw.percent(60) }
             } else {
                 let stale_ms = draw.pick(&[0, 50, 200, 1_000, 1_000]);
                 Op::Stale { key, stale_ms, behind: draw.pick(&[0, 0, 0, 5]) }

@@ -3,7 +3,7 @@
 use super::keys::{self, Name};
 use super::session::Runner;
 use crate::check::oracle::Ticket;
-use nokv_client::{ClientError, Staleness};
+use nokv_client::{ClientError, Hold, Staleness};
 use std::time::Duration;
 
 /// Asked for by every hold; the coordinator may grant less.
@@ -37,23 +37,30 @@ impl Runner {
         Ok(())
     }
 
-    /// A snapshot that is held must be readable, and show the same, however old it is.
-    pub(super) async fn held(&self, keys: &[u32], for_ms: u64, ticket: Ticket) -> Result<(), ClientError> {
+    /// A snapshot shows the same, however old it is; one that is held is never refused.
+    pub(super) async fn old(
+        &self,
+        keys: &[u32],
+        for_ms: u64,
+        held: bool,
+        ticket: Ticket,
+    ) -> Result<(), ClientError> {
         let snapshot = self.client.snapshot().await?;
         let at = snapshot.version();
         self.stamped(&ticket, at, 1);
-        let hold = snapshot.hold(HOLD).await?;
+        let hold = if held { Some(snapshot.hold(HOLD).await?) } else { None };
+        let is_held = || hold.as_ref().is_some_and(Hold::is_alive);
         let until = self.exec.now_ns() + for_ms * 1_000_000;
         while self.exec.now_ns() < until && !self.stop.is_stopped() {
             for key in keys {
                 let name = Name::Key(*key);
-                let was_alive = hold.is_alive();
+                let was_held = is_held();
                 match snapshot.get(name.key()).await {
                     Ok(value) => match value.as_deref().map(keys::number).transpose() {
                         Ok(seen) => self.saw(&ticket, name, at, seen),
                         Err(what) => self.garbage(format!("{name:?}: {what}")),
                     },
-                    Err(error @ ClientError::TooOld { .. }) if was_alive && hold.is_alive() => {
+                    Err(error @ ClientError::TooOld { .. }) if was_held && is_held() => {
                         self.violated("client.hold", format!("{name:?}: {error}, and it is held"));
                         return Err(error);
                     }
