@@ -249,6 +249,10 @@ pub(crate) fn deletion(key: Bytes) -> Mutation {
     Mutation { op: Op::Delete.into(), key, ..Default::default() }
 }
 
+pub(crate) fn guard(key: Bytes) -> Mutation {
+    Mutation { op: Op::Lock.into(), key, ..Default::default() }
+}
+
 pub(crate) fn check_key(key: &[u8]) -> Result<()> {
     if key.is_empty() {
         return Err(ClientError::InvalidArgument("the key is empty".into()));

@@ -172,7 +172,7 @@ impl KvService {
         let leads = admitted.region.state().role.is_leader;
         let moment = async {
             // A leader would only ask itself, which costs it as much as a read of its own.
-            if terms.anywhere && !(leads && !shared.env.chance("store.read.as_follower", 0.2)) {
+            if terms.anywhere && (!leads || shared.env.chance("store.read.as_follower", 0.2)) {
                 follow::moment(shared, &admitted, terms, version).await
             } else {
                 read::moment(&shared.env, &shared.db, &shared.raft, &admitted, version).await

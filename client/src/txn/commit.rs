@@ -173,7 +173,7 @@ impl Commit {
                 Ok(reply) if reply.error.is_none() => shared.env.probe("client.heartbeat"),
                 // The phases find out by themselves what became of the lock.
                 Ok(reply) => {
-                    tracing::debug!(start = self.start.0, error = ?reply.error, "no lock to prolong")
+                    tracing::debug!(start = self.start.0, error = ?reply.error, "no lock to prolong");
                 }
                 Err(error) => tracing::debug!(start = self.start.0, %error, "no heartbeat"),
             }

@@ -79,7 +79,7 @@ impl State {
         }
         // A tenth less: clocks differ in rate.
         let ttl = Duration::from_millis(reply.ttl_ms);
-        *self.until() = sent + (ttl - ttl / 10);
+        *self.until() = sent + ttl.mul_f64(0.9);
         Ok(())
     }
 

@@ -121,7 +121,8 @@ pub enum Op {
         /// The client vanishes this long after it began to commit (0 = it stays).
         vanish_ms: u64,
     },
-    /// At most one side of a pair should be on: look at both, turn the own side on if none is, else off.
+    /// At most one side of a pair should be on: look at both, turn the own side on if none is, else off. Transactions on
+    /// pairs with odd numbers guard the other side, so there it holds; on the others write skew may show.
     Skew {
         /// Which pair.
         pair: u32,
