@@ -352,7 +352,7 @@ fn old_versions_go_from_every_replica_and_reads_below_are_refused() {
     assert_eq!(cluster.try_get(leader, "a", middle).response.unwrap().value, before);
     let old = cluster.try_get(leader, "a", middle - 1).response.unwrap().error.unwrap();
     assert_eq!(old.below_safe_point.unwrap().safe_point, middle);
-    let late = cluster.prewrite(leader, "a", "late", middle - 1, 0).response.unwrap();
+    let late = cluster.prewrite(leader, "c", "late", middle - 1, 0).response.unwrap();
     assert!(late.errors[0].below_safe_point.is_some());
     // What was refused once stays refused: the safe point is part of the region's state.
     for store in 1..=3 {
