@@ -38,6 +38,9 @@ use std::time::Duration;
 use tonic::service::Routes;
 use view::View;
 
+/// How often the target rises while one version lives.
+const TARGETS_PER_LIFE: u64 = 8;
+
 /// A running coordinator.
 pub struct Coordinator {
     shared: Arc<Shared>,
@@ -289,7 +292,9 @@ impl Shared {
         // Fresh, so that every timestamp handed out from now on, by anybody, is above.
         let fresh = self.timestamps.take(1).await?;
         let life = u64::try_from(self.config.gc_life.as_millis()).unwrap_or(u64::MAX);
-        let wanted = Timestamp::compose(Timestamp(fresh.first).physical_ms().saturating_sub(life), 0).0;
+        let wanted_ms = Timestamp(fresh.first).physical_ms().saturating_sub(life);
+        // In steps: each target costs every region an entry, and its leader a look at all of it.
+        let wanted = Timestamp::compose(wanted_ms - wanted_ms % (life / TARGETS_PER_LIFE).max(1), 0).0;
         if fresh.generation != generation || self.lease().generation(self.env.clock.now()) != Some(generation)
         {
             return Ok(());

@@ -85,6 +85,11 @@ impl Swept {
     pub(crate) fn resolved(&self, version: u64) -> u64 {
         if self.resolved.0 == version { self.resolved.1 } else { 0 }
     }
+
+    /// Whether no garbage below `safe_point` is left at this version.
+    pub(crate) fn is_rid_of(&self, version: u64, safe_point: u64) -> bool {
+        self.collected.0 == version && self.collected.1 >= safe_point
+    }
 }
 
 /// The region's state after `request`.
@@ -192,7 +197,7 @@ async fn resolve(shared: &Shared, region: &Arc<Region>, target: u64) -> Result<(
 async fn sweep(shared: &Shared, region: &Arc<Region>, safe_point: u64) -> Result<(), String> {
     let descriptor = region.descriptor();
     let version = descriptor.epoch_pair().0;
-    if safe_point == 0 || region.swept().collected >= (version, safe_point) {
+    if safe_point == 0 || region.swept().is_rid_of(version, safe_point) {
         return Ok(());
     }
     let mut from = Bytes::new();
@@ -200,8 +205,9 @@ async fn sweep(shared: &Shared, region: &Arc<Region>, safe_point: u64) -> Result
         if shared.db.pressure() == Pressure::Stop {
             return Err("the engine is behind with its background work".to_owned());
         }
+        let limit = if shared.env.chance("store.gc.small_page", 0.2) { 1 } else { KEYS_AT_ONCE };
         let snapshot = shared.db.snapshot();
-        let (keys, next) = mvcc::garbage(&snapshot, &descriptor.range(), &from, safe_point, KEYS_AT_ONCE)
+        let (keys, next) = mvcc::garbage(&snapshot, &descriptor.range(), &from, safe_point, limit)
             .map_err(|error| error.to_string())?;
         drop(snapshot);
         shared.env.tasks.yield_now().await;

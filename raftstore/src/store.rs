@@ -149,6 +149,28 @@ impl Store {
         &self.shared.db
     }
 
+    /// Of the regions that this store leads and has rid of garbage: the keys that have some all the same.
+    pub fn leftover_garbage(&self) -> crate::mvcc::Result<Vec<(u64, Bytes)>> {
+        let snapshot = self.shared.db.snapshot();
+        let mut found = Vec::new();
+        for region in
+            self.shared.door.regions.all().into_iter().filter(|region| region.state().role.is_leader)
+        {
+            let (descriptor, safe_point) = (region.descriptor(), region.gc().safe_point);
+            if safe_point == 0 || !region.swept().is_rid_of(descriptor.epoch_pair().0, safe_point) {
+                continue;
+            }
+            let mut from = Some(Bytes::new());
+            while let Some(start) = from {
+                let (keys, next) =
+                    crate::mvcc::garbage(&snapshot, &descriptor.range(), &start, safe_point, usize::MAX)?;
+                found.extend(keys.into_iter().map(|key| (region.id, key)));
+                from = next;
+            }
+        }
+        Ok(found)
+    }
+
     /// The store in numbers.
     pub fn status(&self) -> StoreStatus {
         status::collect(&self.shared)

@@ -181,6 +181,7 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         rows: rows.to_vec(),
         unreadable: None,
         home: None,
+        garbage: None,
     }
 }
 
@@ -188,6 +189,8 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
 fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
     let snapshot = store.engine().snapshot();
     let status = store.status();
+    // Rows that cannot be read are found below.
+    let garbage = store.leftover_garbage().unwrap_or_default();
     let applied = |id: u64| {
         let region = status.regions.iter().find(|region| region.region_id == id);
         region.map_or(0, |region| region.applied_index)
@@ -215,7 +218,9 @@ fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
             let applied = applied(region.region_id);
             let homes = region.peers.iter().map(|peer| format!("store{}", peer.store_id)).collect();
             let home = Some((region.epoch_pair().1, homes));
-            Replica { region: region.region_id, node: node.to_owned(), applied, rows, unreadable, home }
+            let garbage = garbage.iter().find(|(id, _)| *id == region.region_id).map(|(_, key)| key.to_vec());
+            let (region, node) = (region.region_id, node.to_owned());
+            Replica { region, node, applied, rows, unreadable, home, garbage }
         })
         .collect()
 }
