@@ -13,6 +13,7 @@ use nokv_env::{ClockExt, Instant, TasksExt};
 use nokv_proto::coordinator::v1::HoldSafePointRequest;
 use nokv_proto::id::Timestamp;
 use std::pin::pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -28,6 +29,8 @@ struct State {
     ttl: Duration,
     /// The last accepted request keeps the hold until here.
     until: Mutex<Instant>,
+    /// A renewal was refused while it did.
+    broken: AtomicBool,
     stop: Stop,
 }
 
@@ -40,7 +43,15 @@ impl Hold {
     ) -> Result<Hold> {
         let holder = format!("{}/{version}/{:016x}", shared.config.name, shared.dice());
         let (shared, until) = (shared.clone(), Mutex::new(Instant::default()));
-        let state = Arc::new(State { shared, version, holder, ttl, until, stop: Stop::new() });
+        let state = Arc::new(State {
+            shared,
+            version,
+            holder,
+            ttl,
+            until,
+            broken: AtomicBool::new(false),
+            stop: Stop::new(),
+        });
         state.renew(attempt).await?;
         state.shared.env.tasks.go("client-hold", state.clone().keep());
         Ok(Hold { state })
@@ -49,6 +60,13 @@ impl Hold {
     /// Whether the versions are certain to be there at this moment.
     pub fn is_alive(&self) -> bool {
         self.state.shared.env.clock.now() < *self.state.until()
+    }
+}
+
+impl Hold {
+    /// Whether a coordinator took back what another one had promised: never, if all is well.
+    pub fn is_broken(&self) -> bool {
+        self.state.broken.load(Ordering::SeqCst)
     }
 }
 
@@ -93,7 +111,10 @@ impl State {
             let mut attempt = Attempt::new(&self.shared, "holding a snapshot", self.ttl / 2);
             match self.renew(&mut attempt).await {
                 Ok(()) => self.shared.env.probe("client.hold_renewed"),
-                Err(ClientError::TooOld { .. }) => return,
+                Err(ClientError::TooOld { .. }) => {
+                    self.broken.fetch_or(clock.now() < *self.until(), Ordering::SeqCst);
+                    return;
+                }
                 Err(error) => tracing::debug!(version = %self.version, %error, "a hold was not renewed"),
             }
         }

@@ -68,6 +68,12 @@ impl Runner {
                 }
             }
             self.think(PAUSE_MS).await;
+            if hold.as_ref().is_some_and(Hold::is_broken) {
+                self.violated(
+                    "client.hold",
+                    format!("the hold of timestamp {at} was refused while it lasted"),
+                );
+            }
         }
         Ok(())
     }
