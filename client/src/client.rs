@@ -6,7 +6,7 @@ use crate::config::ClientConfig;
 use crate::coordinators::Coordinators;
 use crate::error::{ClientError, Result};
 use crate::retry::Wait;
-use crate::stores::Stores;
+use crate::stores::{Reading, Staleness, Stores};
 use crate::tso::TsoBatcher;
 use crate::txn::{Commit, Scanner, Snapshot, Txn};
 use bytes::Bytes;
@@ -86,7 +86,7 @@ impl Client {
         let mut attempt = self.attempt("reading a key");
         let newest = GetRequest { key: key.clone(), ..Default::default() };
         loop {
-            let reply = self.shared.call(&key, &newest, &mut attempt).await?;
+            let reply = self.shared.read(&key, &newest, self.shared.reading(), &mut attempt).await?;
             match reply.error {
                 None => return Ok((!reply.not_found).then_some(reply.value)),
                 Some(error) if error.locked.is_some() => break,
@@ -100,6 +100,21 @@ impl Client {
         // past its lock instead of waiting.
         let now = self.shared.tso.get(&self.shared, 1, &mut attempt).await?;
         Snapshot::new(self.shared.clone(), now, self.allowed).get_within(&key, &mut attempt).await
+    }
+
+    /// The value of `key` at some moment that is no older than `staleness` allows, from any replica. Two such reads may
+    /// show a newer value first.
+    pub async fn get_stale(&self, key: impl Into<Bytes>, staleness: Staleness) -> Result<Option<Bytes>> {
+        let key = key.into();
+        check_key(&key)?;
+        let mut attempt = self.attempt("reading a key");
+        let newest = GetRequest { key: key.clone(), ..Default::default() };
+        let reply = self.shared.read(&key, &newest, Reading::Stale(staleness), &mut attempt).await?;
+        match reply.error {
+            None => Ok((!reply.not_found).then_some(reply.value)),
+            // What became of a lock's owner is asked at a leader, so the leader may as well answer.
+            Some(_) => self.get(key).await,
+        }
     }
 
     /// Writes `value`. Gives the commit timestamp.
@@ -138,6 +153,9 @@ impl Client {
             match Commit::run(shared, start, began, mutations.clone(), Some(early), &mut attempt).await {
                 Err(ClientError::Conflict { reason, .. }) => {
                     attempt.pause(Wait::Backoff, format!("another writer was first: {reason}")).await?;
+                }
+                Err(ClientError::TooOld { .. }) => {
+                    attempt.pause(Wait::Backoff, "the start timestamp grew too old").await?;
                 }
                 ended => return ended,
             }
@@ -229,6 +247,10 @@ pub(crate) fn put(key: Bytes, value: Bytes) -> Mutation {
 
 pub(crate) fn deletion(key: Bytes) -> Mutation {
     Mutation { op: Op::Delete.into(), key, ..Default::default() }
+}
+
+pub(crate) fn guard(key: Bytes) -> Mutation {
+    Mutation { op: Op::Lock.into(), key, ..Default::default() }
 }
 
 pub(crate) fn check_key(key: &[u8]) -> Result<()> {

@@ -21,6 +21,8 @@ pub struct ClientConfig {
     pub prewrite_bytes: usize,
     /// Keys asked for per scan request.
     pub scan_page: u32,
+    /// Reads go to any replica, not only to leaders. They show the same; followers ask their leader how far it is.
+    pub follower_reads: bool,
     /// Separates the jitter of clients that share one node's randomness.
     pub name: String,
 }
@@ -37,6 +39,7 @@ impl ClientConfig {
             lock_wait: Duration::from_millis(1500),
             prewrite_bytes: 4 << 20,
             scan_page: 1000,
+            follower_reads: false,
             name: String::new(),
         }
     }

@@ -9,11 +9,11 @@ use crate::client::Shared;
 use crate::error::{ClientError, Result};
 use crate::retry::{Wait, describe_status};
 use crate::verify::{Grant, Verifier};
-use nokv_env::{BoxFuture, Channel, ClockExt, Duty, Env, Fact, net::MESSAGE_BYTES_MAX};
+use nokv_env::{BoxFuture, Channel, ClockExt, Duty, Env, Fact, Instant, net::MESSAGE_BYTES_MAX};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
-    AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, ListRegionsRequest,
-    ListStoresRequest, RegionRoute, StoreInfo, TsoRequest,
+    AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, HoldSafePointRequest,
+    HoldSafePointResponse, ListRegionsRequest, ListStoresRequest, RegionRoute, StoreInfo, TsoRequest,
 };
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
@@ -160,6 +160,20 @@ impl Coordinators {
             Box::pin(async move { stub.list_stores(ListStoresRequest {}).await.map(Response::into_inner) })
         };
         Ok(self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?.stores)
+    }
+
+    /// Asks the lease holder to keep the safe point where it is. Also gives when the request was sent that it answered.
+    pub(crate) async fn hold(
+        &self,
+        shared: &Shared,
+        request: HoldSafePointRequest,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<(Instant, HoldSafePointResponse)> {
+        let call = |mut stub: Stub| -> Reply<_> {
+            let (request, sent) = (request.clone(), shared.env.clock.now());
+            Box::pin(async move { Ok((sent, stub.hold_safe_point(request).await?.into_inner())) })
+        };
+        self.ask(shared, &self.holder, attempt, call, |_| Ok(())).await
     }
 
     /// Takes a grant for good, or says what is wrong with it. Timestamps are asked for one request at a time.

@@ -2,6 +2,7 @@
 
 use bytes::Bytes;
 use nokv_proto::id::Timestamp;
+use nokv_proto::kv::v1::BelowSafePoint;
 use std::time::Duration;
 
 /// Why an operation did not succeed.
@@ -47,6 +48,14 @@ pub enum ClientError {
         /// The last failure seen.
         cause: String,
     },
+    /// What was asked about may have been collected as garbage. Nothing was written; begin anew, at a fresh timestamp.
+    #[error("timestamp {version} is too old: versions below {safe_point} may be gone")]
+    TooOld {
+        /// The timestamp of the snapshot or transaction.
+        version: Timestamp,
+        /// The lowest timestamp that is answered.
+        safe_point: Timestamp,
+    },
     /// The caller asked for something that cannot be.
     #[error("{0}")]
     InvalidArgument(String),
@@ -74,11 +83,16 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// What a store says of a timestamp below its safe point.
+    pub(crate) fn too_old(below: BelowSafePoint) -> Self {
+        Self::TooOld { version: Timestamp(below.version), safe_point: Timestamp(below.safe_point) }
+    }
+
     /// Whether running the whole operation again may succeed without anybody doing something first.
     ///
     /// [`ClientError::OutcomeUnknown`] is not: the first run may have taken effect.
     pub fn is_retryable(&self) -> bool {
-        matches!(self, Self::Conflict { .. } | Self::Timeout { .. })
+        matches!(self, Self::Conflict { .. } | Self::Timeout { .. } | Self::TooOld { .. })
     }
 }
 

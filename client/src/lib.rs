@@ -30,4 +30,5 @@ mod verify;
 pub use client::Client;
 pub use config::ClientConfig;
 pub use error::ClientError;
-pub use txn::{Page, Scanner, Snapshot, Txn};
+pub use stores::Staleness;
+pub use txn::{Hold, Page, Scanner, Snapshot, Txn};

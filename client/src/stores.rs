@@ -14,8 +14,9 @@ use nokv_proto::kv::v1::{
     BatchRollbackRequest, BatchRollbackResponse, CheckTxnStatusRequest, CheckTxnStatusResponse,
     CommitRequest, CommitResponse, Context, GetRequest, GetResponse, KvBatchRollbackRequest,
     KvCheckTxnStatusRequest, KvCommitRequest, KvGetRequest, KvPrewriteRequest, KvResolveLockRequest,
-    KvScanRequest, PrewriteRequest, PrewriteResponse, ResolveLockRequest, ResolveLockResponse, ScanRequest,
-    ScanResponse,
+    KvScanRequest, KvTxnHeartBeatRequest, PrewriteRequest, PrewriteResponse, ReadConsistency, ReadPreference,
+    ResolveLockRequest, ResolveLockResponse, ScanRequest, ScanResponse, TxnHeartBeatRequest,
+    TxnHeartBeatResponse,
 };
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -75,9 +76,88 @@ region_request! {
     BatchRollbackRequest BatchRollbackResponse KvBatchRollbackRequest kv_batch_rollback;
     ResolveLockRequest ResolveLockResponse KvResolveLockRequest kv_resolve_lock;
     CheckTxnStatusRequest CheckTxnStatusResponse KvCheckTxnStatusRequest kv_check_txn_status;
+    TxnHeartBeatRequest TxnHeartBeatResponse KvTxnHeartBeatRequest kv_txn_heart_beat;
+}
+
+/// How old an answer may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Staleness {
+    /// Everything acknowledged longer ago than this is in it.
+    pub time: Duration,
+    /// So many of the region's changes may be missing on top.
+    pub entries: u64,
+}
+
+/// Whom a read asks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reading {
+    /// The leader.
+    Leader,
+    /// Any replica, for an answer as good as the leader's.
+    Anyone,
+    /// Any replica, for an answer that may be this old.
+    Stale(Staleness),
+}
+
+impl Reading {
+    fn write_into(self, context: &mut Context) {
+        if self == Self::Leader {
+            return;
+        }
+        context.set_read_preference(ReadPreference::FollowerPrefer);
+        if let Self::Stale(staleness) = self {
+            context.set_read_consistency(ReadConsistency::BoundedStale);
+            context.max_stale_read_ms = u64::try_from(staleness.time.as_millis()).unwrap_or(u64::MAX);
+            context.max_stale_read_index = staleness.entries;
+        }
+    }
 }
 
 impl Shared {
+    /// Whom this client's reads ask.
+    pub(crate) fn reading(&self) -> Reading {
+        if self.config.follower_reads { Reading::Anyone } else { Reading::Leader }
+    }
+
+    /// Reads at the region that holds `key`, until it answers or the patience ends.
+    pub(crate) async fn read<R: RegionRequest>(
+        &self,
+        key: &[u8],
+        request: &R,
+        reading: Reading,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<R::Response> {
+        loop {
+            let route = self.route(key, attempt).await?;
+            if let Some(response) = self.try_read(&route, request, reading, attempt).await? {
+                return Ok(response);
+            }
+        }
+    }
+
+    /// Reads once, at any replica if `reading` allows; should that fail, at the leader. `None` as [`Shared::try_call`].
+    pub(crate) async fn try_read<R: RegionRequest>(
+        &self,
+        route: &Route,
+        request: &R,
+        reading: Reading,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Option<R::Response>> {
+        let peers = &route.region.peers;
+        if reading != Reading::Leader && !peers.is_empty() {
+            let target = peers[(self.dice() % peers.len() as u64) as usize];
+            let there = Route { region: route.region.clone(), target };
+            match self.send(&there, request.clone(), reading, attempt).await? {
+                Ok(response) => return Ok(Some(response)),
+                Err((failure, addr)) => {
+                    self.env.probe("client.read.replica_failed");
+                    attempt.note(format!("store {} at {addr}: {failure}", target.store_id));
+                }
+            }
+        }
+        self.try_call(route, request, attempt).await
+    }
+
     /// Sends `request` to the region that holds `key`, until it answers or the patience ends.
     pub(crate) async fn call<R: RegionRequest>(
         &self,
@@ -101,7 +181,7 @@ impl Shared {
         request: &R,
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<R::Response>> {
-        let (failure, addr) = match self.send(route, request.clone(), attempt).await? {
+        let (failure, addr) = match self.send(route, request.clone(), Reading::Leader, attempt).await? {
             Ok(response) => {
                 self.stores.routes().confirm(route);
                 return Ok(Some(response));
@@ -125,18 +205,20 @@ impl Shared {
         &self,
         route: &Route,
         request: R,
+        reading: Reading,
         attempt: &Attempt<'_>,
     ) -> Result<std::result::Result<R::Response, (Failure, String)>> {
         let store = route.target.store_id;
         let Some(addr) = self.stores.routes().address(store) else {
             return Ok(Err((Failure::NoAddress(store), String::from("?"))));
         };
-        let context = Context {
+        let mut context = Context {
             region_id: route.region.region_id,
             region_epoch: route.region.epoch,
             peer: Some(route.target),
             ..Default::default()
         };
+        reading.write_into(&mut context);
         let limit = attempt.slice(self.config.store_timeout)?;
         let impatient = self.env.chance("client.call.impatient", 0.003);
         let limit = if impatient { limit.min(Duration::from_millis(1)) } else { limit };

@@ -151,8 +151,19 @@ impl Allocator {
     }
 
     async fn fence(&self, generation: u64, minimum: u64, deadline: Instant) -> Result<u64, Error> {
+        self.fence_of(self.kind, generation, minimum, deadline).await
+    }
+
+    /// Raises the root's fence of any kind, for the holder of `generation`; gives where it is.
+    pub async fn fence_of(
+        &self,
+        kind: RootAllocatorKind,
+        generation: u64,
+        minimum: u64,
+        deadline: Instant,
+    ) -> Result<u64, Error> {
         let request = MetadataRootFenceAllocatorRequest {
-            kind: self.kind as i32,
+            kind: kind as i32,
             minimum,
             holder_id: self.config.coordinator_id.clone(),
             cert_generation: generation,

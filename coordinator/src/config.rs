@@ -31,6 +31,12 @@ pub struct Config {
     pub id_window: u64,
     /// A store that has not been heard of for this long counts as down.
     pub store_down_after: Duration,
+    /// Age from which versions that nobody can read any more may be removed. Transactions that are older are refused.
+    pub gc_life: Duration,
+    /// Pause between two looks at whether the safe point can rise.
+    pub gc_interval: Duration,
+    /// Longest time that the safe point is held without renewal; a new lease holder raises it only after that.
+    pub gc_hold_ttl_max: Duration,
     /// How long a request waits for the root (fence, append) before it gives up.
     pub request_timeout: Duration,
 }
@@ -51,6 +57,9 @@ impl Config {
             tso_ahead: Duration::from_secs(3),
             id_window: 10_000,
             store_down_after: Duration::from_secs(20),
+            gc_life: Duration::from_secs(600),
+            gc_interval: Duration::from_secs(20),
+            gc_hold_ttl_max: Duration::from_secs(60),
             request_timeout: Duration::from_secs(3),
         }
     }
@@ -68,6 +77,9 @@ impl Config {
             )
         } else if self.lease_ttl.is_zero() || self.lease_renew_before.is_zero() || self.id_window == 0 {
             "lease times and the id window must be positive".to_owned()
+        } else if self.gc_life.is_zero() || self.gc_interval.is_zero() || self.gc_hold_ttl_max.is_zero() {
+            "the life of old versions, the pause between looks and the longest hold must be positive"
+                .to_owned()
         } else {
             return Ok(());
         };

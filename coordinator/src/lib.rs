@@ -2,13 +2,14 @@
 //! learn again from the meta-root's tail and from the stores' heartbeats.
 //!
 //! Start at [`Coordinator::start`]. `window` and `lease` are the pure cores under ids and timestamps,
-//! `allocator` drives them; `root` talks to the three meta-roots; `view` is the picture of the cluster, `route` answers
+//! `gc` is the one under the safe point; `allocator` drives them; `root` talks to the three meta-roots; `view` is the picture of the cluster, `route` answers
 //! from it; `schedule` balances leaders. Any number of coordinators may run: all answer routes, the holder
 //! of the lease hands out ids and timestamps, the others stand by.
 
 mod allocator;
 mod config;
 mod error;
+mod gc;
 mod lease;
 mod pace;
 mod root;
@@ -27,7 +28,8 @@ use lease::Lease;
 use nokv_env::task::Stop;
 use nokv_env::{ClockExt, Env, Fact, Instant, ServerHandle, TasksExt};
 use nokv_proto::coordinator::v1::coordinator_server::CoordinatorServer;
-use nokv_proto::meta::v1 as meta;
+use nokv_proto::id::Timestamp;
+use nokv_proto::meta::v1::{self as meta, RootAllocatorKind};
 use rand_core::Rng;
 use root::RootClient;
 use std::collections::BTreeMap;
@@ -35,6 +37,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tonic::service::Routes;
 use view::View;
+
+/// How often the target rises while one version lives.
+const TARGETS_PER_LIFE: u64 = 8;
 
 /// A running coordinator.
 pub struct Coordinator {
@@ -53,6 +58,7 @@ struct Shared {
     view: Mutex<View>,
     /// Regions ordered to move lately.
     moved: Mutex<BTreeMap<u64, Instant>>,
+    gc: Mutex<gc::Gc>,
     stop: Stop,
 }
 
@@ -69,6 +75,7 @@ impl Coordinator {
             timestamps: allocator(meta::RootAllocatorKind::Tso),
             view: Mutex::new(View::default()),
             moved: Mutex::new(BTreeMap::new()),
+            gc: Mutex::default(),
             stop: Stop::new(),
             root: root.clone(),
             lease: lease.clone(),
@@ -86,6 +93,7 @@ impl Coordinator {
         spawn(&shared, "coordinator-tail", |shared| async move { shared.follow_root().await });
         spawn(&shared, "coordinator-lease", |shared| async move { shared.keep_lease().await });
         spawn(&shared, "coordinator-windows", |shared| async move { shared.top_up_windows().await });
+        spawn(&shared, "coordinator-gc", |shared| async move { shared.raise_safe_point().await });
         Ok(Coordinator { shared, server })
     }
 
@@ -264,6 +272,58 @@ impl Shared {
             }
             self.env.clock.sleep(self.config.tso_ahead / 6).await;
         }
+    }
+
+    /// Raises the safe point while the lease is held.
+    async fn raise_safe_point(&self) {
+        loop {
+            self.env.clock.sleep(self.config.gc_interval).await;
+            if let Err(error) = self.raise_once().await {
+                tracing::debug!(%error, "safe point not raised");
+            }
+        }
+    }
+
+    async fn raise_once(&self) -> Result<(), Error> {
+        let now = self.env.clock.now();
+        let Some(generation) = self.lease().generation(now) else { return Ok(()) };
+        let deadline = now + self.config.request_timeout;
+        self.open_gc(generation, deadline).await?;
+        // Fresh, so that every timestamp handed out from now on, by anybody, is above.
+        let fresh = self.timestamps.take(1).await?;
+        let life = u64::try_from(self.config.gc_life.as_millis()).unwrap_or(u64::MAX);
+        let wanted_ms = Timestamp(fresh.first).physical_ms().saturating_sub(life);
+        // In steps: each target costs every region an entry, and its leader a look at all of it.
+        let wanted = Timestamp::compose(wanted_ms - wanted_ms % (life / TARGETS_PER_LIFE).max(1), 0).0;
+        if fresh.generation != generation || self.lease().generation(self.env.clock.now()) != Some(generation)
+        {
+            return Ok(());
+        }
+        let target = self.gc().advance(self.env.clock.now(), wanted);
+        let covered = gc::covers_everything(self.view().resolved(target));
+        let outstanding = self.gc().outstanding() == Some(target);
+        if outstanding && covered {
+            let kind = RootAllocatorKind::GcSafePoint;
+            let safe_point = self.timestamps.fence_of(kind, generation, target, deadline).await?;
+            self.gc().committed(generation, safe_point);
+            self.env.probe("coordinator.gc.safe_point_raised");
+        }
+        Ok(())
+    }
+
+    /// Makes sure that the safe point is known to the holder of `generation`.
+    async fn open_gc(&self, generation: u64, deadline: Instant) -> Result<(), Error> {
+        self.gc().enter(generation, self.env.clock.now(), self.config.gc_hold_ttl_max);
+        if self.gc().is_closed() {
+            let kind = RootAllocatorKind::GcSafePoint;
+            let known = self.timestamps.fence_of(kind, generation, 0, deadline).await?;
+            self.gc().committed(generation, known);
+        }
+        Ok(())
+    }
+
+    fn gc(&self) -> MutexGuard<'_, gc::Gc> {
+        self.gc.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn view(&self) -> MutexGuard<'_, View> {

@@ -7,6 +7,7 @@ use nokv_proto::coordinator::v1::coordinator_server::Coordinator;
 use nokv_proto::meta::v1 as meta;
 use serde_json::json;
 use std::sync::{Arc, PoisonError};
+use std::time::Duration;
 use tonic::{Request, Response, Status};
 
 /// Answers the RPCs.
@@ -40,9 +41,13 @@ impl Coordinator for Service {
         let order = holds_lease
             .then(|| schedule::balance_leaders(&view, store, now, shared.config.store_down_after, &mut moved))
             .flatten();
+        let generation = shared.lease().generation(now);
+        let gc_target = generation.map_or(0, |generation| shared.gc().target(generation));
         Ok(Response::new(pb::StoreHeartbeatResponse {
             accepted: true,
             operations: order.into_iter().collect(),
+            gc_target,
+            gc_safe_point: view.state.gc_safe_point,
         }))
     }
 
@@ -159,6 +164,44 @@ impl Coordinator for Service {
         Ok(Response::new(pb::ListRegionsResponse { regions }))
     }
 
+    async fn hold_safe_point(
+        &self,
+        request: Request<pb::HoldSafePointRequest>,
+    ) -> Reply<pb::HoldSafePointResponse> {
+        let request = request.into_inner();
+        let shared = &self.0;
+        if request.holder.is_empty() {
+            return Err(Error::InvalidRequest("a hold without a holder".into()).into());
+        }
+        let holds = || {
+            let lease = shared.lease();
+            lease.generation(shared.env.clock.now()).ok_or_else(|| Error::LeaseNotHeld(lease.reason()))
+        };
+        let generation = holds()?;
+        shared.open_gc(generation, shared.env.clock.now() + shared.config.request_timeout).await?;
+        if holds()? != generation {
+            return Err(Error::LeaseNotHeld("it has just changed hands".into()).into());
+        }
+        let now = shared.env.clock.now();
+        let mut gc = shared.gc();
+        let ttl = Duration::from_millis(request.ttl_ms).min(shared.config.gc_hold_ttl_max);
+        if request.version == 0 {
+            gc.release(&request.holder);
+            return Ok(Response::new(pb::HoldSafePointResponse { accepted: true, ..Default::default() }));
+        }
+        let held = gc.hold(request.holder, request.version, now + ttl);
+        if held.is_ok() {
+            shared.env.probe("coordinator.gc.held");
+        } else {
+            shared.env.probe("coordinator.gc.hold_refused");
+        }
+        Ok(Response::new(pb::HoldSafePointResponse {
+            accepted: held.is_ok(),
+            safe_point: gc.target(generation),
+            ttl_ms: ttl.as_millis() as u64,
+        }))
+    }
+
     async fn status(
         &self,
         _request: Request<pb::CoordinatorStatusRequest>,
@@ -230,6 +273,12 @@ pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
             "issued_cursor": {"term": cursor.term, "index": cursor.index},
             "duty_mask": lease.duty_mask,
             "frontiers": frontiers,
+        },
+        "gc": {
+            "target": own.map_or(0, |generation| shared.gc().target(generation)),
+            "safe_point": view.state.gc_safe_point,
+            "holds": shared.gc().hold_count(),
+            "life_ms": shared.config.gc_life.as_millis() as u64,
         },
     }})
 }

@@ -1,6 +1,7 @@
 //! The coordinator's picture of the cluster, painted by the root's tail and by heartbeats. Nothing here is
 //! truth: throw it away and it comes back.
 
+use bytes::Bytes;
 use nokv_env::Instant;
 use nokv_proto::coordinator::v1 as pb;
 use nokv_proto::meta::v1 as meta;
@@ -185,6 +186,16 @@ impl View {
                     up: age.is_some_and(|age| age < down_after),
                 }
             })
+            .collect()
+    }
+
+    /// Ranges of which some store said that nothing below `target` has a lock there, or ever will.
+    pub fn resolved(&self, target: u64) -> Vec<(Bytes, Bytes)> {
+        let reports = self.stores.values().flat_map(|store| &store.heartbeat.regions);
+        reports
+            .filter(|report| report.gc_resolved >= target)
+            .filter_map(|report| report.descriptor.as_ref())
+            .map(|region| (region.start_key.clone(), region.end_key.clone()))
             .collect()
     }
 

@@ -49,6 +49,8 @@ pub struct Status {
     pub id_fence: u64,
     /// Timestamps up to here may have been handed out.
     pub tso_fence: u64,
+    /// Versions that no read at or above it can see may be gone.
+    pub gc_safe_point: u64,
     /// Place of the newest event.
     pub last_committed: Cursor,
     /// How many regions there are.
@@ -159,6 +161,7 @@ impl MetaRoot {
             membership_epoch: state.membership_epoch,
             id_fence: state.id_fence,
             tso_fence: state.tso_fence,
+            gc_safe_point: state.gc_safe_point,
             last_committed: Cursor { term: cursor.term, index: cursor.index },
             descriptor_count,
             pending_peer_changes,

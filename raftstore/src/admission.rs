@@ -3,6 +3,7 @@
 //! Order: request complete → store → region known → epoch → key range → hosted → leader. Problems of the request
 //! itself are gRPC errors; problems of routing are region errors inside an OK answer, which clients act upon.
 
+use crate::follow::Terms;
 use crate::region::{Region, Regions, State, epoch_matches, lock, refuse};
 use bytes::Bytes;
 use nokv_proto::admin::v1::{
@@ -76,7 +77,8 @@ impl Door {
         touch: &Touch<'_>,
         unix_ms: u64,
     ) -> Result<Admitted, Refused> {
-        let result = self.check(context, touch);
+        let anywhere = class == Class::Read && Terms::of(context).anywhere;
+        let result = self.check(context, touch, anywhere);
         let (reason, detail) = match &result {
             Ok(_) => (Reason::Accepted, String::new()),
             Err((reason, Refused::Status(status))) => (*reason, status.message().to_owned()),
@@ -109,7 +111,13 @@ impl Door {
         };
     }
 
-    fn check(&self, context: Option<&Context>, touch: &Touch<'_>) -> Result<Admitted, (Reason, Refused)> {
+    /// `anywhere`: this store need not lead the region.
+    fn check(
+        &self,
+        context: Option<&Context>,
+        touch: &Touch<'_>,
+        anywhere: bool,
+    ) -> Result<Admitted, (Reason, Refused)> {
         let invalid = |text: &str| (Reason::Invalid, Refused::Status(Status::invalid_argument(text)));
         let context = context.ok_or_else(|| invalid("the request has no context"))?;
         if context.region_id == 0 {
@@ -133,7 +141,7 @@ impl Door {
         if !state.is_hosted() {
             return Err(not_hosted());
         }
-        if !state.role.is_leader {
+        if !state.role.is_leader && !anywhere {
             return Err((Reason::NotLeader, refuse::not_leader(&state).into()));
         }
         let State { descriptor, .. } = state;

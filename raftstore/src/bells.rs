@@ -12,6 +12,8 @@ pub(crate) struct Bells {
     pub(crate) publish: Notify,
     /// The loop that gives learners their vote.
     pub(crate) members: Notify,
+    /// The loop that removes old versions.
+    pub(crate) gc: Notify,
     /// The loop that clears away what is left of peers that are gone.
     pub(crate) graves: Notify,
 }
@@ -24,12 +26,18 @@ impl Bells {
             timestamps: Notify::new(),
             publish: Notify::new(),
             members: Notify::new(),
+            gc: Notify::new(),
             graves: Notify::new(),
         }
     }
 
     pub(crate) fn beat(&self, coordinator: usize) -> &Notify {
         &self.beats[coordinator]
+    }
+
+    /// There is something to tell the coordinators.
+    pub(crate) fn report(&self) {
+        self.beats.iter().for_each(Notify::notify_one);
     }
 
     /// Leadership of a region has moved.
@@ -39,6 +47,7 @@ impl Bells {
             self.timestamps.notify_one();
             self.publish.notify_one();
             self.members.notify_one();
+            self.gc.notify_one();
         }
     }
 }

@@ -5,6 +5,7 @@
 //! 'a' region id u64 BE   →  01 | index u64 BE | term u64 BE              applied: written with every entry's effect
 //! 'm' region id u64 BE   →  01 | four lists, each: uvarint count, uvarint peer ids | auto_leave u8
 //!                           voters, learners, voters outgoing, learners next
+//! 'g' region id u64 BE   →  01 | fence u64 BE | safe point u64 BE        see [`crate::gc`]
 //! 'p' number u64 BE      →  01 | nokv.meta.v1.RootEvent           the meta-root has yet to hear it; in this order
 //! ```
 //!
@@ -27,6 +28,7 @@ const REGION: u8 = b'r';
 const APPLIED: u8 = b'a';
 const MEMBERS: u8 = b'm';
 const PENDING: u8 = b'p';
+const GC: u8 = b'g';
 
 /// A place in a raft log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize)]
@@ -35,6 +37,31 @@ pub struct Position {
     pub index: u64,
     /// Term of the entry.
     pub term: u64,
+}
+
+/// How far a region is closed to old transactions, and rid of old versions. Part of its replicated state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
+pub struct Gc {
+    /// No transaction that began below this may begin to write here.
+    pub fence: u64,
+    /// Versions that no read at or above this can see may be gone. At most the fence.
+    pub safe_point: u64,
+}
+
+impl Gc {
+    pub(crate) fn encode(self) -> [u8; 17] {
+        let mut value = [VERSION; 17];
+        value[1..9].copy_from_slice(&self.fence.to_be_bytes());
+        value[9..].copy_from_slice(&self.safe_point.to_be_bytes());
+        value
+    }
+
+    pub(crate) fn decode(mut value: &[u8]) -> Option<Self> {
+        if value.len() != 17 || value.get_u8() != VERSION {
+            return None;
+        }
+        Some(Self { fence: value.get_u64(), safe_point: value.get_u64() })
+    }
 }
 
 /// Who votes in a region's raft group.
@@ -119,6 +146,7 @@ pub(crate) fn put_tombstone(batch: &mut WriteBatch, region: &RegionDescriptor) {
     put_region(batch, region);
     batch.delete(CF_META, key(APPLIED, region.region_id));
     batch.delete(CF_META, key(MEMBERS, region.region_id));
+    batch.delete(CF_META, key(GC, region.region_id));
 }
 
 /// Records how far a region is applied.
@@ -129,6 +157,31 @@ pub(crate) fn put_applied(batch: &mut WriteBatch, region_id: u64, applied: Posit
 /// Records who votes in a region.
 pub(crate) fn put_members(batch: &mut WriteBatch, region_id: u64, members: &Members) {
     batch.put(CF_META, key(MEMBERS, region_id), members.encode());
+}
+
+/// Records up to where a region is closed to old transactions and rid of old versions.
+pub(crate) fn put_gc(batch: &mut WriteBatch, region_id: u64, gc: Gc) {
+    batch.put(CF_META, key(GC, region_id), Bytes::copy_from_slice(&gc.encode()));
+}
+
+/// What [`put_gc`] recorded of a region.
+pub(crate) fn read_gc(snapshot: &nokv_engine::Snapshot, region_id: u64) -> nokv_engine::Result<Gc> {
+    let value = snapshot.get(CF_META, &key(GC, region_id))?;
+    // A record that cannot be read is found by [`read_gcs`], which every start goes through.
+    Ok(value.and_then(|value| Gc::decode(&value)).unwrap_or_default())
+}
+
+/// What [`put_gc`] recorded of all regions.
+pub(crate) fn read_gcs(db: &Db) -> Result<BTreeMap<u64, Gc>> {
+    let mut all = BTreeMap::new();
+    for item in db.snapshot().iter(CF_META, key(GC, 0)..=key(GC, u64::MAX)) {
+        let (key, value) = item?;
+        let bad = |what| Error::BadCatalog { key: key.to_vec(), what };
+        let id = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
+        let id = id.ok_or_else(|| bad("key of a wrong length"))?;
+        all.insert(id, Gc::decode(&value).ok_or_else(|| bad("not a safe point"))?);
+    }
+    Ok(all)
 }
 
 /// Records an event that the meta-root has yet to hear.
@@ -208,6 +261,7 @@ pub fn read_entries(db: &Db) -> Result<Vec<Entry>> {
             APPLIED => _ = applied.insert(id, decode_applied(value).ok_or_else(|| bad("not a position"))?),
             MEMBERS => _ = members.insert(id, Members::decode(value).ok_or_else(|| bad("not a membership"))?),
             PENDING => {} // see `read_pending`
+            GC => {}      // see `read_gcs`
             _ => return Err(bad("key of an unknown kind")),
         }
     }
@@ -233,6 +287,15 @@ mod tests {
             Members { voters: vec![1, 300], learners: vec![2], auto_leave: true, ..Members::default() };
         assert_eq!(&members.encode()[..], [1, 2, 1, 0xac, 2, 1, 2, 0, 0, 1]);
         assert_eq!(Members::decode(members.encode()), Some(members));
+    }
+
+    #[test]
+    fn safe_points_are_golden() {
+        let gc = Gc { fence: 0x0304, safe_point: 5 };
+        let golden = [1, 0, 0, 0, 0, 0, 0, 3, 4, 0, 0, 0, 0, 0, 0, 0, 5];
+        assert_eq!(gc.encode(), golden);
+        assert_eq!(Gc::decode(&golden), Some(gc));
+        assert_eq!(Gc::decode(&golden[..16]), None);
     }
 
     #[test]

@@ -73,6 +73,8 @@ impl Command {
             Cmd::BatchRollback(_) => CmdType::BatchRollback,
             Cmd::ResolveLock(_) => CmdType::ResolveLock,
             Cmd::CheckTxnStatus(_) => CmdType::CheckTxnStatus,
+            Cmd::Gc(_) => CmdType::Gc,
+            Cmd::TxnHeartBeat(_) => CmdType::TxnHeartBeat,
         };
         let header =
             CmdHeader { region_id: self.region_id, region_epoch: Some(self.epoch), ..CmdHeader::default() };
@@ -112,6 +114,8 @@ pub(crate) fn keys(cmd: &Cmd) -> Vec<&Bytes> {
         Cmd::BatchRollback(rollback) => rollback.keys.iter().collect(),
         Cmd::ResolveLock(resolve) => resolve.keys.iter().filter(|key| !key.is_empty()).collect(),
         Cmd::CheckTxnStatus(check) => vec![&check.primary_key],
+        Cmd::Gc(gc) => gc.keys.iter().collect(),
+        Cmd::TxnHeartBeat(beat) => vec![&beat.primary_lock],
     }
 }
 

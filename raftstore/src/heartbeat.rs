@@ -91,6 +91,9 @@ pub(crate) async fn beat(shared: &Shared, at: usize) {
                     tracing::info!(coordinator = shared.coordinators.addr(at), "heartbeats are accepted");
                 }
                 accepted = true;
+                if shared.points.learn(reply.gc_target, reply.gc_safe_point) {
+                    shared.bells.gc.notify_one();
+                }
                 for operation in &reply.operations {
                     execute(shared, operation).await;
                 }
@@ -121,6 +124,7 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
             term: state.role.term,
             applied_index: state.applied.index,
             peer_id: state.peer.unwrap_or(0),
+            gc_resolved: region.swept().resolved(state.descriptor.epoch_pair().0),
         });
     }
     let disk = &shared.env.disk;

@@ -2,13 +2,14 @@
 //!
 //! ```text
 //! "NKVSNAP1" | index u64 BE | term u64 BE | uvarint length, RegionDescriptor
+//!   | [03 | uvarint length, "gc" | uvarint length, what the catalog has of it]      unless it is all zero
 //!   | records: family u8 (0, 1, 2) | uvarint length, key | uvarint length, value      ascending by (family, key)
 //!   | FF | count u64 BE | crc32c u32 BE of everything before it
 //! ```
 //!
 //! Made from one engine snapshot that includes the effect of exactly the entries up to (index, term).
 
-use crate::catalog::Position;
+use crate::catalog::{self, CF_META, Gc, Position};
 use crate::mvcc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use nokv_engine as engine;
@@ -19,6 +20,7 @@ use prost::encoding::{decode_varint, encode_varint};
 
 const MAGIC: &[u8; 8] = b"NKVSNAP1";
 const END: u8 = 0xff;
+const GC_KEY: &[u8] = b"gc";
 const CRC_BYTES: usize = 4;
 
 /// The families of a region's data.
@@ -29,6 +31,7 @@ pub(crate) const FAMILIES: [Cf; 3] = [mvcc::CF_DEFAULT, mvcc::CF_LOCK, mvcc::CF_
 pub(crate) struct Image {
     pub(crate) applied: Position,
     pub(crate) region: RegionDescriptor,
+    pub(crate) gc: Gc,
     pub(crate) records: Vec<(Cf, Bytes, Bytes)>,
 }
 
@@ -39,6 +42,10 @@ pub(crate) fn export(
     applied: Position,
 ) -> engine::Result<Bytes> {
     let mut image = Writer::new(region, applied);
+    let gc = catalog::read_gc(snapshot, region.region_id)?;
+    if gc != Gc::default() {
+        image.record(CF_META, GC_KEY, &gc.encode());
+    }
     for cf in FAMILIES {
         for entry in snapshot.iter(cf, mvcc::stored_bounds(&region.range())) {
             let (key, value) = entry?;
@@ -99,23 +106,27 @@ pub(crate) fn parse(image: &Bytes) -> Result<Image, &'static str> {
     }
     let applied = Position { index: rest.get_u64(), term: rest.get_u64() };
     let region = RegionDescriptor::decode(piece(&mut rest)?).map_err(|_| "image of an unreadable region")?;
-    let mut records = Vec::new();
+    let (mut records, mut gc) = (Vec::new(), None);
     loop {
         if !rest.has_remaining() {
             return Err("image without an end");
         }
         match rest.get_u8() {
             END => break,
+            family if Cf(family) == CF_META && gc.is_none() && records.is_empty() => {
+                let (key, value) = (piece(&mut rest)?, piece(&mut rest)?);
+                gc = Some(Gc::decode(&value).filter(|_| key == GC_KEY).ok_or("unreadable safe point")?);
+            }
             family if FAMILIES.contains(&Cf(family)) => {
                 records.push((Cf(family), piece(&mut rest)?, piece(&mut rest)?));
             }
             _ => return Err("record of an unknown family"),
         }
     }
-    if rest.len() != 8 || rest.get_u64() != records.len() as u64 {
+    if rest.len() != 8 || rest.get_u64() != (records.len() + usize::from(gc.is_some())) as u64 {
         return Err("image with records missing");
     }
-    Ok(Image { applied, region, records })
+    Ok(Image { applied, region, gc: gc.unwrap_or_default(), records })
 }
 
 fn piece(rest: &mut Bytes) -> Result<Bytes, &'static str> {

@@ -11,6 +11,8 @@
 //! - `machine`: all regions as one state machine under the raft driver; `apply` what an entry does, `command` how
 //!   it is written, `image` a whole region in one piece, [`catalog`] what is remembered of regions.
 //! - `service`, `admin`: the two gRPC doors; `admission` what is checked there; `one_pc` when one round trip is enough.
+//! - `read` how the leader answers reads, `follow` how other replicas do.
+//! - `gc`: old versions are removed through the log, below a safe point that all regions have agreed to.
 //! - `heartbeat`, `resolve`, `control`: towards the coordinators.
 //! - [`mode`], [`seed`]: whose directory it is, and its first regions.
 //!
@@ -27,6 +29,8 @@ mod command;
 mod config;
 mod control;
 mod error;
+mod follow;
+mod gc;
 mod graves;
 mod heartbeat;
 mod image;

@@ -9,6 +9,7 @@ use crate::apply::{self, Outcome};
 use crate::bells::Bells;
 use crate::catalog::{self, Entry, Members, Position};
 use crate::command::{self, Command, LogEntry};
+use crate::gc;
 use crate::image;
 use crate::mvcc::Writes;
 use crate::pending::{self, PendingEvents};
@@ -217,6 +218,8 @@ impl StoreMachine {
         catalog::put_region(&mut batch, right);
         catalog::put_members(&mut batch, right.region_id, right_members);
         catalog::put_applied(&mut batch, right.region_id, child.applied);
+        let gc = parent.gc();
+        catalog::put_gc(&mut batch, right.region_id, gc);
         self.pending.add(&mut batch, halves.event());
         parent.set_descriptor(left.clone(), self.store_id);
         parent.tell(&self.env);
@@ -224,6 +227,7 @@ impl StoreMachine {
         if let Some(config) = group_config(&child, self.store_id) {
             let region = self.regions.get_or_insert(right, self.store_id);
             region.set_applied(child.applied);
+            region.set_gc(gc);
             region.tell(&self.env);
             let marks = Marks::new(child.applied.index);
             self.hosted.insert(right.region_id, Hosted { region, members: child.members, marks });
@@ -247,8 +251,10 @@ impl StoreMachine {
         catalog::put_region(&mut batch, &image.region);
         catalog::put_members(&mut batch, group.0, &members);
         catalog::put_applied(&mut batch, group.0, at);
+        catalog::put_gc(&mut batch, group.0, image.gc);
         // One batch is in one table or in none: a crash leaves the old region or the new one, never a mixture.
         region.set_descriptor(image.region, self.store_id);
+        region.set_gc(image.gc);
         region.tell(&self.env);
         self.db.apply(batch).map_err(|error| fatal(group, error))?;
         self.db.flush().await.map_err(|error| fatal(group, error))?;
@@ -347,9 +353,10 @@ impl Machine for StoreMachine {
                 LogEntry::Data(command) => command,
                 LogEntry::Split(split) => return self.apply_split(group, at, &split),
             };
-        let descriptor = self.hosted(group)?.region.descriptor();
+        let region = self.hosted(group)?.region.clone();
+        let (descriptor, gc) = (region.descriptor(), region.gc());
         let mut writes = Writes::new();
-        let outcome = apply::evaluate(&self.db.snapshot(), &descriptor, &command, &mut writes)
+        let outcome = apply::evaluate(&self.db.snapshot(), &descriptor, gc, &command, &mut writes)
             .map_err(|error| fatal(group, format!("log entry {}: {error}", entry.index)))?;
         for probe in &writes.probes {
             self.env.probe(probe);
@@ -358,6 +365,11 @@ impl Machine for StoreMachine {
             self.env.probe("store.apply.refused");
         }
         let mut batch = WriteBatch::new();
+        if let (Cmd::Gc(request), Ok(_)) = (&command.cmd, &outcome) {
+            let gc = gc::after(gc, request);
+            catalog::put_gc(&mut batch, group.0, gc);
+            region.set_gc(gc);
+        }
         writes.into_batch(&mut batch);
         self.commit(group, at, batch)?;
         Ok(Reply::Outcome(outcome))

@@ -44,6 +44,7 @@ impl Solo {
         let db = world.run(Db::open(&env, Path::new(DIR), Options::tiny())).unwrap();
         let entries = catalog::read_entries(&db).unwrap();
         let regions = Regions::new(&entries, 1);
+        regions.restore_gc(catalog::read_gcs(&db).unwrap());
         let pending = PendingEvents::new(catalog::read_pending(&db).unwrap());
         let bells = Arc::new(Bells::new(0));
         let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);

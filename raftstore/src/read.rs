@@ -29,11 +29,7 @@ pub(crate) async fn moment(
 ) -> Result<engine::Snapshot, Refused> {
     let region = &admitted.region;
     let read = asked(env, region);
-    let at_least = region.one_pc().admit_read(version);
-    if at_least > region.state().applied.index {
-        env.probe("store.read.waited_one_pc");
-    }
-    raft.read_index(region.group(), at_least).await.map_err(|error| refused(admitted, error))?;
+    index(env, raft, admitted, version).await?;
     let snapshot = db.snapshot();
     served(env, region, read);
     let now = region.descriptor();
@@ -44,8 +40,24 @@ pub(crate) async fn moment(
     Ok(snapshot)
 }
 
+/// Confirms that this store leads the region, and gives what must be applied for a read at `version`; it is, here.
+pub(crate) async fn index(
+    env: &Env,
+    raft: &Handle<StoreMachine>,
+    admitted: &Admitted,
+    version: u64,
+) -> Result<u64, Refused> {
+    let region = &admitted.region;
+    let at_least = region.one_pc().admit_read(version);
+    if at_least > region.state().applied.index {
+        env.probe("store.read.waited_one_pc");
+    }
+    let index = raft.read_index(region.group(), at_least).await.map_err(|error| refused(admitted, error))?;
+    Ok(index.max(at_least))
+}
+
 /// Tells whoever watches that a read arrived, and gives it a number.
-fn asked(env: &Env, region: &Region) -> u64 {
+pub(crate) fn asked(env: &Env, region: &Region) -> u64 {
     if !env.watching() {
         return 0;
     }
@@ -57,7 +69,7 @@ fn asked(env: &Env, region: &Region) -> u64 {
 }
 
 /// Tells whoever watches that a read looks at the state now.
-fn served(env: &Env, region: &Region, read: u64) {
+pub(crate) fn served(env: &Env, region: &Region, read: u64) {
     if !env.watching() {
         return;
     }

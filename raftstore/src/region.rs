@@ -1,6 +1,8 @@
 //! The regions of this store as everybody in it sees them: written by the raft driver, read by the services.
 
-use crate::catalog::{Entry, Members, Position};
+use crate::catalog::{Entry, Gc, Members, Position};
+use crate::follow::Confirmed;
+use crate::gc::Swept;
 use crate::one_pc::OnePc;
 use nokv_env::{Env, Fact, Peer};
 use nokv_proto::error::v1::{EpochNotMatch, KeyNotInRegion, NotLeader, RegionError, RegionNotFound};
@@ -9,6 +11,7 @@ use nokv_replica::{GroupId, Role};
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use tokio::sync::Notify;
 
 /// A short critical section; a panic elsewhere does not spread.
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -23,6 +26,14 @@ pub(crate) struct Region {
     one_pc: Mutex<OnePc>,
     /// Reads so far, for whoever watches.
     reads: AtomicU64,
+    /// As of what is applied here, or about to be.
+    gc: Mutex<Gc>,
+    /// What this store did about garbage as the leader.
+    swept: Mutex<Swept>,
+    /// What the leader last said of how far the region is.
+    confirmed: Mutex<Confirmed>,
+    /// Rings when more was applied.
+    advanced: Notify,
 }
 
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
@@ -59,7 +70,16 @@ impl Region {
             role: Role { leader: None, term: 0, is_leader: false },
         };
         let id = entry.region.region_id;
-        Self { id, state: Mutex::new(state), one_pc: Mutex::default(), reads: AtomicU64::new(READS) }
+        Self {
+            id,
+            state: Mutex::new(state),
+            one_pc: Mutex::default(),
+            reads: AtomicU64::new(READS),
+            gc: Mutex::default(),
+            swept: Mutex::default(),
+            confirmed: Mutex::default(),
+            advanced: Notify::new(),
+        }
     }
 
     pub(crate) fn group(&self) -> GroupId {
@@ -76,6 +96,32 @@ impl Region {
 
     pub(crate) fn one_pc(&self) -> MutexGuard<'_, OnePc> {
         lock(&self.one_pc)
+    }
+
+    pub(crate) fn gc(&self) -> Gc {
+        *lock(&self.gc)
+    }
+
+    /// Called before the engine shows what the new safe point stands for, so that whoever takes an engine snapshot and
+    /// then finds the safe point low enough has read what was still there.
+    pub(crate) fn set_gc(&self, gc: Gc) {
+        *lock(&self.gc) = gc;
+    }
+
+    pub(crate) fn confirmed(&self) -> Confirmed {
+        *lock(&self.confirmed)
+    }
+
+    pub(crate) fn confirm(&self, confirmed: Confirmed) {
+        *lock(&self.confirmed) = confirmed;
+    }
+
+    pub(crate) fn advanced(&self) -> &Notify {
+        &self.advanced
+    }
+
+    pub(crate) fn swept(&self) -> MutexGuard<'_, Swept> {
+        lock(&self.swept)
     }
 
     /// Tells whoever watches what the region is now.
@@ -108,6 +154,7 @@ impl Region {
 
     pub(crate) fn set_applied(&self, applied: Position) {
         lock(&self.state).applied = applied;
+        self.advanced.notify_waiters();
     }
 
     pub(crate) fn set_role(&self, role: Role) {
@@ -132,6 +179,15 @@ impl Regions {
         let regions =
             entries.iter().map(|entry| (entry.region.region_id, Arc::new(Region::new(entry, store_id))));
         Self(Arc::new(Mutex::new(regions.collect())))
+    }
+
+    /// Gives regions what the catalog has of their garbage.
+    pub(crate) fn restore_gc(&self, all: BTreeMap<u64, Gc>) {
+        for (id, gc) in all {
+            if let Some(region) = self.get(id) {
+                region.set_gc(gc);
+            }
+        }
     }
 
     pub(crate) fn get(&self, id: u64) -> Option<Arc<Region>> {

@@ -2,6 +2,7 @@
 
 use crate::admission::{Admitted, Refused, Touch, check_limits};
 use crate::apply::Outcome;
+use crate::follow::{self, Terms};
 use crate::machine::{Proposal, Reply};
 use crate::region::refuse;
 use crate::store::Shared;
@@ -11,10 +12,11 @@ use nokv_env::ClockExt;
 use nokv_proto::admin::v1::{ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason};
 use nokv_proto::kv::v1::no_kv_server::NoKv;
 use nokv_proto::kv::v1::{
-    Context, KvBatchGetRequest, KvBatchGetResponse, KvBatchRollbackRequest, KvBatchRollbackResponse,
-    KvCheckTxnStatusRequest, KvCheckTxnStatusResponse, KvCommitRequest, KvCommitResponse, KvGetRequest,
-    KvGetResponse, KvPrewriteRequest, KvPrewriteResponse, KvResolveLockRequest, KvResolveLockResponse,
-    KvScanRequest, KvScanResponse,
+    BatchGetResponse, Context, GetRequest, GetResponse, KeyError, KvBatchGetRequest, KvBatchGetResponse,
+    KvBatchRollbackRequest, KvBatchRollbackResponse, KvCheckTxnStatusRequest, KvCheckTxnStatusResponse,
+    KvCommitRequest, KvCommitResponse, KvGetRequest, KvGetResponse, KvPrewriteRequest, KvPrewriteResponse,
+    KvReadIndexRequest, KvReadIndexResponse, KvResolveLockRequest, KvResolveLockResponse, KvScanRequest,
+    KvScanResponse, KvTxnHeartBeatRequest, KvTxnHeartBeatResponse, ReadIndexResponse, ScanResponse,
 };
 use nokv_proto::limits::COMMAND_BYTES_MAX;
 use nokv_proto::raft::v1::request::Cmd;
@@ -74,7 +76,8 @@ impl NoKv for KvService {
         check_limits(&cmd)?;
         let touch = Touch::Keys(vec![&get.key]);
         let ended = self.read(request.context.as_ref(), &touch, get.version).await;
-        let ended = ended.and_then(|(_, moment)| self.look(|ms| mvcc::get(&moment, &get, ms)));
+        let ended =
+            ended.and_then(|(admitted, moment)| self.look(|ms| self.get(&admitted, &moment, &get, ms)));
         respond!(KvGetResponse, ended)
     }
 
@@ -87,7 +90,12 @@ impl NoKv for KvService {
         let touch = Touch::Keys(batch.requests.iter().map(|get| &get.key).collect());
         let version = batch.requests.iter().map(|get| get.version).filter(|v| *v != u64::MAX).max();
         let ended = self.read(request.context.as_ref(), &touch, version.unwrap_or(0)).await;
-        let ended = ended.and_then(|(_, moment)| self.look(|ms| mvcc::batch_get(&moment, &batch, ms)));
+        let ended = ended.and_then(|(admitted, moment)| {
+            self.look(|ms| {
+                let gets = batch.requests.iter().map(|get| self.get(&admitted, &moment, get, ms));
+                Ok(BatchGetResponse { responses: gets.collect::<mvcc::Result<_>>()? })
+            })
+        });
         respond!(KvBatchGetResponse, ended)
     }
 
@@ -97,7 +105,10 @@ impl NoKv for KvService {
         check_limits(&Cmd::Scan(scan.clone()))?;
         let ended = self.read(request.context.as_ref(), &Touch::Scan(&scan), scan.version).await;
         let ended = ended.and_then(|(admitted, moment)| {
-            self.look(|ms| mvcc::scan(&moment, &scan, &admitted.descriptor.range(), ms))
+            self.look(|ms| match self.too_old(&admitted, scan.version) {
+                Some(error) => Ok(ScanResponse { error: Some(error), ..Default::default() }),
+                None => mvcc::scan(&moment, &scan, &admitted.descriptor.range(), ms),
+            })
         });
         self.0.env.tasks.yield_now().await;
         respond!(KvScanResponse, ended)
@@ -131,6 +142,20 @@ impl NoKv for KvService {
     ) -> RpcResult<KvCheckTxnStatusResponse> {
         write_rpc!(self, request, KvCheckTxnStatusResponse, CheckTxnStatus)
     }
+
+    async fn kv_txn_heart_beat(
+        &self,
+        request: Request<KvTxnHeartBeatRequest>,
+    ) -> RpcResult<KvTxnHeartBeatResponse> {
+        write_rpc!(self, request, KvTxnHeartBeatResponse, TxnHeartBeat)
+    }
+
+    async fn kv_read_index(&self, request: Request<KvReadIndexRequest>) -> RpcResult<KvReadIndexResponse> {
+        let request = request.into_inner();
+        let version = payload(request.request)?.version;
+        let ended = self.read_index(request.context.as_ref(), version).await;
+        respond!(KvReadIndexResponse, ended)
+    }
 }
 
 impl KvService {
@@ -143,10 +168,59 @@ impl KvService {
     ) -> Result<(Admitted, Snapshot), Refused> {
         let shared = &self.0;
         let admitted = shared.door.admit(Class::Read, context, touch, shared.env.clock.unix_millis())?;
-        let moment = read::moment(&shared.env, &shared.db, &shared.raft, &admitted, version);
+        let terms = Terms::of(context);
+        let leads = admitted.region.state().role.is_leader;
+        let moment = async {
+            // A leader would only ask itself, which costs it as much as a read of its own.
+            if terms.anywhere && (!leads || shared.env.chance("store.read.as_follower", 0.2)) {
+                follow::moment(shared, &admitted, terms, version).await
+            } else {
+                read::moment(&shared.env, &shared.db, &shared.raft, &admitted, version).await
+            }
+        };
         match shared.env.clock.timeout(self.patience(), moment).await {
             Ok(moment) => Ok((admitted, moment?)),
             Err(_) => Err(self.timed_out(Class::Read, context)),
+        }
+    }
+
+    /// Up to where a replica must have applied for a read at `version`, as this leader says.
+    async fn read_index(
+        &self,
+        context: Option<&Context>,
+        version: u64,
+    ) -> Result<ReadIndexResponse, Refused> {
+        let shared = &self.0;
+        let touch = Touch::Keys(Vec::new());
+        let admitted = shared.door.admit(Class::Read, context, &touch, shared.env.clock.unix_millis())?;
+        let index = read::index(&shared.env, &shared.raft, &admitted, version);
+        match shared.env.clock.timeout(self.patience(), index).await {
+            Ok(index) => Ok(ReadIndexResponse { index: index? }),
+            Err(_) => Err(self.timed_out(Class::Read, context)),
+        }
+    }
+
+    /// What is wrong with a read at `version`, if the versions that it needs may be gone. Asked after the read's moment
+    /// was taken, as the epoch is: the region's safe point rises before the engine shows what it stands for.
+    fn too_old(&self, admitted: &Admitted, version: u64) -> Option<KeyError> {
+        let safe_point = admitted.region.gc().safe_point.max(self.0.points.safe_point());
+        if !mvcc::is_too_old(version, safe_point) {
+            return None;
+        }
+        self.0.env.probe("store.read.below_safe_point");
+        Some(mvcc::too_old(version, safe_point))
+    }
+
+    fn get(
+        &self,
+        admitted: &Admitted,
+        moment: &Snapshot,
+        get: &GetRequest,
+        wall_ms: u64,
+    ) -> mvcc::Result<GetResponse> {
+        match self.too_old(admitted, get.version) {
+            Some(error) => Ok(GetResponse { error: Some(error), ..Default::default() }),
+            None => mvcc::get(moment, get, wall_ms),
         }
     }
 
@@ -217,6 +291,8 @@ fn weight(cmd: &Cmd) -> usize {
         Cmd::BatchRollback(request) => request.encoded_len(),
         Cmd::ResolveLock(request) => request.encoded_len(),
         Cmd::CheckTxnStatus(request) => request.encoded_len(),
+        Cmd::Gc(request) => request.encoded_len(),
+        Cmd::TxnHeartBeat(request) => request.encoded_len(),
     }
 }
 

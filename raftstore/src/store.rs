@@ -15,7 +15,7 @@ use crate::service::KvService;
 use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
 use crate::{Config, Error, Result};
-use crate::{graves, members};
+use crate::{gc, graves, members};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use nokv_engine::Db;
@@ -52,7 +52,8 @@ pub(crate) struct Shared {
     pub(crate) bells: Arc<Bells>,
     pub(crate) publications: Publications,
     pub(crate) pending: PendingEvents,
-    addresses: Arc<StoreAddresses>,
+    pub(crate) points: gc::Points,
+    pub(crate) addresses: Arc<StoreAddresses>,
     /// The address in use, once the port is open.
     served: OnceLock<String>,
     stop: Stop,
@@ -97,6 +98,7 @@ impl Store {
         let descriptors: Vec<_> = entries.iter().map(|entry| entry.region.clone()).collect();
         graves::clear_rows(env, db, &descriptors).await?;
         let regions = Regions::new(&entries, config.store_id);
+        regions.restore_gc(catalog::read_gcs(db)?);
         let bells = Arc::new(Bells::new(config.coordinators.len()));
         let addresses = Arc::new(StoreAddresses::new(config.store_addrs.clone()));
         let pending = PendingEvents::new(catalog::read_pending(db)?);
@@ -114,6 +116,7 @@ impl Store {
             bells,
             publications: Publications::default(),
             pending,
+            points: gc::Points::default(),
             addresses,
             served: OnceLock::new(),
             stop: Stop::new(),
@@ -144,6 +147,28 @@ impl Store {
     /// The engine under the store, for looking only.
     pub fn engine(&self) -> &Db {
         &self.shared.db
+    }
+
+    /// Of the regions that this store leads and has rid of garbage: the keys that have some all the same.
+    pub fn leftover_garbage(&self) -> crate::mvcc::Result<Vec<(u64, Bytes)>> {
+        let snapshot = self.shared.db.snapshot();
+        let mut found = Vec::new();
+        for region in
+            self.shared.door.regions.all().into_iter().filter(|region| region.state().role.is_leader)
+        {
+            let (descriptor, safe_point) = (region.descriptor(), region.gc().safe_point);
+            if safe_point == 0 || !region.swept().is_rid_of(descriptor.epoch_pair().0, safe_point) {
+                continue;
+            }
+            let mut from = Some(Bytes::new());
+            while let Some(start) = from {
+                let (keys, next) =
+                    crate::mvcc::garbage(&snapshot, &descriptor.range(), &start, safe_point, usize::MAX)?;
+                found.extend(keys.into_iter().map(|key| (region.id, key)));
+                from = next;
+            }
+        }
+        Ok(found)
     }
 
     /// The store in numbers.
@@ -239,6 +264,7 @@ fn spawn_loops(shared: &Arc<Shared>) {
     if shared.coordinators.len() == 0 {
         return;
     }
+    spawn(shared, "store-gc", |shared| async move { gc::run(&shared).await });
     spawn(shared, "store-orphans", |shared| async move { graves::find(&shared).await });
     for at in 0..shared.coordinators.len() {
         spawn(shared, "store-heartbeat", move |shared| async move { heartbeat::beat(&shared, at).await });

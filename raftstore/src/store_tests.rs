@@ -274,3 +274,112 @@ fn requests_that_make_no_sense_are_refused() {
     assert_eq!(refused(KvGetRequest { context: context(), request: get(b"") }), Code::InvalidArgument);
     assert_eq!(refused(KvGetRequest { context: context(), request: get(&[1; 5000]) }), Code::InvalidArgument);
 }
+
+/// A read at `store` with the given consistency and bound.
+fn read_at(cluster: &Cluster, store: u64, key: &str, change: impl FnOnce(&mut Context)) -> KvGetResponse {
+    let mut asked = context().unwrap();
+    change(&mut asked);
+    let request = GetRequest { key: Bytes::copy_from_slice(key.as_bytes()), ..Default::default() };
+    let request = KvGetRequest { context: Some(asked), request: Some(request) };
+    cluster.world.run(cluster.client(store).kv_get(request)).unwrap().into_inner()
+}
+
+#[test]
+fn a_follower_answers_as_its_leader_would() {
+    let mut cluster = Cluster::new();
+    let leader = cluster.leader();
+    let follower = leader % 3 + 1;
+    for round in 0..20 {
+        cluster.put("a", &round.to_string());
+        let reply = read_at(&cluster, follower, "a", |context| {
+            context.set_read_preference(ReadPreference::FollowerPrefer);
+        });
+        let response = reply.response.unwrap_or_else(|| panic!("{:?}", reply.region_error));
+        assert_eq!(response.value, round.to_string(), "no replication is waited for in this test");
+    }
+    let strong = read_at(&cluster, follower, "a", |context| context.max_stale_read_ms = 60_000);
+    assert_eq!(leader_hint(strong.region_error), leader, "the bound alone allows nothing");
+}
+
+#[test]
+fn a_stale_read_needs_no_leader_while_its_bound_lasts() {
+    let mut cluster = Cluster::new();
+    cluster.put("a", "1");
+    let leader = cluster.leader();
+    let follower = leader % 3 + 1;
+    let stale = |cluster: &Cluster, ms: u64| {
+        let reply = read_at(cluster, follower, "a", |context| {
+            context.set_read_consistency(ReadConsistency::BoundedStale);
+            context.max_stale_read_ms = ms;
+        });
+        reply.response.map(|response| response.value)
+    };
+    assert_eq!(stale(&cluster, 10_000), Some("1".into()));
+    for store in (1..=3).filter(|store| *store != follower) {
+        cluster.kill(store);
+    }
+    assert_eq!(stale(&cluster, 10_000), Some("1".into()), "the leader said so moments ago");
+    cluster.wait(Duration::from_secs(1));
+    assert_eq!(stale(&cluster, 500), None, "and nobody can say so again");
+}
+
+/// Brings every region that some store leads to this safe point, as the coordinators would.
+fn collect(cluster: &Cluster, safe_point: u64) {
+    let leader = cluster.leader();
+    let shared = &cluster.stores[&leader].shared;
+    for (target, safe_point) in [(safe_point, 0), (safe_point, safe_point)] {
+        shared.points.learn(target, safe_point);
+        let region = shared.door.regions.get(1).unwrap();
+        cluster.world.run(crate::gc::tend(shared, &region)).unwrap();
+    }
+}
+
+#[test]
+fn old_versions_go_from_every_replica_and_reads_below_are_refused() {
+    let mut cluster = Cluster::new();
+    for round in 0..30 {
+        cluster.put("a", &round.to_string());
+        cluster.put("b", &"x".repeat(1000));
+    }
+    let middle = cluster.next_ts;
+    cluster.put("a", "later");
+    let before = cluster.try_get(cluster.leader(), "a", middle).response.unwrap().value;
+    let bytes_before = image(cluster.any()).len();
+    collect(&cluster, middle);
+    cluster.converge();
+    assert!(image(cluster.any()).len() < bytes_before / 10, "29 long values and their records went");
+    let leader = cluster.leader();
+    assert_eq!(cluster.try_get(leader, "a", middle).response.unwrap().value, before);
+    let old = cluster.try_get(leader, "a", middle - 1).response.unwrap().error.unwrap();
+    assert_eq!(old.below_safe_point.unwrap().safe_point, middle);
+    let late = cluster.prewrite(leader, "c", "late", middle - 1, 0).response.unwrap();
+    assert!(late.errors[0].below_safe_point.is_some());
+    // What was refused once stays refused: the safe point is part of the region's state.
+    for store in 1..=3 {
+        cluster.kill(store);
+    }
+    (1..=3).for_each(|store| cluster.start(store));
+    let leader = cluster.leader();
+    let old = cluster.try_get(leader, "a", middle - 1).response.unwrap().error.unwrap();
+    assert_eq!(old.below_safe_point.unwrap().safe_point, middle);
+    assert_eq!(cluster.get("a").as_deref(), Some("later"));
+}
+
+#[test]
+fn a_snapshot_brings_the_safe_point_along() {
+    let mut cluster = Cluster::new();
+    let behind = cluster.leader() % 3 + 1;
+    cluster.stop(behind);
+    for round in 0..30 {
+        cluster.put("a", &round.to_string());
+    }
+    let middle = cluster.next_ts;
+    collect(&cluster, middle);
+    for round in 0..30 {
+        cluster.put("b", &round.to_string());
+    }
+    cluster.start(behind);
+    cluster.converge();
+    let gc = cluster.stores[&behind].shared.door.regions.get(1).unwrap().gc();
+    assert_eq!((gc.fence, gc.safe_point), (middle, middle));
+}

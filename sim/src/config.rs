@@ -161,6 +161,12 @@ pub struct WorldConfig {
     pub id_window: u64,
     /// Longest time between two looks of a coordinator at the root's tail, in milliseconds.
     pub root_refresh_ms: u64,
+    /// Old versions live so long, in milliseconds.
+    pub gc_life_ms: u64,
+    /// Longest hold of the safe point without renewal, in milliseconds.
+    pub gc_hold_ms: u64,
+    /// Clients read from any replica.
+    pub follower_reads: bool,
     /// More may be damaged than can be recovered: unavailability is legal then, wrong answers are not.
     pub unlimited_damage: bool,
     /// Fault classes in use.
@@ -224,6 +230,9 @@ impl WorldConfig {
             tso_ahead_ms: draw.pick(&[50, 1_000, 3_000, 30_000]),
             id_window: draw.pick(&[2, 100, 10_000]),
             root_refresh_ms: draw.pick(&[50, 200, 2_000]),
+            gc_life_ms: Draw::new(seed, "config-gc").pick(&[1_500, 1_500, 4_000, 600_000]),
+            gc_hold_ms: Draw::new(seed, "config-gc-hold").pick(&[1_000, 3_000]),
+            follower_reads: Draw::new(seed, "config-follower-reads").one_in(3),
             unlimited_damage: false,
             faults: if quiet { Vec::new() } else { faults },
             fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
@@ -231,10 +240,12 @@ impl WorldConfig {
         .within_reason()
     }
 
-    /// A window of timestamps must outlast the round trip that extends it, or nothing is ever served.
+    /// A window of timestamps must outlast the round trip that extends it, or nothing is ever served. A snapshot must
+    /// outlast a scan of everything, key by key.
     fn within_reason(mut self) -> Self {
         let round_us = 8 * self.latency.base_us + 2 * self.latency.jitter_us + 4 * self.disk.sync_us;
         self.tso_ahead_ms = self.tso_ahead_ms.max(4 * round_us / 1_000);
+        self.gc_life_ms = self.gc_life_ms.max(100 * round_us / 1_000);
         self
     }
 
@@ -273,6 +284,9 @@ impl WorldConfig {
             tso_ahead_ms: 3_000,
             id_window: 10_000,
             root_refresh_ms: 200,
+            gc_life_ms: 600_000,
+            gc_hold_ms: 3_000,
+            follower_reads: false,
             unlimited_damage: false,
             faults: Vec::new(),
             fault_pause_ms: 1_500,

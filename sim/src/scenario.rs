@@ -100,6 +100,7 @@ impl Scenario {
         config.coordinator_timeout = Duration::from_millis(world.config.patience_ms);
         config.prewrite_bytes = world.config.prewrite_bytes;
         config.scan_page = world.config.scan_page;
+        config.follower_reads = world.config.follower_reads;
         config.name = format!("session{session}");
         Runner {
             session,

@@ -166,6 +166,7 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         ("membership epoch", status.membership_epoch),
         ("id fence", status.id_fence),
         ("timestamp fence", status.tso_fence),
+        ("safe point", status.gc_safe_point),
         ("last committed", status.last_committed.index),
         ("descriptors", status.descriptor_count as u64),
         ("peer changes", status.pending_peer_changes as u64),
@@ -180,6 +181,7 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         rows: rows.to_vec(),
         unreadable: None,
         home: None,
+        garbage: None,
     }
 }
 
@@ -187,6 +189,8 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
 fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
     let snapshot = store.engine().snapshot();
     let status = store.status();
+    // Rows that cannot be read are found below.
+    let garbage = store.leftover_garbage().unwrap_or_default();
     let applied = |id: u64| {
         let region = status.regions.iter().find(|region| region.region_id == id);
         region.map_or(0, |region| region.applied_index)
@@ -214,7 +218,9 @@ fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
             let applied = applied(region.region_id);
             let homes = region.peers.iter().map(|peer| format!("store{}", peer.store_id)).collect();
             let home = Some((region.epoch_pair().1, homes));
-            Replica { region: region.region_id, node: node.to_owned(), applied, rows, unreadable, home }
+            let garbage = garbage.iter().find(|(id, _)| *id == region.region_id).map(|(_, key)| key.to_vec());
+            let (region, node) = (region.region_id, node.to_owned());
+            Replica { region, node, applied, rows, unreadable, home, garbage }
         })
         .collect()
 }
@@ -247,6 +253,9 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
     settings.tso_ahead = Duration::from_millis(config.tso_ahead_ms);
     settings.id_window = config.id_window;
     settings.root_refresh = Duration::from_millis(config.root_refresh_ms);
+    settings.gc_life = Duration::from_millis(config.gc_life_ms);
+    settings.gc_interval = Duration::from_millis((config.gc_life_ms / 4).clamp(200, 20_000));
+    settings.gc_hold_ttl_max = Duration::from_millis(config.gc_hold_ms);
     Coordinator::start(env, settings).await.map_err(|error| error.to_string())
 }
 

@@ -99,6 +99,9 @@ pub struct Coordinator {
     /// Longest time between two looks at the meta-root's events
     #[arg(long, env = "NOKV_ROOT_REFRESH", value_name = "DURATION", default_value = "200ms", value_parser = positive_duration)]
     pub root_refresh: Duration,
+    /// Age from which versions that nobody reads any more may be removed; transactions older than that are refused
+    #[arg(long, env = "NOKV_GC_LIFE", value_name = "DURATION", default_value = "10m", value_parser = positive_duration)]
+    pub gc_life: Duration,
     /// First id, when the meta-root has handed out none
     #[arg(long, env = "NOKV_ID_START", value_name = "N", default_value_t = 1)]
     pub id_start: u64,

@@ -78,6 +78,7 @@ fn settings(args: &Coordinator) -> Result<Config> {
     config.lease_ttl = args.lease_ttl;
     config.lease_renew_before = args.lease_renew_before;
     config.root_refresh = args.root_refresh;
+    config.gc_life = args.gc_life;
     config.id_start = args.id_start;
     config.ts_start = args.ts_start;
     if config.lease_renew_before >= config.lease_ttl {

@@ -87,6 +87,7 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
                 .detail("commit_ts", commit_ts.0)
         }
         ClientError::Conflict { .. } => Failure::new(Code::Conflict, error).next("run the command again"),
+        ClientError::TooOld { .. } => Failure::new(Code::Conflict, error).next("run the command again"),
         ClientError::AlreadyExists { .. } => Failure::new(Code::Refused, error),
         ClientError::TooLarge { what, bytes, bytes_max } => Failure::new(Code::TooLarge, error)
             .detail("what", *what)

@@ -17,13 +17,17 @@ use crate::retry::Wait;
 use crate::stores::RegionRequest;
 use crate::txn::resolve::Fate;
 use bytes::Bytes;
-use futures_util::future::join_all;
-use nokv_env::{BoxFuture, Instant};
+use futures_util::future::{Either, join_all, select};
+use nokv_env::{BoxFuture, ClockExt, Instant};
 use nokv_proto::id::Timestamp;
-use nokv_proto::kv::v1::{BatchRollbackRequest, CommitRequest, KeyError, Mutation, PrewriteRequest};
+use nokv_proto::kv::v1::{
+    BatchRollbackRequest, CommitRequest, KeyError, Mutation, PrewriteRequest, TxnHeartBeatRequest,
+};
 use std::collections::BTreeSet;
+use std::convert::Infallible;
+use std::pin::pin;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Locks of a big transaction live longer: this much per MiB.
@@ -32,13 +36,22 @@ const TTL_PER_MIB: Duration = Duration::from_millis(500);
 /// Most keys committed together with the primary, whose answer the caller waits for.
 const KEYS_MAX: usize = 4096;
 
+/// Shortest pause between two heartbeats.
+const BEAT_MIN: Duration = Duration::from_millis(20);
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// One run of the commit protocol.
 pub(crate) struct Commit {
     shared: Arc<Shared>,
     start: Timestamp,
     primary: Bytes,
     keys: Vec<Bytes>,
-    ttl_ms: u64,
+    /// Life of our locks; heartbeats make it longer.
+    ttl_ms: AtomicU64,
+    began: Instant,
     /// A message that may have committed us was sent and not answered.
     doubt: AtomicBool,
     /// Some lock of ours may exist.
@@ -78,13 +91,21 @@ impl Commit {
             start,
             primary: keys[0].clone(),
             keys,
-            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+            ttl_ms: AtomicU64::new(millis(ttl)),
+            began,
             doubt: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             early_doubt: AtomicBool::new(false),
         };
         let mut asked = start;
-        match commit.phases(mutations, early, &mut asked, attempt).await {
+        let ended = {
+            let phases = pin!(commit.phases(mutations, early, &mut asked, attempt));
+            match select(phases, pin!(commit.stay_alive())).await {
+                Either::Left((ended, _)) => ended,
+                Either::Right((never, _)) => match never {},
+            }
+        };
+        match ended {
             Ok(commit_ts) => Ok(commit_ts),
             Err(error) if commit.in_doubt() => Err(ClientError::OutcomeUnknown {
                 start_ts: start,
@@ -126,6 +147,37 @@ impl Commit {
         let (committed, done) = self.commit_primary(asked, attempt).await?;
         self.commit_rest_later(committed, done).await;
         Ok(committed)
+    }
+
+    /// Keeps the primary's lock alive while the phases last, for ever.
+    async fn stay_alive(&self) -> Infallible {
+        let shared = &self.shared;
+        if shared.env.chance("client.heartbeat.never", 0.3) {
+            return std::future::pending().await;
+        }
+        let pause = (shared.config.lock_ttl / 3).max(BEAT_MIN);
+        loop {
+            shared.env.clock.sleep(pause).await;
+            if !self.touched.load(Ordering::SeqCst) {
+                continue;
+            }
+            let ttl = millis(shared.env.clock.now().since(self.began) + shared.config.lock_ttl);
+            let longest = self.ttl_ms.fetch_max(ttl, Ordering::SeqCst).max(ttl);
+            let request = TxnHeartBeatRequest {
+                primary_lock: self.primary.clone(),
+                start_version: self.start.0,
+                advise_lock_ttl: longest,
+            };
+            let mut attempt = Attempt::new(shared, "staying alive", pause * 2);
+            match shared.call(&self.primary, &request, &mut attempt).await {
+                Ok(reply) if reply.error.is_none() => shared.env.probe("client.heartbeat"),
+                // The phases find out by themselves what became of the lock.
+                Ok(reply) => {
+                    tracing::debug!(start = self.start.0, error = ?reply.error, "no lock to prolong");
+                }
+                Err(error) => tracing::debug!(start = self.start.0, %error, "no heartbeat"),
+            }
+        }
     }
 
     /// Prewrites all groups, the primary's before the others. A timestamp when that committed them already.
@@ -195,7 +247,7 @@ impl Commit {
         let request = PrewriteRequest {
             primary_lock: self.primary.clone(),
             start_version: self.start.0,
-            lock_ttl: self.ttl_ms,
+            lock_ttl: self.ttl_ms.load(Ordering::SeqCst),
             txn_size: self.keys.len() as u64,
             min_commit_ts: self.start.0 + 1,
             one_pc_commit_version: one_round_trip.unwrap_or_default().0,
@@ -226,7 +278,7 @@ impl Commit {
                 return Ok(Prewritten::Locked);
             }
             if self.in_doubt() {
-                return match shared.settle(&self.primary, self.start, self.ttl_ms, attempt).await? {
+                return match shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await? {
                     Fate::Committed(at) => Ok(Prewritten::Committed(Timestamp(at))),
                     _ => {
                         self.clear_doubt();
@@ -259,6 +311,9 @@ impl Commit {
                 let reason = format!("written at {}", conflict.commit_ts);
                 return Err(self.conflict(conflict.key, reason));
             }
+            if let Some(below) = error.below_safe_point {
+                return Err(ClientError::too_old(below));
+            }
             if let Some(exists) = error.already_exists {
                 return Err(ClientError::AlreadyExists { key: exists.key });
             }
@@ -283,6 +338,10 @@ impl Commit {
     ) -> Result<(Timestamp, Vec<Bytes>)> {
         let shared = &self.shared;
         *asked = shared.tso.get(shared, 1, attempt).await?;
+        if shared.env.chance("client.commit.slow", 0.02) {
+            let slow = attempt.share(2)?.min(shared.config.lock_ttl * 2);
+            shared.env.clock.sleep(slow).await;
+        }
         loop {
             let route = shared.route(&self.primary, attempt).await?;
             let beside = self.keys.iter().filter(|key| **key != self.primary && route.covers(key));
@@ -312,7 +371,7 @@ impl Commit {
                 attempt.pause(Wait::Backoff, error.retryable).await?;
             } else {
                 // The lock is not ours any more: somebody rolled us forward or back.
-                return match shared.settle(&self.primary, self.start, self.ttl_ms, attempt).await? {
+                return match shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await? {
                     Fate::Committed(at) => {
                         self.clear_doubt();
                         Ok((Timestamp(at), vec![self.primary.clone()]))
@@ -328,7 +387,7 @@ impl Commit {
 
     /// The timestamp in the primary's record, when a one-round-trip commit may have written it before us.
     async fn true_commit(&self, asked: Timestamp, attempt: &mut Attempt<'_>) -> Result<Timestamp> {
-        match self.shared.settle(&self.primary, self.start, self.ttl_ms, attempt).await? {
+        match self.shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await? {
             Fate::Committed(at) => Ok(Timestamp(at)),
             _ => Err(ClientError::Protocol(format!(
                 "transaction {} was committed at {asked}, then was not",

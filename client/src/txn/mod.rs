@@ -14,10 +14,12 @@
 //!   without asking the primary first.
 
 mod commit;
+mod hold;
 mod resolve;
 mod snapshot;
 mod transaction;
 
 pub(crate) use commit::Commit;
+pub use hold::Hold;
 pub use snapshot::{Page, Scanner, Snapshot};
 pub use transaction::Txn;

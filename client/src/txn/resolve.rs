@@ -14,6 +14,7 @@ use nokv_proto::kv::v1::{
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// What the primary says about a transaction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -78,25 +79,30 @@ impl Shared {
         self: &Arc<Self>,
         primary: &bytes::Bytes,
         start: Timestamp,
-        ttl_ms: u64,
+        ttl_ms: &AtomicU64,
         attempt: &mut Attempt<'_>,
     ) -> Result<Fate> {
-        let expired = Timestamp::compose(start.physical_ms() + ttl_ms + 1, 0);
-        let request = CheckTxnStatusRequest {
+        let mut request = CheckTxnStatusRequest {
             primary_key: primary.clone(),
             lock_ts: start.0,
-            current_ts: expired.0,
+            current_ts: 0,
             rollback_if_not_exist: true,
             caller_start_ts: 0,
             current_time: self.env.clock.unix_millis(),
         };
         loop {
+            // A heartbeat that is still on its way may prolong the lock's life up to this.
+            let expires_ms = start.physical_ms() + ttl_ms.load(Ordering::SeqCst) + 1;
+            request.current_ts = Timestamp::compose(expires_ms, 0).0;
             let reply = self.call(primary, &request, attempt).await?;
             match &reply.error {
                 None if matches!(fate(&reply), Fate::Committed(_) | Fate::RolledBack) => {
                     return Ok(fate(&reply));
                 }
                 None => attempt.pause(Wait::Backoff, "the transaction's own status is undecided").await?,
+                Some(error) if error.below_safe_point.is_some() => {
+                    return Err(ClientError::too_old(error.below_safe_point.unwrap_or_default()));
+                }
                 Some(error) => match &error.locked {
                     // Somebody else's lock on the primary key can hide the record of ours on an old store.
                     Some(lock) if lock.lock_version != start.0 => {

@@ -4,6 +4,7 @@ use crate::attempt::Attempt;
 use crate::client::Shared;
 use crate::error::{ClientError, Result};
 use crate::retry::Wait;
+use crate::txn::Hold;
 use bytes::Bytes;
 use nokv_proto::id::Timestamp;
 use nokv_proto::key::KeyRange;
@@ -42,12 +43,18 @@ impl Snapshot {
         loop {
             let request =
                 GetRequest { key: key.clone(), version: self.version.0, bypass_locks: self.bypass_list() };
-            let reply = self.shared.call(key, &request, attempt).await?;
+            let reply = self.shared.read(key, &request, self.shared.reading(), attempt).await?;
             match reply.error {
                 None => return Ok((!reply.not_found).then_some(reply.value)),
                 Some(error) => self.clear(error, attempt).await?,
             }
         }
+    }
+
+    /// Keeps this snapshot readable, for as long as the hold exists and a coordinator can be asked at least once in `ttl`.
+    pub async fn hold(&self, ttl: Duration) -> Result<Hold> {
+        let mut attempt = Attempt::new(&self.shared, "holding a snapshot", self.allowed);
+        Hold::begin(&self.shared, self.version, ttl, &mut attempt).await
     }
 
     /// A reader of the keys of `range`, in order, page by page.
@@ -71,6 +78,9 @@ impl Snapshot {
         }
         if !error.retryable.is_empty() {
             return attempt.pause(Wait::Backoff, error.retryable).await;
+        }
+        if let Some(below) = error.below_safe_point {
+            return Err(ClientError::too_old(below));
         }
         if error.abort.is_empty() {
             return Err(ClientError::Protocol(format!("a read was refused: {error:?}")));
@@ -152,7 +162,8 @@ impl Scanner {
                 bypass_locks: self.snapshot.bypass_list(),
                 keys_only: self.keys_only,
             };
-            let Some(reply) = shared.try_call(&route, &request, attempt).await? else { continue };
+            let reply = shared.try_read(&route, &request, shared.reading(), attempt).await?;
+            let Some(reply) = reply else { continue };
             let mut pairs: Vec<_> = reply.kvs.into_iter().map(|kv| (kv.key, kv.value)).collect();
             let next = if let Some(error) = reply.error {
                 let locked = error.locked.as_ref().map(|lock| lock.key.clone());

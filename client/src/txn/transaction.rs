@@ -1,16 +1,17 @@
 //! A transaction as its owner sees it: reads of one snapshot, own writes on top, commit or nothing.
 
 use crate::attempt::Attempt;
-use crate::client::{Client, check_key, check_value, deletion, put};
+use crate::client::{Client, check_key, check_value, deletion, guard, put};
 use crate::error::Result;
-use crate::txn::{Commit, Snapshot};
+use crate::txn::{Commit, Hold, Snapshot};
 use bytes::Bytes;
 use nokv_env::Instant;
 use nokv_proto::id::Timestamp;
 use nokv_proto::key::KeyRange;
 use nokv_proto::kv::v1::Mutation;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::time::Duration;
 
 /// A transaction under snapshot isolation. Dropping it without [`Txn::commit`] leaves no trace.
 pub struct Txn {
@@ -19,6 +20,8 @@ pub struct Txn {
     began: Instant,
     /// Own writes; `None` deletes.
     writes: BTreeMap<Bytes, Write>,
+    /// Keys that nobody may write between our start and our commit.
+    guarded: BTreeSet<Bytes>,
 }
 
 #[derive(Debug, Clone)]
@@ -29,12 +32,17 @@ struct Write {
 
 impl Txn {
     pub(crate) fn new(client: Client, snapshot: Snapshot, began: Instant) -> Self {
-        Self { client, snapshot, began, writes: BTreeMap::new() }
+        Self { client, snapshot, began, writes: BTreeMap::new(), guarded: BTreeSet::new() }
     }
 
     /// The timestamp this transaction reads at.
     pub fn start_ts(&self) -> Timestamp {
         self.snapshot.version()
+    }
+
+    /// Keeps the transaction's snapshot readable, and lets it commit, however long it takes: see [`Snapshot::hold`].
+    pub async fn hold(&self, ttl: Duration) -> Result<Hold> {
+        self.snapshot.hold(ttl).await
     }
 
     /// The value of `key`: our own write, else the snapshot's.
@@ -60,6 +68,17 @@ impl Txn {
     /// Deletes `key` at commit.
     pub fn delete(&mut self, key: impl Into<Bytes>) -> Result<()> {
         self.write(key.into(), None, false)
+    }
+
+    /// Makes the commit fail if somebody else writes or guards `key` between the start of this transaction and its commit.
+    ///
+    /// Snapshot isolation does not notice when two transactions read the same keys and write different ones (write skew).
+    /// A transaction whose writes rest on what it read at a key guards that key.
+    pub fn guard(&mut self, key: impl Into<Bytes>) -> Result<()> {
+        let key = key.into();
+        check_key(&key)?;
+        self.guarded.insert(key);
+        Ok(())
     }
 
     fn write(&mut self, key: Bytes, value: Option<Bytes>, must_be_new: bool) -> Result<()> {
@@ -100,7 +119,10 @@ impl Txn {
         if self.writes.is_empty() {
             return Ok(self.start_ts());
         }
-        let mutations = self.writes.iter().map(|(key, write)| mutation(key, write)).collect();
+        let guards = self.guarded.iter().map(|key| (key.clone(), guard(key.clone())));
+        let mut mutations: BTreeMap<Bytes, Mutation> = guards.collect();
+        mutations.extend(self.writes.iter().map(|(key, write)| (key.clone(), mutation(key, write))));
+        let mutations = mutations.into_values().collect();
         Commit::run(self.client.shared(), self.start_ts(), self.began, mutations, None, attempt).await
     }
 

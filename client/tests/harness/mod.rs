@@ -198,6 +198,7 @@ impl Coordinator for FakeCoordinator {
         list_stores ListStoresRequest ListStoresResponse;
         list_regions ListRegionsRequest ListRegionsResponse;
         status CoordinatorStatusRequest CoordinatorStatusResponse;
+        hold_safe_point HoldSafePointRequest HoldSafePointResponse;
     }
 }
 
@@ -372,6 +373,27 @@ impl NoKv for FakeStore {
             |body| format!("{} start={} at={}", text(&body.keys), body.start_version, body.commit_version),
             |say| kv::ResolveLockResponse { error: key_error(say.as_ref()), resolved_locks: 1 }
         )
+    }
+
+    async fn kv_txn_heart_beat(
+        &self,
+        request: Request<kv::KvTxnHeartBeatRequest>,
+    ) -> Result<Response<kv::KvTxnHeartBeatResponse>, Status> {
+        answer!(
+            self,
+            request,
+            "beat",
+            KvTxnHeartBeatResponse,
+            |body| format!("{} start={}", text([&body.primary_lock]), body.start_version),
+            |say| kv::TxnHeartBeatResponse { error: key_error(say.as_ref()), lock_ttl: body.advise_lock_ttl }
+        )
+    }
+
+    async fn kv_read_index(
+        &self,
+        _request: Request<kv::KvReadIndexRequest>,
+    ) -> Result<Response<kv::KvReadIndexResponse>, Status> {
+        Err(Status::unimplemented("not scripted"))
     }
 
     async fn kv_check_txn_status(

@@ -105,6 +105,8 @@ pub struct RootState {
     last_committed: RootCursor,
     id_fence: u64,
     tso_fence: u64,
+    /// Versions that no read at or above it can see may be gone.
+    gc_safe_point: u64,
     lease: Option<RootCoordinatorLease>,
     seal: Option<RootCoordinatorSeal>,
     closure: Option<RootCoordinatorClosure>,
@@ -181,6 +183,9 @@ impl RootState {
             (Kind::TsoAllocatorFenced, Some(Payload::AllocatorFence(fence))) => {
                 self.raise_fence(RootAllocatorKind::Tso, fence.minimum)
             }
+            (Kind::GcSafePointRaised, Some(Payload::AllocatorFence(fence))) => {
+                self.raise_fence(RootAllocatorKind::GcSafePoint, fence.minimum)
+            }
             (Kind::RegionBootstrap, Some(Payload::RegionDescriptor(region))) => {
                 self.region_bootstrap(event, region.descriptor.as_ref())
             }
@@ -214,6 +219,7 @@ impl RootState {
         self.committed(at, events);
         let current = match fence.kind() {
             RootAllocatorKind::Tso => self.tso_fence,
+            RootAllocatorKind::GcSafePoint => self.gc_safe_point,
             _ => self.id_fence,
         };
         Ok(Reply::Fenced { current })
@@ -223,6 +229,7 @@ impl RootState {
         let (fence, event_kind) = match kind {
             RootAllocatorKind::Id => (&mut self.id_fence, RootEventKind::IdAllocatorFenced),
             RootAllocatorKind::Tso => (&mut self.tso_fence, RootEventKind::TsoAllocatorFenced),
+            RootAllocatorKind::GcSafePoint => (&mut self.gc_safe_point, RootEventKind::GcSafePointRaised),
             RootAllocatorKind::Unspecified => return Err(Refusal::invalid("unknown allocator kind")),
         };
         if minimum > FENCE_MAX {
@@ -262,6 +269,7 @@ impl RootState {
             last_committed: Some(self.last_committed),
             id_fence: self.id_fence,
             tso_fence: self.tso_fence,
+            gc_safe_point: self.gc_safe_point,
             coordinator_lease: self.lease.clone(),
             coordinator_seal: self.seal.clone(),
             coordinator_closure: self.closure.clone(),
@@ -293,6 +301,7 @@ impl RootState {
             last_committed: state.last_committed.unwrap_or_default(),
             id_fence: state.id_fence,
             tso_fence: state.tso_fence,
+            gc_safe_point: state.gc_safe_point,
             lease: state.coordinator_lease,
             seal: state.coordinator_seal,
             closure: state.coordinator_closure,

@@ -435,6 +435,8 @@ fn fences_only_rise_and_belong_to_the_live_lease() {
     let mut root = Root::default();
     assert_eq!(root.fence(RootAllocatorKind::Id, 100, ("", 0)), Some(100));
     assert_eq!(root.fence(RootAllocatorKind::Id, 50, ("", 0)), Some(100));
+    assert_eq!(root.fence(RootAllocatorKind::GcSafePoint, 7, ("", 0)), Some(7));
+    assert_eq!(root.fence(RootAllocatorKind::GcSafePoint, 3, ("", 0)), Some(7), "never back");
     assert_eq!(root.fence(RootAllocatorKind::Tso, u64::MAX, ("", 0)), None);
     assert_eq!(root.fence(RootAllocatorKind::Tso, 10, ("a", 1)), None, "no lease yet");
     assert_eq!(root.issue("a", (0, 0)), Some(1));

@@ -21,10 +21,12 @@
 //! - Each request is all or nothing, and may arrive again, late, in any order with the others: a decided
 //!   transaction stays as it was decided.
 //!
-//! Start at [`prewrite`] and [`commit`]; `read` and `scan` look, `resolve` cleans up after others, `key` and
-//! `record` hold every stored byte. Nothing here knows regions, Raft, clocks or randomness.
+//! Start at [`prewrite`] and [`commit`]; `read` and `scan` look, `resolve` cleans up after others, `heartbeat` keeps a
+//! transaction alive, `gc` removes old versions, `key` and `record` hold every stored byte. Nothing here knows regions, Raft, clocks or randomness.
 
 mod commit;
+mod gc;
+mod heartbeat;
 mod key;
 mod look;
 #[cfg(test)]
@@ -38,6 +40,8 @@ mod scan;
 pub(crate) mod testing;
 
 pub use commit::commit;
+pub use gc::{OldLock, collect, garbage, is_forgotten, is_too_old, locks_below, too_old};
+pub use heartbeat::heartbeat;
 pub use prewrite::prewrite;
 pub use read::{batch_get, get};
 pub use resolve::{batch_rollback, check_txn_status, resolve_lock};
@@ -133,12 +137,13 @@ impl Writes {
     }
 
     /// Adds what `other` asks for.
-    fn append(&mut self, mut other: Writes) {
+    pub(crate) fn append(&mut self, mut other: Writes) {
         self.changes.append(&mut other.changes);
         self.probes.append(&mut other.probes);
     }
 
-    fn probe(&mut self, name: &'static str) {
+    /// Fires a probe.
+    pub(crate) fn probe(&mut self, name: &'static str) {
         self.probes.push(name);
     }
 

@@ -301,6 +301,27 @@ impl Versions {
         Ok(())
     }
 
+    /// A read that must show everything acknowledged by `known_ns`, and may miss what came later.
+    fn stale_read(&self, known_ns: u64, seen: Option<WriteId>, reader: Reader) -> Result<(), Broken> {
+        let known =
+            self.commits.values().rev().map(|id| self.write(*id)).find(|write| write.returned_ns <= known_ns);
+        let Some(known) = known else { return Ok(()) };
+        let saw = match seen {
+            None if known.deletes || self.may_be_deleted(known.low, u64::MAX) => return Ok(()),
+            None => "nothing".to_owned(),
+            Some(id) => {
+                let author = self.author(id, reader)?;
+                if author.high >= known.low {
+                    return Ok(());
+                }
+                author.to_string()
+            }
+        };
+        let facts =
+            format!("{saw} was read ({reader}), although {known} was acknowledged longer ago than allowed");
+        Err((STALE, facts))
+    }
+
     fn refuse(&mut self, id: WriteId, returned_ns: u64) -> Result<(), Broken> {
         let seen = self.seen.remove(&id);
         self.deletes.remove(&id);
@@ -430,6 +451,20 @@ impl Oracle {
         now_ns: u64,
     ) -> Result<(), Violation> {
         let judged = self.versions(key).newest_read(before, seen, reader(ticket, now_ns));
+        named(key, judged)
+    }
+
+    /// A read returned that may be `bound_ns` old when it begins.
+    pub fn stale_read(
+        &mut self,
+        ticket: &Ticket,
+        key: Name,
+        bound_ns: u64,
+        seen: Option<u64>,
+        now_ns: u64,
+    ) -> Result<(), Violation> {
+        let known_ns = ticket.invoked_ns.saturating_sub(bound_ns);
+        let judged = self.versions(key).stale_read(known_ns, seen.map(WriteId), reader(ticket, now_ns));
         named(key, judged)
     }
 

@@ -20,6 +20,8 @@ pub struct Replica {
     /// Where the region's replicas belong as far as this one knows, and the configuration version that says so; `None`
     /// for the meta-roots.
     pub home: Option<(u64, Vec<String>)>,
+    /// A key with old versions that the region's leader says are gone.
+    pub garbage: Option<Vec<u8>>,
 }
 
 /// What is not as the latest membership of each region wants it: a store without its replica, or with one that is not
@@ -60,6 +62,13 @@ pub fn check(replicas: &[Replica]) -> Result<(), Violation> {
         if let Some(error) = &replica.unreadable {
             let facts = format!("region {} on {}: {error}", replica.region, replica.node);
             return Err(Violation::new("replicas", facts));
+        }
+        if let Some(key) = &replica.garbage {
+            let (region, node, key) = (replica.region, &replica.node, hex(key));
+            let facts = format!(
+                "region {region}: {node} leads it, says it is rid of garbage, and key {key} has some"
+            );
+            return Err(Violation::new("garbage", facts));
         }
         let other = *first.entry(replica.region).or_insert(replica);
         if other.applied != replica.applied {
@@ -126,6 +135,7 @@ mod tests {
             rows: vec![(0, vec![1], vec![value])],
             unreadable: None,
             home: Some((1, vec!["store1".to_owned(), "store2".to_owned()])),
+            garbage: None,
         }
     }
 
@@ -143,6 +153,9 @@ mod tests {
         let moved = Replica { home: Some((2, vec!["store1".to_owned()])), ..replica("store1", 5, 1) };
         let stray = check(&[moved, replica("store2", 5, 1)]).expect_err("stray");
         assert!(stray.facts.contains("store2 has a replica of region 1, and was removed"), "{}", stray.facts);
+        let littered = Replica { garbage: Some(vec![7]), ..replica("store2", 5, 1) };
+        let garbage = check(&[replica("store1", 5, 1), littered]).expect_err("garbage");
+        assert_eq!(garbage.checker, "garbage");
         let broken = Replica { unreadable: Some("bad checksum".to_owned()), ..replica("store2", 5, 1) };
         assert!(check(&[replica("store1", 5, 1), broken]).is_err());
     }

@@ -4,6 +4,7 @@
 //! numbers; [`keys`] turns them into keys spread over all regions and values that can be recognised.
 
 pub mod keys;
+mod past;
 mod scans;
 pub mod session;
 mod txns;
@@ -121,7 +122,8 @@ pub enum Op {
         /// The client vanishes this long after it began to commit (0 = it stays).
         vanish_ms: u64,
     },
-    /// At most one side of a pair should be on: look at both, turn the own side on if none is, else off.
+    /// At most one side of a pair should be on: look at both, turn the own side on if none is, else off. Transactions on
+    /// pairs with odd numbers guard the other side, so there it holds; on the others write skew may show.
     Skew {
         /// Which pair.
         pair: u32,
@@ -141,6 +143,24 @@ pub enum Op {
     ForkRead {
         /// Which pair.
         pair: u32,
+    },
+    /// Read a key from any replica, as old as the bound allows.
+    Stale {
+        /// Which.
+        key: u32,
+        /// The bound: everything acknowledged longer ago is to be seen.
+        stale_ms: u64,
+        /// So many changes of the region may be missing on top.
+        behind: u64,
+    },
+    /// Read several keys in one snapshot, again and again, for longer than old versions live.
+    Old {
+        /// Which.
+        keys: Vec<u32>,
+        /// How long.
+        for_ms: u64,
+        /// Whether the snapshot is held. One that is not may be refused.
+        hold: bool,
     },
     /// Ask for timestamps.
     Timestamp {
@@ -275,7 +295,31 @@ impl Workload {
             let client = drawing.draw.between(1, u64::from(config.clients)) as u16;
             sessions.push(Session { client, steps });
         }
+        for old in [true, false] {
+            sessions.push(Self::reader(seed, old, config, shape, for_ms));
+        }
         Self { shape, sessions }
+    }
+
+    /// A session that looks at the past: old snapshots, or replicas that may be behind.
+    fn reader(seed: u64, old: bool, config: &WorldConfig, shape: Shape, for_ms: u64) -> Session {
+        let mut draw = Draw::new(seed, if old { "workload-old" } else { "workload-stale" });
+        let (mut steps, mut at_ms) = (Vec::new(), 0);
+        while at_ms < for_ms {
+            let wait_ms = draw.around(100);
+            let key = draw.between(0, u64::from(shape.keys) - 1) as u32;
+            at_ms += wait_ms.max(3);
+            let op = if old {
+                let for_ms = draw.pick(&[1_000, 3_000, 6_000]);
+                at_ms += for_ms;
+                Op::Old { keys: vec![key, (key + 1) % shape.keys], for_ms, hold: draw.percent(60) }
+            } else {
+                let stale_ms = draw.pick(&[0, 50, 200, 1_000, 1_000]);
+                Op::Stale { key, stale_ms, behind: draw.pick(&[0, 0, 0, 5]) }
+            };
+            steps.push(Step { wait_ms, op });
+        }
+        Session { client: draw.between(1, u64::from(config.clients)) as u16, steps }
     }
 
     /// The bank at the beginning.

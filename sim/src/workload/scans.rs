@@ -136,8 +136,10 @@ impl Runner {
                 history.lists.push(ListTxn { span, id: id.0, effect: Effect::Done, steps });
             }
             history.pairs.extend(both(&pairs).into_iter().map(|(pair, seen)| PairRead { span, pair, seen }));
-            history.write_skews += both(&skews).iter().filter(|(_, on)| *on == [true, true]).count() as u64;
         });
+        for (pair, _) in both(&skews).iter().filter(|(_, on)| *on == [true, true]) {
+            self.skewed(*pair, at);
+        }
     }
 
     pub(super) fn parse_list(&self, list: u32, value: Option<&[u8]>) -> Option<Vec<u64>> {

@@ -156,6 +156,8 @@ impl Runner {
                 result.map(|_| ())
             }
             Op::ForkRead { pair } => self.fork_read(*pair, ticket).await,
+            Op::Stale { key, stale_ms, behind } => self.stale(*key, *stale_ms, *behind, ticket).await,
+            Op::Old { keys, for_ms, hold } => self.old(keys, *for_ms, *hold, ticket).await,
             Op::Timestamp { count } => self.timestamps(*count, ticket).await,
             Op::Id { count } => self.ids(*count, ticket).await,
         }

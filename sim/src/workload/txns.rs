@@ -193,7 +193,10 @@ impl Runner {
             return Ok(());
         };
         if on.is_some() && other_on.is_some() {
-            self.recorder.add(|history| history.write_skews += 1);
+            self.skewed(pair, work.txn.start_ts());
+        }
+        if is_guarded(pair) {
+            work.txn.guard(other.key())?;
         }
         match (on, other_on) {
             (None, None) => work.put(mine, keys::value(id.0, 16))?,
@@ -202,6 +205,17 @@ impl Runner {
         }
         self.think(think_ms).await;
         outcome(self.commit(work, 0).await.2)
+    }
+
+    /// Both sides of a pair were on in one snapshot: allowed, unless transactions guard what they read.
+    pub(super) fn skewed(&self, pair: u32, at: Timestamp) {
+        self.recorder.add(|history| history.write_skews += 1);
+        if is_guarded(pair) {
+            self.violated(
+                "transactions",
+                format!("both sides of guarded pair {pair} are on at timestamp {at}"),
+            );
+        }
     }
 
     pub(super) async fn fork_read(&self, pair: u32, ticket: Ticket) -> Result<(), ClientError> {
@@ -326,6 +340,11 @@ impl Runner {
 /// The transaction that appended a value: values of one differ in the last digit only.
 pub(super) fn owner(value: Option<&u64>) -> Option<u64> {
     value.map(|value| value & !0xf)
+}
+
+/// Whether transactions on a pair guard the side that they only read.
+fn is_guarded(pair: u32) -> bool {
+    pair % 2 == 1
 }
 
 fn outcome(ended: Ended) -> Result<(), ClientError> {
