@@ -1,6 +1,6 @@
 //! What a coordinator needs to know to start.
 
-use crate::Error;
+use crate::{Error, Limits};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,6 +33,8 @@ pub struct Config {
     pub store_down_after: Duration,
     /// How long a request waits for the root (fence, append) before it gives up.
     pub request_timeout: Duration,
+    /// What the scheduler may do.
+    pub schedule: Limits,
 }
 
 impl Config {
@@ -52,6 +54,7 @@ impl Config {
             id_window: 10_000,
             store_down_after: Duration::from_secs(20),
             request_timeout: Duration::from_secs(3),
+            schedule: Limits::default(),
         }
     }
 
@@ -68,6 +71,8 @@ impl Config {
             )
         } else if self.lease_ttl.is_zero() || self.lease_renew_before.is_zero() || self.id_window == 0 {
             "lease times and the id window must be positive".to_owned()
+        } else if self.schedule.replicas == 0 {
+            "a region needs at least one replica".to_owned()
         } else {
             return Ok(());
         };

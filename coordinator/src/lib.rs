@@ -3,8 +3,8 @@
 //!
 //! Start at [`Coordinator::start`]. `window` and `lease` are the pure cores under ids and timestamps,
 //! `allocator` drives them; `root` talks to the three meta-roots; `view` is the picture of the cluster, `route` answers
-//! from it; `schedule` balances leaders. Any number of coordinators may run: all answer routes, the holder
-//! of the lease hands out ids and timestamps, the others stand by.
+//! from it; `schedule` decides where replicas and leaders should be. Any number of coordinators may run: all answer routes, the holder
+//! of the lease hands out ids and timestamps and schedules, the others stand by.
 
 mod allocator;
 mod config;
@@ -14,6 +14,7 @@ mod pace;
 mod root;
 mod route;
 mod schedule;
+mod scheduler;
 mod service;
 mod transition;
 mod view;
@@ -21,6 +22,7 @@ mod window;
 
 pub use config::Config;
 pub use error::Error;
+pub use schedule::Limits;
 
 use allocator::Allocator;
 use lease::Lease;
@@ -30,7 +32,6 @@ use nokv_proto::coordinator::v1::coordinator_server::CoordinatorServer;
 use nokv_proto::meta::v1 as meta;
 use rand_core::Rng;
 use root::RootClient;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tonic::service::Routes;
@@ -51,8 +52,7 @@ struct Shared {
     ids: Allocator,
     timestamps: Allocator,
     view: Mutex<View>,
-    /// Regions ordered to move lately.
-    moved: Mutex<BTreeMap<u64, Instant>>,
+    scheduler: Mutex<scheduler::Scheduler>,
     stop: Stop,
 }
 
@@ -68,7 +68,7 @@ impl Coordinator {
             ids: allocator(meta::RootAllocatorKind::Id),
             timestamps: allocator(meta::RootAllocatorKind::Tso),
             view: Mutex::new(View::default()),
-            moved: Mutex::new(BTreeMap::new()),
+            scheduler: Mutex::default(),
             stop: Stop::new(),
             root: root.clone(),
             lease: lease.clone(),
@@ -86,6 +86,9 @@ impl Coordinator {
         spawn(&shared, "coordinator-tail", |shared| async move { shared.follow_root().await });
         spawn(&shared, "coordinator-lease", |shared| async move { shared.keep_lease().await });
         spawn(&shared, "coordinator-windows", |shared| async move { shared.top_up_windows().await });
+        if !config.schedule.interval.is_zero() {
+            spawn(&shared, "coordinator-scheduler", |shared| async move { shared.schedule().await });
+        }
         Ok(Coordinator { shared, server })
     }
 
@@ -104,6 +107,12 @@ impl Coordinator {
     /// Number of regions known so far and where ids and timestamps stand, for the start-up lines.
     pub fn summary(&self) -> (usize, u64, u64) {
         (self.shared.view().region_count(), self.shared.ids.window().0, self.shared.timestamps.window().0)
+    }
+
+    /// What the scheduler has under way, and what it cannot do, in words; nothing when this coordinator does not hold the
+    /// lease.
+    pub fn operators_in_words(&self) -> Vec<String> {
+        self.shared.operators_in_words()
     }
 
     /// The state for `/debug/vars`, member names as the reference publishes them.

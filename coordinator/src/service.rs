@@ -1,12 +1,12 @@
 //! The coordinator's front door: `nokv.coordinator.v1.Coordinator`.
 
 use crate::view::View;
-use crate::{Error, Shared, route, schedule, transition};
+use crate::{Error, Shared, route, transition};
 use nokv_proto::coordinator::v1 as pb;
 use nokv_proto::coordinator::v1::coordinator_server::Coordinator;
 use nokv_proto::meta::v1 as meta;
 use serde_json::json;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use tonic::{Request, Response, Status};
 
 /// Answers the RPCs.
@@ -35,15 +35,8 @@ impl Coordinator for Service {
         let now = shared.env.clock.now();
         let mut view = shared.view();
         view.heard(heartbeat, now);
-        let holds_lease = shared.lease().generation(now).is_some();
-        let mut moved = shared.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        let order = holds_lease
-            .then(|| schedule::balance_leaders(&view, store, now, shared.config.store_down_after, &mut moved))
-            .flatten();
-        Ok(Response::new(pb::StoreHeartbeatResponse {
-            accepted: true,
-            operations: order.into_iter().collect(),
-        }))
+        let operations = shared.orders(&view, store, now);
+        Ok(Response::new(pb::StoreHeartbeatResponse { accepted: true, operations }))
     }
 
     async fn region_liveness(
@@ -157,6 +150,13 @@ impl Coordinator for Service {
             })
             .collect();
         Ok(Response::new(pb::ListRegionsResponse { regions }))
+    }
+
+    async fn list_operators(
+        &self,
+        request: Request<pb::ListOperatorsRequest>,
+    ) -> Reply<pb::ListOperatorsResponse> {
+        Ok(Response::new(self.0.operators(request.into_inner().region_id)?))
     }
 
     async fn status(

@@ -84,6 +84,10 @@ pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
         (Class::Terminal, false, _) if superseded(view, &targets) => {
             judged(Status::Aborted, Reason::AbortedApply, Apply)
         }
+        // A replica that tells late what the root has heard of from others, and more.
+        (Class::Other, ..) if overtaken(view, &targets) => {
+            judged(Status::Superseded, Reason::SupersededTarget, Skip)
+        }
         _ => judged(Status::Open, Reason::OpenApply, Apply),
     }
 }
@@ -157,6 +161,17 @@ fn reached(view: &View, targets: &[&RegionDescriptor]) -> bool {
         })
 }
 
+/// Whether the root knows later states of all these regions.
+fn overtaken(view: &View, targets: &[&RegionDescriptor]) -> bool {
+    !targets.is_empty()
+        && targets.iter().all(|target| {
+            view.region(target.region_id).is_some_and(|known| {
+                let (known, target) = (known.epoch_pair(), target.epoch_pair());
+                known != target && known.0 >= target.0 && known.1 >= target.1
+            })
+        })
+}
+
 fn superseded(view: &View, targets: &[&RegionDescriptor]) -> bool {
     targets.iter().any(|target| {
         view.region(target.region_id).is_some_and(|known| {
@@ -164,4 +179,34 @@ fn superseded(view: &View, targets: &[&RegionDescriptor]) -> bool {
             known.0 > target.0 || known.1 > target.1
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nokv_proto::meta::v1::{RegionEpoch, RootCheckpoint, RootRegionDescriptor, RootTailToken};
+
+    fn region(version: u64, conf_version: u64) -> RegionDescriptor {
+        let epoch = Some(RegionEpoch { version, conf_version });
+        RegionDescriptor { region_id: 1, epoch, ..RegionDescriptor::default() }
+    }
+
+    fn decision(version: u64, conf_version: u64) -> TransitionDecision {
+        let mut view = View::default();
+        let known = RootCheckpoint { descriptors: vec![region(2, 3)], ..RootCheckpoint::default() };
+        view.install(known, RootTailToken::default());
+        let descriptor = Some(region(version, conf_version));
+        let payload = root_event::Payload::RegionDescriptor(RootRegionDescriptor { descriptor });
+        let event =
+            RootEvent { kind: RootEventKind::RegionDescriptorPublished.into(), payload: Some(payload) };
+        assess(&view, &event).decision()
+    }
+
+    #[test]
+    fn what_the_root_has_gone_past_is_accepted_and_not_written() {
+        assert_eq!(decision(2, 2), TransitionDecision::Skip);
+        assert_eq!(decision(1, 3), TransitionDecision::Skip);
+        assert_eq!(decision(2, 4), TransitionDecision::Apply);
+        assert_eq!(decision(3, 2), TransitionDecision::Apply, "the root decides what is not clear");
+    }
 }

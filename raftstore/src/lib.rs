@@ -11,7 +11,7 @@
 //! - `machine`: all regions as one state machine under the raft driver; `apply` what an entry does, `command` how
 //!   it is written, `image` a whole region in one piece, [`catalog`] what is remembered of regions.
 //! - `service`, `admin`: the two gRPC doors; `admission` what is checked there; `one_pc` when one round trip is enough.
-//! - `heartbeat`, `resolve`, `control`: towards the coordinators.
+//! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators.
 //! - [`mode`], [`seed`]: whose directory it is, and its first regions.
 //!
 //! What holds: an acknowledged write is on a majority of disks; apply is a function of the log alone, so replicas are
@@ -37,6 +37,7 @@ mod members;
 pub mod mode;
 pub mod mvcc;
 mod one_pc;
+mod operations;
 mod pending;
 mod read;
 mod region;
@@ -50,6 +51,7 @@ mod store;
 mod store_tests;
 #[cfg(test)]
 mod testing;
+mod topology;
 
 pub use config::Config;
 pub use error::{Error, Result};

@@ -61,11 +61,13 @@ pub enum FaultClass {
     CrashAtBoot,
     Split,
     MovePeer,
+    Decommission,
+    Lose,
 }
 
 impl FaultClass {
     /// Every class.
-    pub const ALL: [FaultClass; 24] = [
+    pub const ALL: [FaultClass; 26] = [
         FaultClass::Kill,
         FaultClass::Restart,
         FaultClass::Pause,
@@ -90,6 +92,8 @@ impl FaultClass {
         FaultClass::CrashAtBoot,
         FaultClass::Split,
         FaultClass::MovePeer,
+        FaultClass::Decommission,
+        FaultClass::Lose,
     ];
 }
 
@@ -161,6 +165,11 @@ pub struct WorldConfig {
     pub id_window: u64,
     /// Longest time between two looks of a coordinator at the root's tail, in milliseconds.
     pub root_refresh_ms: u64,
+    /// Pause between two looks of the scheduler, in milliseconds; 0: it is off.
+    pub schedule_ms: u64,
+    /// How long a store is down before the scheduler replaces its replicas, in milliseconds; the same for a region with
+    /// too many or too few.
+    pub repair_after_ms: u64,
     /// More may be damaged than can be recovered: unavailability is legal then, wrong answers are not.
     pub unlimited_damage: bool,
     /// Fault classes in use.
@@ -224,6 +233,8 @@ impl WorldConfig {
             tso_ahead_ms: draw.pick(&[50, 1_000, 3_000, 30_000]),
             id_window: draw.pick(&[2, 100, 10_000]),
             root_refresh_ms: draw.pick(&[50, 200, 2_000]),
+            schedule_ms: Draw::new(seed, "config-schedule").pick(&[0, 200, 1_000]),
+            repair_after_ms: Draw::new(seed, "config-repair").pick(&[500, 3_000, 10_000]),
             unlimited_damage: false,
             faults: if quiet { Vec::new() } else { faults },
             fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
@@ -273,6 +284,8 @@ impl WorldConfig {
             tso_ahead_ms: 3_000,
             id_window: 10_000,
             root_refresh_ms: 200,
+            schedule_ms: 0,
+            repair_after_ms: 3_000,
             unlimited_damage: false,
             faults: Vec::new(),
             fault_pause_ms: 1_500,

@@ -211,6 +211,18 @@ pub enum Fault {
         /// The store that gets one.
         store: u64,
     },
+    /// The operator has a store emptied, and perhaps changes their mind.
+    Decommission {
+        /// Which.
+        store: u64,
+        /// The order is taken back after this long; 0: never.
+        for_ms: u64,
+    },
+    /// A store is lost for good. Only where there are more than three.
+    Lose {
+        /// Who.
+        node: String,
+    },
     /// The region that holds a key is split there.
     Split {
         /// First key of the new region.
@@ -541,7 +553,12 @@ impl Names {
                 which: draw.between(0, 5),
                 store: draw.between(1, self.stores.len() as u64),
             },
-            FaultClass::Split | FaultClass::MovePeer => {
+            FaultClass::Decommission if self.stores.len() > 3 => Fault::Decommission {
+                store: draw.between(1, self.stores.len() as u64),
+                for_ms: draw.pick(&[0, 0, 1_000, 5_000]),
+            },
+            FaultClass::Lose if self.stores.len() > 3 => Fault::Lose { node: one_of(draw, &self.victims) },
+            FaultClass::Split | FaultClass::MovePeer | FaultClass::Decommission | FaultClass::Lose => {
                 Fault::Split { key: format!("{:02x}", draw.between(1, 255)) }
             }
         }
@@ -581,6 +598,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 24, "{kinds:?}");
+        assert_eq!(kinds.len(), 26, "{kinds:?}");
     }
 }

@@ -24,6 +24,9 @@ use std::time::Duration;
 const BOOT_MS: u64 = 60_000;
 /// After healing, sessions end and everything serves within this time and [`Scenario::leftovers_ms`].
 const LIVENESS_MS: u64 = 30_000;
+/// With a scheduler, replicas are where they should be within this time after everything serves, and the time after which a
+/// store counts as lost.
+const PLACE_MS: u64 = 120_000;
 /// After the last operation, replicas agree within this time.
 const QUIET_MS: u64 = 20_000;
 
@@ -77,6 +80,7 @@ impl Scenario {
         self.faults.take_back(&left_out);
         self.sessions_end(healed, &running).await?;
         self.last_reads(healed).await?;
+        self.placed().await?;
         self.quiet().await
     }
 
@@ -217,6 +221,36 @@ impl Scenario {
         .await?;
         self.world.note("everything was read once more".to_owned());
         Ok(())
+    }
+
+    /// With a scheduler, every region comes to have all its replicas on stores that live and stay, if there are enough.
+    async fn placed(&self) -> Result<(), Violation> {
+        let config = &self.world.config;
+        if config.schedule_ms == 0 || config.unlimited_damage {
+            return Ok(());
+        }
+        let deadline = self.world.now() + (PLACE_MS + config.repair_after_ms) * 1_000_000;
+        loop {
+            let gone: Vec<u64> =
+                [self.world.lost_stores(), self.world.decommissioned()].into_iter().flatten().collect();
+            let stays = |store: &u64| !gone.contains(store);
+            if (1..=u64::from(config.stores)).filter(stays).count() < usize::from(config.replicas) {
+                return Ok(());
+            }
+            let wrong =
+                crate::check::replicas::unplaced(&self.world.regions(), &gone, usize::from(config.replicas));
+            let Some(wrong) = wrong else {
+                if !gone.is_empty() {
+                    self.world.around.watch.probe("world.stores.replaced");
+                }
+                return Ok(());
+            };
+            if self.world.now() > deadline {
+                let facts = format!("{wrong}, long after healing; {}", self.world.standings());
+                return Err(Violation::new("liveness", facts));
+            }
+            self.world.sleep_ms(500).await;
+        }
     }
 
     /// Waits until all replicas are where they belong, and those of each region agree on their applied index.

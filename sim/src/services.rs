@@ -141,6 +141,25 @@ impl Service {
         }
     }
 
+    /// What the scheduler has under way, in words.
+    pub fn operators(&self) -> Vec<String> {
+        match self {
+            Service::Coordinator(coordinator) => coordinator.operators_in_words(),
+            Service::Root(_) | Service::Store(_) | Service::Client => Vec::new(),
+        }
+    }
+
+    /// Stores that are to be emptied, and the place in the log that says so, if this is a meta-root.
+    pub fn decommissioned(&self) -> Option<(u64, Vec<u64>)> {
+        match self {
+            Service::Root(root) => {
+                let status = root.status();
+                Some((status.applied_index, status.decommissioned_stores))
+            }
+            Service::Store(_) | Service::Coordinator(_) | Service::Client => None,
+        }
+    }
+
     /// The regions that it hosts.
     pub fn regions(&self) -> Vec<RegionDescriptor> {
         match self {
@@ -247,6 +266,18 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
     settings.tso_ahead = Duration::from_millis(config.tso_ahead_ms);
     settings.id_window = config.id_window;
     settings.root_refresh = Duration::from_millis(config.root_refresh_ms);
+    settings.store_down_after = Duration::from_millis(4 * config.heartbeat_ms.max(1_000));
+    let repair_after = Duration::from_millis(config.repair_after_ms);
+    settings.schedule = nokv_coordinator::Limits {
+        interval: Duration::from_millis(config.schedule_ms),
+        replicas: usize::from(config.replicas),
+        repair_after,
+        settle_after: repair_after,
+        cooldown: Duration::from_secs(1),
+        give_up_after: Duration::from_secs(20),
+        small_bytes: config.memtable_bytes,
+        ..nokv_coordinator::Limits::default()
+    };
     Coordinator::start(env, settings).await.map_err(|error| error.to_string())
 }
 

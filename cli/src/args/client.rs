@@ -255,3 +255,45 @@ pub struct RegionTransferLeader {
     #[command(flatten)]
     pub cluster: Cluster,
 }
+
+/// `nokv operators`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "The coordinator that holds the lease remembers the last 256; another holder begins with none."
+)]
+pub struct Operators {
+    /// Only those of this region
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub region: Option<u64>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv store`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Store {
+    /// Have everything moved off a store; it goes on serving what it still has
+    Decommission(Decommission),
+}
+
+/// `nokv store decommission`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "The order survives restarts of the store and of coordinators. With --wait the command ends when the \
+    store is empty, or with exit code 9 when time is up; run it again to go on waiting."
+)]
+pub struct Decommission {
+    /// The store
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: u64,
+    /// Take the order back
+    #[arg(long, conflicts_with = "wait")]
+    pub cancel: bool,
+    /// Wait until the store holds nothing any more, at most this long
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub wait: Option<Duration>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}

@@ -108,6 +108,11 @@ pub enum Command {
     /// Split a region, or move its leader
     #[command(subcommand)]
     Region(client::Region),
+    /// List what the scheduler does and why, and what it cannot do
+    Operators(client::Operators),
+    /// Empty a store that is to go
+    #[command(subcommand)]
+    Store(client::Store),
     /// Run a store
     Serve(servers::Serve),
     /// Run a coordinator
