@@ -78,6 +78,7 @@ codes! {
     AddressInUse "address_in_use" 5 false "another process listens on the address";
     WrongService "wrong_service" 5 false "the address belongs to another kind of process";
     Refused "refused" 5 false "the state of the cluster forbids it";
+    WouldLoseQuorum "would_lose_quorum" 5 false "the peers that would be left are no majority that answers";
     ImportStateMismatch "import_state_mismatch" 5 false "the state file belongs to another input file";
     Corrupt "corrupt" 6 false "bytes on disk are not what was written there; the file is left as it is";
     CurrentMissing "current_missing" 6 false "the directory holds data but CURRENT is gone; nothing was changed";

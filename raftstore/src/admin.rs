@@ -115,6 +115,12 @@ impl RaftAdmin for AdminService {
             region: Some((*state.descriptor).clone()),
             applied_index: state.applied.index,
             applied_term: state.applied.term,
+            learner_peer_ids: self
+                .0
+                .raft
+                .status(region.group())
+                .map(|status| status.learners)
+                .unwrap_or_default(),
         }))
     }
 

@@ -499,6 +499,12 @@ impl Machine for StoreMachine {
         self.env.probe("store.peer.retired");
         let mut left = (*known).clone();
         left.epoch = region.epoch;
+        // A later peer of this store came with that version; this one was gone before.
+        if region.peer_on_store(self.store_id).is_some()
+            && let Some(epoch) = &mut left.epoch
+        {
+            epoch.conf_version -= 1;
+        }
         left.peers.retain(|peer| peer.store_id != self.store_id);
         self.bury(group, &left, WriteBatch::new())
     }

@@ -194,7 +194,7 @@ impl WorldConfig {
         Self {
             roots: 3,
             coordinators: 2,
-            stores: Draw::new(seed, "config-stores").pick(&[3, 3, 3, 4, 5]),
+            stores: Draw::new(seed, "config-stores").pick(&[3, 3, 4, 4, 5]),
             replicas: 3,
             clients: draw.between(2, 4) as u16,
             regions: draw.between(1, 4),

@@ -227,6 +227,10 @@ pub enum Region {
     Split(RegionSplit),
     /// Move the leader of a region to another store
     TransferLeader(RegionTransferLeader),
+    /// Give a region a peer on another store, and wait until it votes
+    AddPeer(RegionAddPeer),
+    /// Take a region's peer off a store
+    RemovePeer(RegionRemovePeer),
 }
 
 /// `nokv region split`.
@@ -293,6 +297,37 @@ pub struct Decommission {
     /// Wait until the store holds nothing any more, at most this long
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     pub wait: Option<Duration>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv region add-peer`.
+#[derive(Debug, Clone, Args)]
+pub struct RegionAddPeer {
+    /// The region
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub region: u64,
+    /// The store that gets a peer
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: u64,
+    /// The id of the new peer [default: one from the coordinator]
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub peer: Option<u64>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv region remove-peer`.
+#[derive(Debug, Clone, Args)]
+pub struct RegionRemovePeer {
+    /// The region
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub region: u64,
+    /// The store whose peer goes
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: u64,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,

@@ -1,13 +1,15 @@
 //! `nokv region`: what an operator does to one region of a live cluster.
 
-use crate::args::client::{Region, RegionSplit, RegionTransferLeader};
+use crate::args::client::{Region, RegionAddPeer, RegionRemovePeer, RegionSplit, RegionTransferLeader};
 use crate::args::{Format, Global};
 use crate::cmd::{kv, reach, regions};
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, quote};
 use nokv_env::{ClockExt, Env, Instant};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
-use nokv_proto::admin::v1::{SplitRegionRequest, TransferLeaderRequest};
+use nokv_proto::admin::v1::{
+    AddPeerRequest, RegionRuntimeStatusRequest, RemovePeerRequest, SplitRegionRequest, TransferLeaderRequest,
+};
 use nokv_proto::coordinator::v1::RegionRoute;
 use nokv_proto::meta::v1::RegionDescriptor;
 use serde_json::json;
@@ -22,6 +24,8 @@ pub async fn run(env: &Env, command: &Region, global: &Global) -> Result<u8> {
     match command {
         Region::Split(args) => split(env, args, global).await,
         Region::TransferLeader(args) => transfer_leader(env, args, global).await,
+        Region::AddPeer(args) => add_peer(env, args, global).await,
+        Region::RemovePeer(args) => remove_peer(env, args, global).await,
     }
 }
 
@@ -45,6 +49,13 @@ impl Leaders {
         Ok(routes.into_iter().find(|route| route.descriptor.as_ref().is_some_and(&wanted)))
     }
 
+    /// The region with an id.
+    async fn region(&self, id: u64) -> Result<RegionRoute> {
+        let found = self.find(|region| region.region_id == id).await?;
+        found
+            .ok_or_else(|| Failure::new(Code::RegionNotFound, format!("no region {id}")).next("nokv regions"))
+    }
+
     /// The store that leads the region of `route`, and its address, once both are known.
     async fn leader(&self, route: &RegionRoute) -> Result<Option<(u64, String)>> {
         let Some(store) = route.leader.map(|peer| peer.store_id).filter(|store| *store != 0) else {
@@ -65,7 +76,9 @@ impl Leaders {
         }
         if self.env.clock.now() >= self.give_up {
             let after = crate::args::values::show_duration(self.timeout);
-            return Err(Failure::new(Code::Unavailable, format!("{what}: not within {after}"))
+            let would_lose = cause.message().contains("would lose quorum");
+            let code = if would_lose { Code::WouldLoseQuorum } else { Code::Unavailable };
+            return Err(Failure::new(code, format!("{what}: not within {after}"))
                 .why(cause.message())
                 .next("nokv status"));
         }
@@ -109,11 +122,7 @@ async fn transfer_leader(env: &Env, args: &RegionTransferLeader, global: &Global
     let leaders = Leaders::new(env, &args.cluster)?;
     let what = format!("move the leader of region {} to store {}", args.region, args.store);
     loop {
-        let Some(route) = leaders.find(|region| region.region_id == args.region).await? else {
-            return Err(
-                Failure::new(Code::RegionNotFound, format!("no region {}", args.region)).next("nokv regions")
-            );
-        };
+        let route = leaders.region(args.region).await?;
         let region = route.descriptor.clone().unwrap_or_default();
         let Some(peer) = region.peer_on_store(args.store) else {
             let text = format!("region {} has no peer on store {}", args.region, args.store);
@@ -131,6 +140,75 @@ async fn transfer_leader(env: &Env, args: &RegionTransferLeader, global: &Global
                 leaders.again(&what, &seen).await?;
             }
             None => leaders.again(&what, &Status::unavailable("the region has no known leader")).await?,
+        }
+    }
+}
+
+async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8> {
+    let leaders = Leaders::new(env, &args.cluster)?;
+    let what = format!("add a peer of region {} on store {}", args.region, args.store);
+    let stores = leaders.reach.client.list_stores().await.map_err(|error| leaders.reach.failure(&error))?;
+    if !stores.iter().any(|info| info.store_id == args.store) {
+        let text = format!("no store {} has joined the cluster", args.store);
+        return Err(Failure::new(Code::Refused, text).next("nokv serve --store-id ID ..."));
+    }
+    let request = AddPeerRequest {
+        region_id: args.region,
+        store_id: args.store,
+        peer_id: args.peer.unwrap_or_default(),
+    };
+    loop {
+        let route = leaders.region(args.region).await?;
+        let Some((leader, address)) = leaders.leader(&route).await? else {
+            leaders.again(&what, &Status::unavailable("the region has no known leader")).await?;
+            continue;
+        };
+        let mut admin = RaftAdminClient::new(env.net.connect(&address));
+        // Asked again it does nothing; so the answer also says how things are.
+        let region = match admin.add_peer(request).await {
+            Ok(reply) => reply.into_inner().region.unwrap_or_default(),
+            Err(status) => {
+                leaders.again(&what, &status).await?;
+                continue;
+            }
+        };
+        let status = RegionRuntimeStatusRequest { region_id: args.region };
+        let seen = match admin.region_runtime_status(status).await {
+            Ok(reply) => {
+                let learners = reply.into_inner().learner_peer_ids;
+                let peer = region.peer_on_store(args.store).map(|peer| peer.peer_id);
+                if peer.is_some_and(|peer| !learners.contains(&peer)) {
+                    return show(&[(region, Some(leader))], global);
+                }
+                Status::unavailable("the new peer is still catching up; it goes on by itself")
+            }
+            Err(status) => status,
+        };
+        leaders.again(&what, &seen).await?;
+    }
+}
+
+async fn remove_peer(env: &Env, args: &RegionRemovePeer, global: &Global) -> Result<u8> {
+    let leaders = Leaders::new(env, &args.cluster)?;
+    let what = format!("remove the peer of region {} on store {}", args.region, args.store);
+    loop {
+        let route = leaders.region(args.region).await?;
+        let region = route.descriptor.clone().unwrap_or_default();
+        let leader = leaders.leader(&route).await?;
+        let Some(peer) = region.peer_on_store(args.store) else {
+            eprintln!("note: nothing to do, store {} has no peer of region {}", args.store, args.region);
+            return show(&[(region, leader.map(|(store, _)| store))], global);
+        };
+        let Some((leader, address)) = leader else {
+            leaders.again(&what, &Status::unavailable("the region has no known leader")).await?;
+            continue;
+        };
+        let request = RemovePeerRequest { region_id: args.region, peer_id: peer.peer_id };
+        match RaftAdminClient::new(env.net.connect(&address)).remove_peer(request).await {
+            Ok(reply) => {
+                return show(&[(reply.into_inner().region.unwrap_or_default(), Some(leader))], global);
+            }
+            Err(status) => leaders.again(&what, &status).await?,
         }
     }
 }

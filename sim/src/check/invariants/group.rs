@@ -5,7 +5,7 @@ use super::mirror::Mirror;
 use super::peer::Peer;
 use crate::exec::{Node, Place};
 use nokv_env::{Fact, Promise};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 type Outcome = Result<(), String>;
 
@@ -22,6 +22,8 @@ pub(super) struct Group {
     leaders: BTreeMap<u64, u64>,
     /// What the leader of each term has committed.
     commits: BTreeMap<u64, u64>,
+    /// Everybody who ever had a vote.
+    voters: BTreeSet<u64>,
 }
 
 impl Group {
@@ -49,11 +51,7 @@ impl Group {
                 let found = Found { base, base_term, last, term, vote, commit, applied, durable };
                 self.started(at, place, &found)
             }
-            Fact::Members { ref voters, ref outgoing, .. } => {
-                self.peers[at].voters.clone_from(voters);
-                self.peers[at].outgoing.clone_from(outgoing);
-                Ok(())
-            }
+            Fact::Members { ref voters, ref outgoing, .. } => self.configured(at, voters, outgoing),
             Fact::Entry { index, term, digest, .. } => self.written(at, index, term, digest),
             Fact::Synced { last, term, vote, .. } => self.synced(at, last, term, vote),
             Fact::Purged { index, durable, .. } => self.purged(at, index, durable),
@@ -78,6 +76,20 @@ impl Group {
             Fact::ReadServed { read, applied, term, .. } => self.read_served(at, read, applied, term),
             _ => Ok(()),
         }
+    }
+
+    /// Whoever gets a vote after the group's birth has a log already: an empty peer in a majority is one peer less.
+    fn configured(&mut self, at: usize, voters: &[u64], outgoing: &[u64]) -> Outcome {
+        let has_log = |voter: &u64| self.peers.iter().any(|peer| peer.node == *voter && peer.log.last() > 0);
+        let known = |voter: &u64| self.voters.is_empty() || self.voters.contains(voter);
+        if let Some(empty) = voters.iter().find(|voter| !known(voter) && !has_log(voter)) {
+            let node = self.peers[at].node;
+            return Err(format!("peer {node} gives peer {empty} a vote, and peer {empty} is still empty"));
+        }
+        self.voters.extend(voters);
+        self.peers[at].voters = voters.to_vec();
+        self.peers[at].outgoing = outgoing.to_vec();
+        Ok(())
     }
 
     /// A life begins: the disk must have what was synced, and nothing may be applied that was not.

@@ -8,6 +8,7 @@
 //!   applies the same entry; snapshots hold committed state and never lead back.
 //! - *Durability*: what a promise speaks of is on the disk before the promise leaves; a peer that starts again has
 //!   everything that was synced, and nothing applied that it had not.
+//! - *Membership*: who gets a vote after the group's birth has a log already.
 //! - *Reads*: served at what was committed when they arrived, or later, by a leader that has committed an entry of its
 //!   own term.
 

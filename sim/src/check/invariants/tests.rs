@@ -12,14 +12,14 @@ fn peer(node: u64) -> Peer {
 /// A group of three peers, each on a node of its own, and what is told of it.
 struct Story {
     invariants: Invariants,
-    lives: [u32; 4],
+    lives: [u32; 5],
     broken: Option<String>,
 }
 
 impl Story {
     /// All three start with empty logs.
     fn new() -> Self {
-        let mut story = Story { invariants: Invariants::default(), lives: [0; 4], broken: None };
+        let mut story = Story { invariants: Invariants::default(), lives: [0; 5], broken: None };
         for node in GROUP {
             story.invariants.name(Node(node as u16), &format!("store{node}"));
             story.start(node, 0, 0, 0, 0);
@@ -253,6 +253,13 @@ fn both_majorities_count_in_a_transition() {
 }
 
 #[test]
+fn a_new_voter_has_a_log() {
+    let with_4 = Fact::Members { peer: peer(1), voters: vec![1, 2, 3, 4], outgoing: Vec::new() };
+    Story::begun().tell(1, with_4.clone()).breaks("gives peer 4 a vote, and peer 4 is still empty");
+    Story::begun().install(4, 2, 1).tell(1, with_4).holds();
+}
+
+#[test]
 fn a_new_leader_has_what_was_committed() {
     Story::begun()
         .elect((3, 0), (2, 2), 2)
@@ -340,7 +347,7 @@ fn accepted(client: u64, generation: u64, first: u64, count: u64) -> Fact {
 
 /// The facts come from node 1, behind a root whose generation 1 may hand out timestamps up to 100.
 fn authority(facts: &[Fact]) -> Story {
-    let mut story = Story { invariants: Invariants::default(), lives: [0; 4], broken: None };
+    let mut story = Story { invariants: Invariants::default(), lives: [0; 5], broken: None };
     story.tell(1, root(1, 1, true, 100));
     for fact in facts {
         story.tell(1, fact.clone());
@@ -400,7 +407,7 @@ fn region(id: u64, version: u64, start: &str, end: &str) -> Region {
 }
 
 fn regions(facts: Vec<Fact>) -> Story {
-    let mut story = Story { invariants: Invariants::default(), lives: [0; 4], broken: None };
+    let mut story = Story { invariants: Invariants::default(), lives: [0; 5], broken: None };
     for fact in facts {
         story.tell(1, fact);
     }
