@@ -37,6 +37,9 @@ use std::time::Duration;
 use tonic::service::Routes;
 use view::View;
 
+/// Looks at the root's leader for one strong answer, when more is committed all the time.
+const CATCH_UPS: usize = 3;
+
 /// A running coordinator.
 pub struct Coordinator {
     shared: Arc<Shared>,
@@ -107,6 +110,11 @@ impl Coordinator {
     /// Number of regions known so far and where ids and timestamps stand, for the start-up lines.
     pub fn summary(&self) -> (usize, u64, u64) {
         (self.shared.view().region_count(), self.shared.ids.window().0, self.shared.timestamps.window().0)
+    }
+
+    /// How many operators are under way; `None` when this coordinator does not hold the lease.
+    pub fn operators_under_way(&self) -> Option<usize> {
+        self.shared.operators_under_way()
     }
 
     /// What the scheduler has under way, and what it cannot do, in words; nothing when this coordinator does not hold the
@@ -180,6 +188,25 @@ impl Shared {
             }
         };
         self.view().install(checkpoint, token);
+        Ok(())
+    }
+
+    /// Brings the view up to all that was committed before the call.
+    async fn catch_up(&self, deadline: Instant) -> Result<(), Error> {
+        for _ in 0..CATCH_UPS {
+            let after = self.view().token;
+            let reply = self.root.newest(deadline, after).await?;
+            let token = reply.token.unwrap_or_default();
+            let mut view = self.view();
+            match reply.checkpoint {
+                Some(checkpoint) => view.install(checkpoint, token),
+                None => view.saw(&token),
+            }
+            // More may have been committed meanwhile, and heard of.
+            if view.root_lag() == 0 {
+                break;
+            }
+        }
         Ok(())
     }
 

@@ -88,6 +88,11 @@ impl Shared {
         })
     }
 
+    pub(crate) fn operators_under_way(&self) -> Option<usize> {
+        self.lease().generation(self.env.clock.now())?;
+        Some(self.scheduler().board.running().count())
+    }
+
     pub(crate) fn operators_in_words(&self) -> Vec<String> {
         let Ok(listed) = self.operators(0) else { return Vec::new() };
         let newest = listed.operators.iter().take(SHOWN).map(|record| {

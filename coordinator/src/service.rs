@@ -106,7 +106,21 @@ impl Coordinator for Service {
         &self,
         request: Request<pb::GetRegionByKeyRequest>,
     ) -> Reply<pb::GetRegionByKeyResponse> {
-        Ok(Response::new(route::answer(&self.0.view(), request.get_ref())?))
+        let request = request.get_ref();
+        let strong = request.freshness() == pb::Freshness::Strong;
+        if strong {
+            let deadline = self.0.env.clock.now() + self.0.config.request_timeout;
+            if let Err(error) = self.0.catch_up(deadline).await {
+                tracing::debug!(%error, "no strong route");
+                return Err(route::unavailable().into());
+            }
+            self.0.env.probe("coordinator.route.strong");
+        }
+        let reply = route::answer(&self.0.view(), request, strong)?;
+        if reply.degraded_mode() != pb::DegradedMode::Healthy {
+            self.0.env.probe("coordinator.route.degraded");
+        }
+        Ok(Response::new(reply))
     }
 
     async fn alloc_id(&self, request: Request<pb::AllocIdRequest>) -> Reply<pb::AllocIdResponse> {
@@ -182,7 +196,11 @@ impl Shared {
     async fn append(&self, event: meta::RootEvent, expected_cluster_epoch: u64) -> Result<(), Error> {
         let deadline = self.env.clock.now() + self.config.request_timeout;
         let expected = (expected_cluster_epoch != 0).then_some(expected_cluster_epoch);
-        self.root.append(deadline, event, expected).await.map(|_| ())
+        let reply = self.root.append(deadline, event, expected).await?;
+        // The tail brings the event itself a moment later; until then routes say that they lag behind.
+        let revision = reply.cursor.map_or(0, |cursor| cursor.index);
+        self.view().saw(&meta::RootTailToken { cursor: reply.cursor, revision });
+        Ok(())
     }
 }
 

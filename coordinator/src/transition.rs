@@ -74,6 +74,9 @@ pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
         (Class::Planned | Class::Terminal | Class::Cancel, true, false) => {
             judged(Status::Conflict, Reason::ConflictingPending, Apply)
         }
+        (Class::Cancel, false, _) if reached(view, &targets) => {
+            judged(Status::Aborted, Reason::AbortedApply, Apply)
+        }
         (Class::Cancel, false, _) => judged(Status::Cancelled, Reason::CancelledTarget, Skip),
         (Class::Planned | Class::Terminal, false, _) if reached(view, &targets) => {
             judged(Status::Completed, Reason::AlreadyCompleted, Skip)
@@ -184,7 +187,10 @@ fn superseded(view: &View, targets: &[&RegionDescriptor]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use nokv_proto::meta::v1::{RegionEpoch, RootCheckpoint, RootRegionDescriptor, RootTailToken};
+    use nokv_proto::meta::v1::{
+        RegionEpoch, RootCheckpoint, RootPeerChange, RootPendingPeerChange, RootRegionDescriptor,
+        RootTailToken,
+    };
 
     fn region(version: u64, conf_version: u64) -> RegionDescriptor {
         let epoch = Some(RegionEpoch { version, conf_version });
@@ -200,6 +206,59 @@ mod tests {
         let event =
             RootEvent { kind: RootEventKind::RegionDescriptorPublished.into(), payload: Some(payload) };
         assess(&view, &event).decision()
+    }
+
+    /// The root knows region 1 at (2, 3), and perhaps a pending change that adds peer 9.
+    fn peer_change(
+        kind: RootEventKind,
+        conf_version: u64,
+        pending: Option<u64>,
+    ) -> (TransitionStatus, TransitionDecision) {
+        let change = |peer_id| RootPendingPeerChange {
+            region_id: 1,
+            store_id: 4,
+            peer_id,
+            kind: RootPendingPeerChangeKind::Addition.into(),
+            ..RootPendingPeerChange::default()
+        };
+        let mut view = View::default();
+        let known = RootCheckpoint {
+            descriptors: vec![region(2, 3)],
+            pending_peer_changes: pending.map(change).into_iter().collect(),
+            ..RootCheckpoint::default()
+        };
+        view.install(known, RootTailToken::default());
+        let change = RootPeerChange {
+            region_id: 1,
+            store_id: 4,
+            peer_id: 9,
+            target: Some(region(2, conf_version)),
+            base: None,
+        };
+        let event = RootEvent { kind: kind.into(), payload: Some(root_event::Payload::PeerChange(change)) };
+        let assessment = assess(&view, &event);
+        (assessment.status(), assessment.decision())
+    }
+
+    #[test]
+    fn every_class_of_event_is_assessed_as_the_table_says() {
+        use RootEventKind::{PeerAdded, PeerAdditionCancelled, PeerAdditionPlanned};
+        use TransitionDecision::{Apply, Skip};
+        use TransitionStatus as Status;
+        assert_eq!(peer_change(PeerAdditionPlanned, 4, Some(9)), (Status::Pending, Skip));
+        assert_eq!(peer_change(PeerAdditionPlanned, 3, None), (Status::Completed, Skip));
+        assert_eq!(peer_change(PeerAdditionPlanned, 2, None), (Status::Superseded, Skip));
+        assert_eq!(peer_change(PeerAdditionPlanned, 4, Some(8)), (Status::Conflict, Apply));
+        assert_eq!(peer_change(PeerAdditionPlanned, 4, None), (Status::Open, Apply));
+        assert_eq!(peer_change(PeerAdded, 4, Some(9)), (Status::Pending, Apply));
+        assert_eq!(peer_change(PeerAdded, 3, None), (Status::Completed, Skip));
+        assert_eq!(peer_change(PeerAdded, 2, None), (Status::Aborted, Apply));
+        assert_eq!(peer_change(PeerAdded, 4, Some(8)), (Status::Conflict, Apply));
+        assert_eq!(peer_change(PeerAdded, 4, None), (Status::Open, Apply));
+        assert_eq!(peer_change(PeerAdditionCancelled, 4, Some(9)), (Status::Pending, Apply));
+        assert_eq!(peer_change(PeerAdditionCancelled, 4, Some(8)), (Status::Conflict, Apply));
+        assert_eq!(peer_change(PeerAdditionCancelled, 4, None), (Status::Cancelled, Skip));
+        assert_eq!(peer_change(PeerAdditionCancelled, 3, None), (Status::Aborted, Apply), "it has happened");
     }
 
     #[test]

@@ -55,7 +55,7 @@ impl Outcome {
 
 /// The leader of a region moves.
 pub(crate) fn leader(region: u64, peer: u64) -> Transition {
-    Transition { id: format!("leader:{region}:{peer}"), action: "transfer leader", regions: Vec::new() }
+    Transition { id: format!("leader:{region}:{peer}"), action: "leader transfer", regions: Vec::new() }
 }
 
 /// A peer comes; its id is in the region that came out of it, when it was not given.
@@ -67,13 +67,17 @@ pub(crate) fn add(
 ) -> Transition {
     let added =
         result.as_ref().ok().and_then(|region| region.peer_on_store(store)).map_or(peer, |new| new.peer_id);
-    Transition { id: format!("peer:{region}:add:{store}:{added}"), action: "add peer", regions: vec![region] }
+    Transition {
+        id: format!("peer:{region}:add:{store}:{added}"),
+        action: "peer change",
+        regions: vec![region],
+    }
 }
 
 /// A peer of `region` goes.
 pub(crate) fn remove(region: &RegionDescriptor, peer: u64) -> Transition {
     let (id, store) = (region.region_id, region.peer(peer).map_or(0, |peer| peer.store_id));
-    Transition { id: format!("peer:{id}:remove:{store}:{peer}"), action: "remove peer", regions: vec![id] }
+    Transition { id: format!("peer:{id}:remove:{store}:{peer}"), action: "peer change", regions: vec![id] }
 }
 
 /// A region is split; `right` is the new one, 0 when there is none.

@@ -238,7 +238,7 @@ pub const HOLDER: &str = "holder";
 pub const HERE: &str = "here";
 
 /// Events that are worth a fault: something is between two states there.
-const EVENTS: [&str; 43] = [
+const EVENTS: [&str; 46] = [
     "fact.leader",
     "fact.vote",
     "fact.installed",
@@ -246,6 +246,7 @@ const EVENTS: [&str; 43] = [
     "fact.timestamps",
     "client.commit_in_doubt",
     "coordinator.lease.granted",
+    "coordinator.repair.decided",
     "coordinator.window.opened",
     "coordinator.window.topped_up",
     "engine.compaction",
@@ -271,6 +272,8 @@ const EVENTS: [&str; 43] = [
     "replica.snapshot.install",
     "replica.snapshot.sent",
     "store.one_pc.taken",
+    "store.operation.add_peer",
+    "store.operation.remove_peer",
     "store.operation.transfer_leader",
     "replica.membership.changed",
     "store.peer.added",

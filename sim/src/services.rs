@@ -141,6 +141,22 @@ impl Service {
         }
     }
 
+    /// The newest event that it has applied, if this is a meta-root.
+    pub fn root_revision(&self) -> Option<u64> {
+        match self {
+            Service::Root(root) => Some(root.status().last_committed.index),
+            Service::Store(_) | Service::Coordinator(_) | Service::Client => None,
+        }
+    }
+
+    /// How many operators the scheduler has under way, if this is the coordinator that schedules.
+    pub fn operators_under_way(&self) -> Option<usize> {
+        match self {
+            Service::Coordinator(coordinator) => coordinator.operators_under_way(),
+            Service::Root(_) | Service::Store(_) | Service::Client => None,
+        }
+    }
+
     /// What the scheduler has under way, in words.
     pub fn operators(&self) -> Vec<String> {
         match self {

@@ -476,6 +476,18 @@ impl World {
         latest
     }
 
+    /// The newest event that any meta-root has applied, as its tokens name it.
+    pub fn root_revision(&self) -> u64 {
+        let services = self.cells.iter().filter_map(|cell| lock(&cell.state).service.upgrade());
+        services.filter_map(|service| service.root_revision()).max().unwrap_or(0)
+    }
+
+    /// How many operators are under way; `None` while nobody schedules.
+    pub fn operators_under_way(&self) -> Option<usize> {
+        let mut services = self.cells.iter().filter_map(|cell| lock(&cell.state).service.upgrade());
+        services.find_map(|service| service.operators_under_way())
+    }
+
     /// Stores that are to be emptied, as the meta-root that knows the latest says.
     pub fn decommissioned(&self) -> Vec<u64> {
         let services = self.cells.iter().filter_map(|cell| lock(&cell.state).service.upgrade());

@@ -1,7 +1,7 @@
 //! Flags of the commands that talk to a live cluster.
 
 use super::Scope;
-use super::values::{Addresses, IdAddress, addresses, id_address, positive_duration};
+use super::values::{Addresses, IdAddress, address, addresses, id_address, positive_duration};
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -331,4 +331,21 @@ pub struct RegionRemovePeer {
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// `nokv execution`.
+#[derive(Debug, Clone, Args)]
+pub struct Execution {
+    /// gRPC address of the store
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub addr: String,
+    /// Only changes of this region
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub region: Option<u64>,
+    /// Only this transition
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub transition: String,
+    /// How long the store may take to answer
+    #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "3s", value_parser = positive_duration)]
+    pub timeout: Duration,
 }

@@ -110,6 +110,8 @@ pub enum Command {
     Region(client::Region),
     /// List what the scheduler does and why, and what it cannot do
     Operators(client::Operators),
+    /// Show what a store did last and what became of changes to its regions
+    Execution(client::Execution),
     /// Empty a store that is to go
     #[command(subcommand)]
     Store(client::Store),

@@ -4,6 +4,7 @@ mod bench;
 mod config;
 mod coordinator;
 mod demo;
+mod execution;
 mod help;
 mod import;
 mod kv;
@@ -44,6 +45,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Region(command) => client(async |env| region::run(&env, &command, global).await),
         Command::Operators(args) => client(async |env| operators::run(&env, &args, global).await),
         Command::Store(command) => client(async |env| operators::store(&env, &command, global).await),
+        Command::Execution(args) => client(async |env| execution::run(&env, &args, global).await),
         Command::Serve(args) => serve::run(&args),
         Command::Coordinator(args) => coordinator::run(&args),
         Command::MetaRoot(args) => meta_root::run(&args),

@@ -71,7 +71,7 @@ impl Default for Limits {
             repair_after: Duration::from_secs(30 * 60),
             settle_after: Duration::from_secs(5 * 60),
             cooldown: Duration::from_secs(10),
-            give_up_after: Duration::from_secs(10 * 60),
+            give_up_after: Duration::from_secs(60 * 60),
             snapshots_per_store: 2,
             operators: 8,
             small_bytes: 16 << 20,

@@ -337,7 +337,7 @@ fn any_cluster_comes_to_rest_with_its_replicas_where_they_belong() {
         let mut rng = RngSource::new(seed, 1).stream("schedule");
         let mut below = |bound: u64| u64::from(rng.next_u32()) % bound;
         let stores = 4 + below(4);
-        let regions: Vec<Vec<u64>> = (0..1 + below(12))
+        let regions: Vec<Vec<u64>> = (0..=below(12))
             .map(|_| {
                 let first = 1 + below(stores);
                 (0..3).map(|step| 1 + (first + step - 1) % stores).collect()
