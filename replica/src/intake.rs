@@ -292,6 +292,13 @@ impl<M: Machine> Core<M> {
     }
 
     fn remove(&mut self, id: GroupId, reply: AdminReply) {
+        // A peer that left had something. One without anything is a later peer, which may have voted and waits for its
+        // first snapshot.
+        let known = self.groups.get(&id).map(Group::log).or_else(|| self.orphans.get(&id));
+        if known.is_some_and(|log| log.last_index() == 0) {
+            let _ = reply.send(Err(AdminError::NotHosted));
+            return;
+        }
         self.tell(id, |peer| Fact::Removed { peer });
         match self.groups.remove(&id) {
             None if self.orphans.remove(&id).is_none() => {
