@@ -41,7 +41,11 @@ impl Shared {
         }
         for (operator, done) in board.settle(&picture, now, limits) {
             tracing::info!(?operator, done, "an operator has ended");
-            self.env.probe(if done { "coordinator.operator.done" } else { "coordinator.operator.cancelled" });
+            if done {
+                self.env.probe("coordinator.operator.done");
+            } else {
+                self.env.probe("coordinator.operator.cancelled");
+            }
         }
         let verdict = decide(&picture, board, now, limits);
         for decision in verdict.decisions {

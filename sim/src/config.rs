@@ -165,6 +165,8 @@ pub struct WorldConfig {
     pub id_window: u64,
     /// Longest time between two looks of a coordinator at the root's tail, in milliseconds.
     pub root_refresh_ms: u64,
+    /// Pause between two questions of the client that only asks for routes, in milliseconds; 0: there is none.
+    pub routes_ms: u64,
     /// Pause between two looks of the scheduler, in milliseconds; 0: it is off.
     pub schedule_ms: u64,
     /// How long a store is down before the scheduler replaces its replicas, in milliseconds; the same for a region with
@@ -233,6 +235,7 @@ impl WorldConfig {
             tso_ahead_ms: draw.pick(&[50, 1_000, 3_000, 30_000]),
             id_window: draw.pick(&[2, 100, 10_000]),
             root_refresh_ms: draw.pick(&[50, 200, 2_000]),
+            routes_ms: Draw::new(seed, "config-routes").pick(&[0, 100, 400]),
             schedule_ms: Draw::new(seed, "config-schedule").pick(&[0, 200, 1_000]),
             repair_after_ms: Draw::new(seed, "config-repair").pick(&[500, 3_000, 10_000]),
             unlimited_damage: false,
@@ -284,6 +287,7 @@ impl WorldConfig {
             tso_ahead_ms: 3_000,
             id_window: 10_000,
             root_refresh_ms: 200,
+            routes_ms: 0,
             schedule_ms: 0,
             repair_after_ms: 3_000,
             unlimited_damage: false,

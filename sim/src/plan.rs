@@ -560,7 +560,8 @@ impl Names {
                 store: draw.between(1, self.stores.len() as u64),
                 for_ms: draw.pick(&[0, 0, 1_000, 5_000]),
             },
-            FaultClass::Lose if self.stores.len() > 3 => Fault::Lose { node: one_of(draw, &self.victims) },
+            // The store that may be damaged.
+            FaultClass::Lose if self.stores.len() > 3 => Fault::Lose { node: self.victims[0].clone() },
             FaultClass::Split | FaultClass::MovePeer | FaultClass::Decommission | FaultClass::Lose => {
                 Fault::Split { key: format!("{:02x}", draw.between(1, 255)) }
             }

@@ -22,13 +22,15 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::Code;
 
-/// How long it waits for an answer.
-const PATIENCE: Duration = Duration::from_secs(2);
-/// Between two questions.
-const PAUSE: Duration = Duration::from_millis(300);
+/// How long it waits for an answer: longer than a coordinator waits for the leader of the meta-roots.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Asks until `stop`, on the first client node.
 pub fn ask(world: &Arc<World>, stop: Stop) {
+    let pause = Duration::from_millis(world.config.routes_ms);
+    if pause.is_zero() {
+        return;
+    }
     let Some(node) = world.nodes().find(|node| world.role(*node) == Role::Client(1)) else { return };
     let (world, env) = (world.clone(), world.env(node));
     let asked = world.clone();
@@ -41,11 +43,10 @@ pub fn ask(world: &Arc<World>, stop: Stop) {
             if stop.is_stopped() {
                 return;
             }
-            let at = turn % addrs.len();
-            let freshness =
-                if turn / addrs.len() % 2 == 0 { Freshness::Strong } else { Freshness::BestEffort };
+            let (round, at) = (turn / addrs.len(), turn % addrs.len());
+            let freshness = if round.is_multiple_of(2) { Freshness::Strong } else { Freshness::BestEffort };
             let request = GetRegionByKeyRequest {
-                key: borders[turn / addrs.len() / 2 % borders.len()].clone(),
+                key: borders[round / 2 % borders.len()].clone(),
                 freshness: freshness.into(),
                 ..GetRegionByKeyRequest::default()
             };
@@ -65,7 +66,7 @@ pub fn ask(world: &Arc<World>, stop: Stop) {
                 world.around.watch.fail(world.now(), Violation::new("routes", facts));
                 return;
             }
-            env.clock.sleep(PAUSE).await;
+            env.clock.sleep(pause).await;
         }
     });
 }
