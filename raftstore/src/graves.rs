@@ -23,7 +23,7 @@ use nokv_proto::coordinator::v1::ListRegionsRequest;
 use nokv_proto::key::{KeyRange, decode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
 use nokv_replica::AdminError;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -39,17 +39,17 @@ fn is_tombstone(region: &RegionDescriptor) -> bool {
 
 /// Clears away what is left of peers that are gone, for ever. After a start it looks at all tombstones.
 pub(crate) async fn clear(shared: &Shared) {
-    let mut cleared = BTreeSet::new();
+    // By region, the tombstone that was cleared: the same region may leave again and again, unnoticed here in between.
+    let mut cleared = BTreeMap::new();
     loop {
         let mut failed = false;
         for region in shared.door.regions.all() {
-            if !is_tombstone(&region.descriptor()) {
-                cleared.remove(&region.id);
-            } else if !cleared.contains(&region.id) {
+            let known = region.descriptor();
+            if is_tombstone(&known) && cleared.get(&region.id) != Some(&known.epoch_pair()) {
                 match clear_one(shared, &region).await {
                     Ok(()) => {
                         shared.env.probe("store.peer.cleared");
-                        cleared.insert(region.id);
+                        cleared.insert(region.id, known.epoch_pair());
                     }
                     Err(why) => {
                         tracing::warn!(

@@ -191,17 +191,23 @@ impl<M: Machine> Group<M> {
     pub(crate) fn step(&mut self, node: u64, message: Message) {
         self.nodes.entry(message.from).or_insert(node);
         match message.get_msg_type() {
-            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
-                if self.is_leader() && message.term == self.raw.raft.term =>
-            {
-                self.heard.insert(message.from, self.ticks);
-            }
             MessageType::MsgAppend if self.is_blank() => return self.ask_for_snapshot(&message),
             MessageType::MsgTimeoutNow if !self.may_campaign() => return,
             _ => {}
         }
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(group = %self.id, %error, "raft message refused");
+        }
+    }
+
+    /// Notes whose answer has arrived, when it is for this leadership.
+    pub(crate) fn hear(&mut self, message: &Message) {
+        let is_answer = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
+        );
+        if is_answer && self.is_leader() && message.term == self.raw.raft.term {
+            self.heard.insert(message.from, self.ticks);
         }
     }
 

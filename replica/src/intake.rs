@@ -126,6 +126,7 @@ impl<M: Machine> Core<M> {
             self.env.probe("replica.snapshot.refused");
             return;
         }
+        group.hear(&incoming.message);
         group.step(from_node, incoming.message);
         if is_snapshot && group.raw.raft.raft_log.unstable.snapshot.is_none() {
             self.machine.dismiss(id);

@@ -162,6 +162,10 @@ impl<'a> Rules<'a> {
                     format!("{why}; store {store} has the least load of those that can take its replica");
                 self.decide(cause, id, Action::Move { peer, store }, reason);
             }
+            // A learner that has been there for long goes first, see below.
+            Err(_)
+                if region.odd && region.peers.len() > self.limits.replicas && !region.learners.is_empty() => {
+            }
             Err(problem) => {
                 let text = format!(
                     "region {id}: its replica on store {store_id} stays for now: {why}, but {problem}"

@@ -307,6 +307,21 @@ fn regions_get_and_lose_replicas_until_they_have_the_wanted_number() {
 }
 
 #[test]
+fn a_learner_that_never_catches_up_is_not_in_the_way_for_ever() {
+    let mut world = World::new(5, &[&[1, 2, 3]]);
+    world.limits.balance = false;
+    let new = world.peer(4);
+    let region = world.picture.regions.get_mut(&1).expect("region");
+    region.peers.push(new);
+    region.learners.insert(new.peer_id);
+    world.picture.stores.get_mut(&3).expect("store").leaving = true;
+    assert_eq!(world.look(), [], "it may catch up yet");
+    assert!(world.board.waiting[0].contains("still catching up"), "{:?}", world.board.waiting);
+    world.picture.regions.get_mut(&1).expect("region").odd = true;
+    assert_eq!(world.look()[0].1, Action::Remove { peer: new });
+}
+
+#[test]
 fn the_next_order_follows_from_the_region_alone() {
     let world = World::new(4, &[&[1, 2, 3]]);
     let mut region = world.picture.regions[&1].clone();
