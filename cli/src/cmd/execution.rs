@@ -59,9 +59,9 @@ pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
                 "topology": rows,
             });
             if global.format() == Format::Json {
-                out.json(&document)?
+                out.json(&document)?;
             } else {
-                out.line(&document.to_string())?
+                out.line(&document.to_string())?;
             }
         }
     }
