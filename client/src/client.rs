@@ -11,11 +11,13 @@ use crate::tso::TsoBatcher;
 use crate::txn::{Commit, Scanner, Snapshot, Txn};
 use bytes::Bytes;
 use nokv_env::{ClockExt, Env};
-use nokv_proto::coordinator::v1::{RegionRoute, StoreInfo};
+use nokv_proto::coordinator::v1::{ListOperatorsResponse, RegionRoute, StoreInfo};
 use nokv_proto::id::Timestamp;
 use nokv_proto::key::KeyRange;
 use nokv_proto::kv::v1::{GetRequest, Mutation, mutation::Op};
 use nokv_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use nokv_proto::meta::v1::root_event::Payload;
+use nokv_proto::meta::v1::{RootEvent, RootEventKind, RootStoreMembership};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -231,6 +233,22 @@ impl Client {
     pub async fn list_stores(&self) -> Result<Vec<StoreInfo>> {
         let mut attempt = self.attempt("listing stores");
         self.shared.coordinators.stores(&self.shared, &mut attempt).await
+    }
+
+    /// What the scheduler does and did, newest first, and what it cannot do; region 0: everything.
+    pub async fn list_operators(&self, region: u64) -> Result<ListOperatorsResponse> {
+        let mut attempt = self.attempt("listing operators");
+        self.shared.coordinators.operators(&self.shared, region, &mut attempt).await
+    }
+
+    /// Has the scheduler move everything off `store`, or takes that back.
+    pub async fn decommission(&self, store: u64, wanted: bool) -> Result<()> {
+        let kind =
+            if wanted { RootEventKind::StoreDecommissioned } else { RootEventKind::StoreRecommissioned };
+        let membership = RootStoreMembership { store_id: store, address: String::new() };
+        let event = RootEvent { kind: kind.into(), payload: Some(Payload::StoreMembership(membership)) };
+        let mut attempt = self.attempt("decommissioning a store");
+        self.shared.coordinators.publish(&self.shared, event, &mut attempt).await
     }
 
     /// Gives background work (secondary commits, rollbacks) up to `patience` to finish. Losing it is safe, but

@@ -13,8 +13,10 @@ use nokv_env::{BoxFuture, Channel, ClockExt, Duty, Env, Fact, Instant, net::MESS
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, HoldSafePointRequest,
-    HoldSafePointResponse, ListRegionsRequest, ListStoresRequest, RegionRoute, StoreInfo, TsoRequest,
+    HoldSafePointResponse, ListOperatorsRequest, ListOperatorsResponse, ListRegionsRequest,
+    ListStoresRequest, PublishRootEventRequest, RegionRoute, StoreInfo, TsoRequest,
 };
+use nokv_proto::meta::v1::RootEvent;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 use tonic::{Code, Response, Status};
@@ -174,6 +176,42 @@ impl Coordinators {
             Box::pin(async move { Ok((sent, stub.hold_safe_point(request).await?.into_inner())) })
         };
         self.ask(shared, &self.holder, attempt, call, |_| Ok(())).await
+    }
+
+    /// What the scheduler does and did. Only the lease holder knows.
+    pub(crate) async fn operators(
+        &self,
+        shared: &Shared,
+        region_id: u64,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<ListOperatorsResponse> {
+        let call = |mut stub: Stub| -> Reply<_> {
+            let request = ListOperatorsRequest { region_id };
+            Box::pin(async move { stub.list_operators(request).await.map(Response::into_inner) })
+        };
+        self.ask(shared, &self.holder, attempt, call, |_| Ok(())).await
+    }
+
+    /// Has the meta-root take `event`. A refusal by the state of the cluster is final.
+    pub(crate) async fn publish(
+        &self,
+        shared: &Shared,
+        event: RootEvent,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<()> {
+        let request = PublishRootEventRequest { event: Some(event), expected_cluster_epoch: 0 };
+        let call = |mut stub: Stub| -> Reply<_> {
+            let request = request.clone();
+            Box::pin(async move {
+                match stub.publish_root_event(request).await {
+                    Ok(_) => Ok(Ok(())),
+                    Err(status) if status.code() == Code::FailedPrecondition => Ok(Err(status)),
+                    Err(status) => Err(status),
+                }
+            })
+        };
+        let refused = self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?;
+        refused.map_err(|status| ClientError::InvalidArgument(status.message().to_owned()))
     }
 
     /// Takes a grant for good, or says what is wrong with it. Timestamps are asked for one request at a time.

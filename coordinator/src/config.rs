@@ -1,6 +1,6 @@
 //! What a coordinator needs to know to start.
 
-use crate::Error;
+use crate::{Error, Limits};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -39,6 +39,8 @@ pub struct Config {
     pub gc_hold_ttl_max: Duration,
     /// How long a request waits for the root (fence, append) before it gives up.
     pub request_timeout: Duration,
+    /// What the scheduler may do.
+    pub schedule: Limits,
 }
 
 impl Config {
@@ -61,6 +63,7 @@ impl Config {
             gc_interval: Duration::from_secs(20),
             gc_hold_ttl_max: Duration::from_secs(60),
             request_timeout: Duration::from_secs(3),
+            schedule: Limits::default(),
         }
     }
 
@@ -80,6 +83,8 @@ impl Config {
         } else if self.gc_life.is_zero() || self.gc_interval.is_zero() || self.gc_hold_ttl_max.is_zero() {
             "the life of old versions, the pause between looks and the longest hold must be positive"
                 .to_owned()
+        } else if self.schedule.replicas == 0 {
+            "a region needs at least one replica".to_owned()
         } else {
             return Ok(());
         };

@@ -3,8 +3,8 @@
 //!
 //! Start at [`Coordinator::start`]. `window` and `lease` are the pure cores under ids and timestamps,
 //! `gc` is the one under the safe point; `allocator` drives them; `root` talks to the three meta-roots; `view` is the picture of the cluster, `route` answers
-//! from it; `schedule` balances leaders. Any number of coordinators may run: all answer routes, the holder
-//! of the lease hands out ids and timestamps, the others stand by.
+//! from it; `schedule` decides where replicas and leaders should be. Any number of coordinators may run: all answer routes, the holder
+//! of the lease hands out ids and timestamps and schedules, the others stand by.
 
 mod allocator;
 mod config;
@@ -15,6 +15,7 @@ mod pace;
 mod root;
 mod route;
 mod schedule;
+mod scheduler;
 mod service;
 mod transition;
 mod view;
@@ -22,6 +23,7 @@ mod window;
 
 pub use config::Config;
 pub use error::Error;
+pub use schedule::Limits;
 
 use allocator::Allocator;
 use lease::Lease;
@@ -32,7 +34,6 @@ use nokv_proto::id::Timestamp;
 use nokv_proto::meta::v1::{self as meta, RootAllocatorKind};
 use rand_core::Rng;
 use root::RootClient;
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tonic::service::Routes;
@@ -40,6 +41,8 @@ use view::View;
 
 /// How often the target rises while one version lives.
 const TARGETS_PER_LIFE: u64 = 8;
+/// Looks at the root's leader for one strong answer, when more is committed all the time.
+const CATCH_UPS: usize = 3;
 
 /// A running coordinator.
 pub struct Coordinator {
@@ -56,9 +59,8 @@ struct Shared {
     ids: Allocator,
     timestamps: Allocator,
     view: Mutex<View>,
-    /// Regions ordered to move lately.
-    moved: Mutex<BTreeMap<u64, Instant>>,
     gc: Mutex<gc::Gc>,
+    scheduler: Mutex<scheduler::Scheduler>,
     stop: Stop,
 }
 
@@ -74,8 +76,8 @@ impl Coordinator {
             ids: allocator(meta::RootAllocatorKind::Id),
             timestamps: allocator(meta::RootAllocatorKind::Tso),
             view: Mutex::new(View::default()),
-            moved: Mutex::new(BTreeMap::new()),
             gc: Mutex::default(),
+            scheduler: Mutex::default(),
             stop: Stop::new(),
             root: root.clone(),
             lease: lease.clone(),
@@ -94,6 +96,9 @@ impl Coordinator {
         spawn(&shared, "coordinator-lease", |shared| async move { shared.keep_lease().await });
         spawn(&shared, "coordinator-windows", |shared| async move { shared.top_up_windows().await });
         spawn(&shared, "coordinator-gc", |shared| async move { shared.raise_safe_point().await });
+        if !config.schedule.interval.is_zero() {
+            spawn(&shared, "coordinator-scheduler", |shared| async move { shared.schedule().await });
+        }
         Ok(Coordinator { shared, server })
     }
 
@@ -112,6 +117,17 @@ impl Coordinator {
     /// Number of regions known so far and where ids and timestamps stand, for the start-up lines.
     pub fn summary(&self) -> (usize, u64, u64) {
         (self.shared.view().region_count(), self.shared.ids.window().0, self.shared.timestamps.window().0)
+    }
+
+    /// How many operators are under way; `None` when this coordinator does not hold the lease.
+    pub fn operators_under_way(&self) -> Option<usize> {
+        self.shared.operators_under_way()
+    }
+
+    /// What the scheduler has under way, and what it cannot do, in words; nothing when this coordinator does not hold the
+    /// lease.
+    pub fn operators_in_words(&self) -> Vec<String> {
+        self.shared.operators_in_words()
     }
 
     /// The state for `/debug/vars`, member names as the reference publishes them.
@@ -179,6 +195,25 @@ impl Shared {
             }
         };
         self.view().install(checkpoint, token);
+        Ok(())
+    }
+
+    /// Brings the view up to all that was committed before the call.
+    async fn catch_up(&self, deadline: Instant) -> Result<(), Error> {
+        for _ in 0..CATCH_UPS {
+            let after = self.view().token;
+            let reply = self.root.newest(deadline, after).await?;
+            let token = reply.token.unwrap_or_default();
+            let mut view = self.view();
+            match reply.checkpoint {
+                Some(checkpoint) => view.install(checkpoint, token),
+                None => view.saw(&token),
+            }
+            // More may have been committed meanwhile, and heard of.
+            if view.root_lag() == 0 {
+                break;
+            }
+        }
         Ok(())
     }
 

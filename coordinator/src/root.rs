@@ -113,6 +113,19 @@ impl RootClient {
         .await
     }
 
+    /// What is new since `after` when it is asked: nothing is missing that was committed before the call.
+    pub async fn newest(
+        &self,
+        deadline: Instant,
+        after: Option<meta::RootTailToken>,
+    ) -> Result<meta::MetadataRootObserveTailResponse, Error> {
+        self.call(deadline, move |mut client| {
+            let request = meta::MetadataRootObserveTailRequest { after, linearizable: true };
+            Box::pin(async move { client.observe_tail(request).await })
+        })
+        .await
+    }
+
     /// Runs `attempt` on one endpoint after the other until one answers or the deadline passes.
     async fn call<R, F>(&self, deadline: Instant, attempt: F) -> Result<R, Error>
     where

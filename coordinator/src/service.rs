@@ -1,12 +1,12 @@
 //! The coordinator's front door: `nokv.coordinator.v1.Coordinator`.
 
 use crate::view::View;
-use crate::{Error, Shared, route, schedule, transition};
+use crate::{Error, Shared, route, transition};
 use nokv_proto::coordinator::v1 as pb;
 use nokv_proto::coordinator::v1::coordinator_server::Coordinator;
 use nokv_proto::meta::v1 as meta;
 use serde_json::json;
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
 
@@ -36,16 +36,12 @@ impl Coordinator for Service {
         let now = shared.env.clock.now();
         let mut view = shared.view();
         view.heard(heartbeat, now);
-        let holds_lease = shared.lease().generation(now).is_some();
-        let mut moved = shared.moved.lock().unwrap_or_else(PoisonError::into_inner);
-        let order = holds_lease
-            .then(|| schedule::balance_leaders(&view, store, now, shared.config.store_down_after, &mut moved))
-            .flatten();
+        let operations = shared.orders(&view, store, now);
         let generation = shared.lease().generation(now);
         let gc_target = generation.map_or(0, |generation| shared.gc().target(generation));
         Ok(Response::new(pb::StoreHeartbeatResponse {
             accepted: true,
-            operations: order.into_iter().collect(),
+            operations,
             gc_target,
             gc_safe_point: view.state.gc_safe_point,
         }))
@@ -118,7 +114,21 @@ impl Coordinator for Service {
         &self,
         request: Request<pb::GetRegionByKeyRequest>,
     ) -> Reply<pb::GetRegionByKeyResponse> {
-        Ok(Response::new(route::answer(&self.0.view(), request.get_ref())?))
+        let request = request.get_ref();
+        let strong = request.freshness() == pb::Freshness::Strong;
+        if strong {
+            let deadline = self.0.env.clock.now() + self.0.config.request_timeout;
+            if let Err(error) = self.0.catch_up(deadline).await {
+                tracing::debug!(%error, "no strong route");
+                return Err(route::unavailable().into());
+            }
+            self.0.env.probe("coordinator.route.strong");
+        }
+        let reply = route::answer(&self.0.view(), request, strong)?;
+        if reply.degraded_mode() != pb::DegradedMode::Healthy {
+            self.0.env.probe("coordinator.route.degraded");
+        }
+        Ok(Response::new(reply))
     }
 
     async fn alloc_id(&self, request: Request<pb::AllocIdRequest>) -> Reply<pb::AllocIdResponse> {
@@ -202,6 +212,13 @@ impl Coordinator for Service {
         }))
     }
 
+    async fn list_operators(
+        &self,
+        request: Request<pb::ListOperatorsRequest>,
+    ) -> Reply<pb::ListOperatorsResponse> {
+        Ok(Response::new(self.0.operators(request.into_inner().region_id)?))
+    }
+
     async fn status(
         &self,
         _request: Request<pb::CoordinatorStatusRequest>,
@@ -225,7 +242,11 @@ impl Shared {
     async fn append(&self, event: meta::RootEvent, expected_cluster_epoch: u64) -> Result<(), Error> {
         let deadline = self.env.clock.now() + self.config.request_timeout;
         let expected = (expected_cluster_epoch != 0).then_some(expected_cluster_epoch);
-        self.root.append(deadline, event, expected).await.map(|_| ())
+        let reply = self.root.append(deadline, event, expected).await?;
+        // The tail brings the event itself a moment later; until then routes say that they lag behind.
+        let revision = reply.cursor.map_or(0, |cursor| cursor.index);
+        self.view().saw(&meta::RootTailToken { cursor: reply.cursor, revision });
+        Ok(())
     }
 }
 

@@ -74,6 +74,9 @@ pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
         (Class::Planned | Class::Terminal | Class::Cancel, true, false) => {
             judged(Status::Conflict, Reason::ConflictingPending, Apply)
         }
+        (Class::Cancel, false, _) if reached(view, &targets) => {
+            judged(Status::Aborted, Reason::AbortedApply, Apply)
+        }
         (Class::Cancel, false, _) => judged(Status::Cancelled, Reason::CancelledTarget, Skip),
         (Class::Planned | Class::Terminal, false, _) if reached(view, &targets) => {
             judged(Status::Completed, Reason::AlreadyCompleted, Skip)
@@ -83,6 +86,10 @@ pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
         }
         (Class::Terminal, false, _) if superseded(view, &targets) => {
             judged(Status::Aborted, Reason::AbortedApply, Apply)
+        }
+        // A replica that tells late what the root has heard of from others, and more.
+        (Class::Other, ..) if overtaken(view, &targets) => {
+            judged(Status::Superseded, Reason::SupersededTarget, Skip)
         }
         _ => judged(Status::Open, Reason::OpenApply, Apply),
     }
@@ -157,6 +164,17 @@ fn reached(view: &View, targets: &[&RegionDescriptor]) -> bool {
         })
 }
 
+/// Whether the root knows later states of all these regions.
+fn overtaken(view: &View, targets: &[&RegionDescriptor]) -> bool {
+    !targets.is_empty()
+        && targets.iter().all(|target| {
+            view.region(target.region_id).is_some_and(|known| {
+                let (known, target) = (known.epoch_pair(), target.epoch_pair());
+                known != target && known.0 >= target.0 && known.1 >= target.1
+            })
+        })
+}
+
 fn superseded(view: &View, targets: &[&RegionDescriptor]) -> bool {
     targets.iter().any(|target| {
         view.region(target.region_id).is_some_and(|known| {
@@ -164,4 +182,90 @@ fn superseded(view: &View, targets: &[&RegionDescriptor]) -> bool {
             known.0 > target.0 || known.1 > target.1
         })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use nokv_proto::meta::v1::{
+        RegionEpoch, RootCheckpoint, RootPeerChange, RootPendingPeerChange, RootRegionDescriptor,
+        RootTailToken,
+    };
+
+    fn region(version: u64, conf_version: u64) -> RegionDescriptor {
+        let epoch = Some(RegionEpoch { version, conf_version });
+        RegionDescriptor { region_id: 1, epoch, ..RegionDescriptor::default() }
+    }
+
+    fn decision(version: u64, conf_version: u64) -> TransitionDecision {
+        let mut view = View::default();
+        let known = RootCheckpoint { descriptors: vec![region(2, 3)], ..RootCheckpoint::default() };
+        view.install(known, RootTailToken::default());
+        let descriptor = Some(region(version, conf_version));
+        let payload = root_event::Payload::RegionDescriptor(RootRegionDescriptor { descriptor });
+        let event =
+            RootEvent { kind: RootEventKind::RegionDescriptorPublished.into(), payload: Some(payload) };
+        assess(&view, &event).decision()
+    }
+
+    /// The root knows region 1 at (2, 3), and perhaps a pending change that adds peer 9.
+    fn peer_change(
+        kind: RootEventKind,
+        conf_version: u64,
+        pending: Option<u64>,
+    ) -> (TransitionStatus, TransitionDecision) {
+        let change = |peer_id| RootPendingPeerChange {
+            region_id: 1,
+            store_id: 4,
+            peer_id,
+            kind: RootPendingPeerChangeKind::Addition.into(),
+            ..RootPendingPeerChange::default()
+        };
+        let mut view = View::default();
+        let known = RootCheckpoint {
+            descriptors: vec![region(2, 3)],
+            pending_peer_changes: pending.map(change).into_iter().collect(),
+            ..RootCheckpoint::default()
+        };
+        view.install(known, RootTailToken::default());
+        let change = RootPeerChange {
+            region_id: 1,
+            store_id: 4,
+            peer_id: 9,
+            target: Some(region(2, conf_version)),
+            base: None,
+        };
+        let event = RootEvent { kind: kind.into(), payload: Some(root_event::Payload::PeerChange(change)) };
+        let assessment = assess(&view, &event);
+        (assessment.status(), assessment.decision())
+    }
+
+    #[test]
+    fn every_class_of_event_is_assessed_as_the_table_says() {
+        use RootEventKind::{PeerAdded, PeerAdditionCancelled, PeerAdditionPlanned};
+        use TransitionDecision::{Apply, Skip};
+        use TransitionStatus as Status;
+        assert_eq!(peer_change(PeerAdditionPlanned, 4, Some(9)), (Status::Pending, Skip));
+        assert_eq!(peer_change(PeerAdditionPlanned, 3, None), (Status::Completed, Skip));
+        assert_eq!(peer_change(PeerAdditionPlanned, 2, None), (Status::Superseded, Skip));
+        assert_eq!(peer_change(PeerAdditionPlanned, 4, Some(8)), (Status::Conflict, Apply));
+        assert_eq!(peer_change(PeerAdditionPlanned, 4, None), (Status::Open, Apply));
+        assert_eq!(peer_change(PeerAdded, 4, Some(9)), (Status::Pending, Apply));
+        assert_eq!(peer_change(PeerAdded, 3, None), (Status::Completed, Skip));
+        assert_eq!(peer_change(PeerAdded, 2, None), (Status::Aborted, Apply));
+        assert_eq!(peer_change(PeerAdded, 4, Some(8)), (Status::Conflict, Apply));
+        assert_eq!(peer_change(PeerAdded, 4, None), (Status::Open, Apply));
+        assert_eq!(peer_change(PeerAdditionCancelled, 4, Some(9)), (Status::Pending, Apply));
+        assert_eq!(peer_change(PeerAdditionCancelled, 4, Some(8)), (Status::Conflict, Apply));
+        assert_eq!(peer_change(PeerAdditionCancelled, 4, None), (Status::Cancelled, Skip));
+        assert_eq!(peer_change(PeerAdditionCancelled, 3, None), (Status::Aborted, Apply), "it has happened");
+    }
+
+    #[test]
+    fn what_the_root_has_gone_past_is_accepted_and_not_written() {
+        assert_eq!(decision(2, 2), TransitionDecision::Skip);
+        assert_eq!(decision(1, 3), TransitionDecision::Skip);
+        assert_eq!(decision(2, 4), TransitionDecision::Apply);
+        assert_eq!(decision(3, 2), TransitionDecision::Apply, "the root decides what is not clear");
+    }
 }

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use nokv_env::Instant;
 use nokv_proto::coordinator::v1 as pb;
 use nokv_proto::meta::v1 as meta;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 /// Everything known of the cluster.
@@ -29,6 +29,8 @@ pub struct View {
     pub pending_range_changes: Vec<meta::RootPendingRangeChange>,
     /// Addresses of member stores.
     addresses: BTreeMap<u64, String>,
+    /// Members that are to be emptied.
+    decommissioned: BTreeSet<u64>,
     /// What stores said of themselves.
     stores: BTreeMap<u64, StoreReport>,
     /// Who leads a region, as the stores report it.
@@ -62,6 +64,7 @@ impl View {
             checkpoint.pending_peer_changes.into_iter().map(|change| (change.region_id, change)).collect();
         self.pending_range_changes = checkpoint.pending_range_changes;
         self.addresses = checkpoint.stores.into_iter().map(|store| (store.store_id, store.address)).collect();
+        self.decommissioned = checkpoint.decommissioned_stores.into_iter().collect();
         self.state = checkpoint.state.unwrap_or_default();
         self.leaders.retain(|region, _| self.regions.contains_key(region));
         self.saw(&token);
@@ -168,8 +171,11 @@ impl View {
 
     /// All stores that are members or have reported.
     pub fn stores(&self, now: Instant, down_after: Duration) -> Vec<pb::StoreInfo> {
-        let ids: std::collections::BTreeSet<u64> =
-            self.addresses.keys().chain(self.stores.keys()).copied().collect();
+        let ids: BTreeSet<u64> = self.addresses.keys().chain(self.stores.keys()).copied().collect();
+        let mut peers: BTreeMap<u64, u64> = BTreeMap::new();
+        for peer in self.regions.values().flat_map(|region| &region.peers) {
+            *peers.entry(peer.store_id).or_default() += 1;
+        }
         ids.into_iter()
             .map(|store_id| {
                 let report = self.stores.get(&store_id);
@@ -184,6 +190,8 @@ impl View {
                     available: beat.map_or(0, |beat| beat.available),
                     heartbeat_age_ms: age.map_or(u64::MAX, |age| age.as_millis() as u64),
                     up: age.is_some_and(|age| age < down_after),
+                    decommissioning: self.decommissioned.contains(&store_id),
+                    peer_num: peers.get(&store_id).copied().unwrap_or(0),
                 }
             })
             .collect()
@@ -199,10 +207,52 @@ impl View {
             .collect()
     }
 
-    /// Regions that `store` leads, as far as reported.
-    pub fn led_by(&self, store: u64) -> impl Iterator<Item = &meta::RegionDescriptor> {
-        self.regions
-            .values()
-            .filter(move |region| self.leader(region.region_id).is_some_and(|peer| peer.store_id == store))
+    /// All regions, by id.
+    pub fn regions(&self) -> impl Iterator<Item = &meta::RegionDescriptor> {
+        self.regions.values()
     }
+
+    /// Whether the root has the store on record.
+    pub fn is_member(&self, store: u64) -> bool {
+        self.addresses.contains_key(&store)
+    }
+
+    /// What the leader of `region` said last, if its store is up.
+    pub fn leader_report(
+        &self,
+        region: u64,
+        now: Instant,
+        down_after: Duration,
+    ) -> Option<(meta::RegionPeer, &pb::RegionReport)> {
+        let leader = self.leader(region)?;
+        let store = self.stores.get(&leader.store_id).filter(|store| now.since(store.at) < down_after)?;
+        let mut reports = store.heartbeat.regions.iter();
+        let report = reports.find(|report| is_of(report, leader.peer_id) && region_of(report) == region)?;
+        Some((leader, report))
+    }
+
+    /// The same of every region.
+    pub fn leader_reports(
+        &self,
+        now: Instant,
+        down_after: Duration,
+    ) -> BTreeMap<u64, (meta::RegionPeer, &pb::RegionReport)> {
+        let up = self.stores.iter().filter(|(_, store)| now.since(store.at) < down_after);
+        let all = up.flat_map(|(id, store)| store.heartbeat.regions.iter().map(move |report| (*id, report)));
+        let current = all.filter_map(|(store, report)| {
+            let leader = self.leader(region_of(report))?;
+            (leader.store_id == store && is_of(report, leader.peer_id))
+                .then_some((region_of(report), (leader, report)))
+        });
+        current.collect()
+    }
+}
+
+fn region_of(report: &pb::RegionReport) -> u64 {
+    report.descriptor.as_ref().map_or(0, |region| region.region_id)
+}
+
+/// Whether it is the report of this peer as leader.
+fn is_of(report: &pb::RegionReport, peer: u64) -> bool {
+    report.leader && report.peer_id == peer
 }

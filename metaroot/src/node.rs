@@ -71,6 +71,8 @@ pub struct Status {
     pub lease_holder: String,
     /// Generation of that lease.
     pub lease_generation: u64,
+    /// Stores that are to be emptied.
+    pub decommissioned_stores: Vec<u64>,
 }
 
 /// A place in the raft log.
@@ -172,6 +174,7 @@ impl MetaRoot {
             applied_index: core.image.applied.index,
             lease_holder: lease.holder_id,
             lease_generation: lease.cert_generation,
+            decommissioned_stores: core.image.state.decommissioned(),
         }
     }
 

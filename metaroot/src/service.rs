@@ -2,7 +2,7 @@
 //!
 //! Any node answers reads; a follower is only later. `Snapshot` on the leader is linearizable (read index).
 //! A token's revision is the raft index of the newest event, so tokens of different nodes compare.
-//! `ObserveTail` and `WaitTail` leave the checkpoint out when nothing has changed since the caller's token.
+//! `ObserveTail` is too when it is asked to be: then only the leader answers. It and `WaitTail` leave the checkpoint out when nothing has changed since the caller's token.
 //!
 //! Commands on a follower fail with `metadata root not leader (leader_id=N)`; the caller goes there itself.
 
@@ -152,7 +152,11 @@ impl MetadataRoot for Service {
         &self,
         request: Request<meta::MetadataRootObserveTailRequest>,
     ) -> Answer<meta::MetadataRootObserveTailResponse> {
-        let seen = self.observe(request.into_inner().after);
+        let request = request.into_inner();
+        if request.linearizable {
+            self.lead_now().await?;
+        }
+        let seen = self.observe(request.after);
         Ok(Response::new(meta::MetadataRootObserveTailResponse {
             after: seen.after,
             token: seen.token,
@@ -219,6 +223,18 @@ impl Service {
         match self.env.clock.timeout(self.request_timeout, read).await {
             // A node that is no longer leader answers as the follower it is.
             Ok(Ok(Ok(_) | Err(ReadError::NotLeader { .. }))) => Ok(()),
+            Ok(Err(Stopping)) => Err(stopping()),
+            Ok(Ok(Err(error))) => Err(Status::unavailable(format!("metadata root: {error}"))),
+            Err(_) => Err(Status::unavailable("metadata root: no quorum in time")),
+        }
+    }
+
+    /// The same, for the leader alone.
+    async fn lead_now(&self) -> Result<(), Status> {
+        let read = until_stop(&self.stop, self.handle.read_index(GROUP, 0));
+        match self.env.clock.timeout(self.request_timeout, read).await {
+            Ok(Ok(Ok(_))) => Ok(()),
+            Ok(Ok(Err(ReadError::NotLeader { leader }))) => Err(not_leader(leader.unwrap_or(0))),
             Ok(Err(Stopping)) => Err(stopping()),
             Ok(Ok(Err(error))) => Err(Status::unavailable(format!("metadata root: {error}"))),
             Err(_) => Err(Status::unavailable("metadata root: no quorum in time")),

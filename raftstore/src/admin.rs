@@ -1,6 +1,7 @@
 //! The operator's front door: `nokv.admin.v1.RaftAdmin`.
 
 use crate::store::Shared;
+use crate::topology::{self, Outcome};
 use nokv_proto::admin::v1::raft_admin_server::RaftAdmin;
 use nokv_proto::admin::v1::{
     AddPeerRequest, AddPeerResponse, ExecutionRestartState, ExecutionRestartStatus, ExecutionStatusRequest,
@@ -38,16 +39,22 @@ impl RaftAdmin for AdminService {
         let request = request.into_inner();
         let region_id = required(request.region_id, "region id")?;
         let store_id = required(request.store_id, "store id")?;
-        let region = self.0.add_peer(region_id, store_id, request.peer_id).await?;
-        Ok(Response::new(AddPeerResponse { region: Some(region) }))
+        let result = self.0.add_peer(region_id, store_id, request.peer_id).await;
+        let transition = topology::add(&result, region_id, store_id, request.peer_id);
+        topology::note(&self.0, transition, region_id, Outcome::of(&result));
+        Ok(Response::new(AddPeerResponse { region: Some(result?) }))
     }
 
     async fn remove_peer(&self, request: Request<RemovePeerRequest>) -> RpcResult<RemovePeerResponse> {
         let request = request.into_inner();
         let region_id = required(request.region_id, "region id")?;
         let peer_id = required(request.peer_id, "peer id")?;
-        let region = self.0.remove_peer(region_id, peer_id).await?;
-        Ok(Response::new(RemovePeerResponse { region: Some(region) }))
+        let before = self.0.door.regions.get(region_id).map(|region| region.descriptor());
+        let result = self.0.remove_peer(region_id, peer_id).await;
+        if let Some(before) = before {
+            topology::note(&self.0, topology::remove(&before, peer_id), region_id, Outcome::of(&result));
+        }
+        Ok(Response::new(RemovePeerResponse { region: Some(result?) }))
     }
 
     async fn transfer_leader(
@@ -57,8 +64,9 @@ impl RaftAdmin for AdminService {
         let request = request.into_inner();
         let region_id = required(request.region_id, "region id")?;
         let peer_id = required(request.peer_id, "peer id")?;
-        let region = self.0.transfer_leader(region_id, peer_id).await.map_err(Status::failed_precondition)?;
-        Ok(Response::new(TransferLeaderResponse { region: Some(region) }))
+        let result = self.0.transfer_leader(region_id, peer_id).await.map_err(Status::failed_precondition);
+        topology::note(&self.0, topology::leader(region_id, peer_id), region_id, Outcome::of(&result));
+        Ok(Response::new(TransferLeaderResponse { region: Some(result?) }))
     }
 
     async fn export_region_snapshot(
@@ -119,7 +127,10 @@ impl RaftAdmin for AdminService {
     async fn split_region(&self, request: Request<SplitRegionRequest>) -> RpcResult<SplitRegionResponse> {
         let request = request.into_inner();
         let region_id = required(request.region_id, "region id")?;
-        let halves = self.0.split(region_id, &request.split_key).await?;
+        let result = self.0.split(region_id, &request.split_key).await;
+        let right = result.as_ref().map_or(0, |halves| halves.right.region_id);
+        topology::note(&self.0, topology::split(region_id, right), region_id, Outcome::of(&result));
+        let halves = result?;
         Ok(Response::new(SplitRegionResponse { left: Some(halves.left), right: Some(halves.right) }))
     }
 
@@ -140,12 +151,13 @@ impl RaftAdmin for AdminService {
             raft_group_count: with_group.len() as u64,
             missing_raft_pointer: without.iter().map(|region| region.id).collect(),
             pending_root_event_count: self.0.publications.pending() as u64,
+            pending_scheduler_operation_count: self.0.operations.waiting() as u64,
             ..Default::default()
         };
         Ok(Response::new(ExecutionStatusResponse {
             last_admission: Some(self.0.door.last()),
             restart: Some(restart),
-            topology: Vec::new(),
+            topology: topology::all(&self.0),
         }))
     }
 }

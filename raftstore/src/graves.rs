@@ -73,8 +73,9 @@ pub(crate) async fn clear(shared: &Shared) {
 
 async fn clear_one(shared: &Shared, region: &Arc<Region>) -> Result<(), String> {
     shared.db.flush().await.map_err(|error| error.to_string())?;
-    // Without a group in the way the range may belong to somebody by now; then the rows went before the last restart.
-    if shared.raft.status(region.group()).is_some() {
+    // Without a group in the way the range may belong to somebody by now; then the rows went before the last restart. A
+    // group that has nothing is a later peer's.
+    if shared.raft.status(region.group()).is_some_and(|status| status.last_index > 0) {
         let range = region.descriptor().range();
         delete_rows(&shared.env, &shared.db, &range, |_| false).await.map_err(|error| error.to_string())?;
     }

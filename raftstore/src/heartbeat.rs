@@ -6,20 +6,20 @@
 //! knows already as done. One loop fetches a timestamp for every new leadership, which opens it for commits in one
 //! round trip.
 
+use crate::image::FAMILIES;
+use crate::mvcc::stored_bounds;
 use crate::pending;
 use crate::region::lock;
 use crate::split;
 use crate::store::Shared;
 use futures_util::future::select;
 use nokv_env::{ClockExt, Duty, Fact};
-use nokv_proto::coordinator::v1::{
-    PublishRootEventRequest, RegionReport, SchedulerOperation, SchedulerOperationType, StoreHeartbeatRequest,
-    TsoRequest,
-};
+use nokv_proto::coordinator::v1::{PublishRootEventRequest, RegionReport, StoreHeartbeatRequest, TsoRequest};
 use nokv_proto::meta::v1::root_event::Payload;
 use nokv_proto::meta::v1::{
     RegionDescriptor, RootEvent, RootEventKind, RootRegionDescriptor, RootStoreMembership,
 };
+use nokv_replica::GroupStatus;
 use rand_core::Rng;
 use std::collections::BTreeSet;
 use std::pin::pin;
@@ -94,9 +94,7 @@ pub(crate) async fn beat(shared: &Shared, at: usize) {
                 if shared.points.learn(reply.gc_target, reply.gc_safe_point) {
                     shared.bells.gc.notify_one();
                 }
-                for operation in &reply.operations {
-                    execute(shared, operation).await;
-                }
+                shared.operations.take(reply.operations);
             }
             Err(error) => {
                 if accepted {
@@ -118,7 +116,13 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
         if !state.is_hosted() {
             continue;
         }
+        let raft = shared.raft.status(region.group()).filter(|_| state.role.is_leader);
+        let (learners, silent) = raft.map(|raft| unwell(&state.descriptor, &raft)).unwrap_or_default();
+        let bounds = stored_bounds(&state.descriptor.range());
         regions.push(RegionReport {
+            learners,
+            silent,
+            bytes: FAMILIES.iter().map(|cf| shared.db.approximate_bytes(*cf, bounds.clone())).sum(),
             descriptor: Some((*state.descriptor).clone()),
             leader: state.role.is_leader,
             term: state.role.term,
@@ -134,27 +138,17 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
         leader_num: regions.iter().filter(|region| region.leader).count() as u64,
         capacity: disk.total_space(&shared.config.workdir).unwrap_or(0),
         available: disk.free_space(&shared.config.workdir).unwrap_or(0),
-        dropped_operations: 0,
+        dropped_operations: shared.operations.dropped(),
         address: shared.advertised(),
         regions,
     }
 }
 
-async fn execute(shared: &Shared, operation: &SchedulerOperation) {
-    if operation.r#type() != SchedulerOperationType::LeaderTransfer {
-        return;
-    }
-    let (region, target) = (operation.region_id, operation.target_peer_id);
-    let is_source = shared.door.regions.get(region).is_some_and(|region| {
-        operation.source_peer_id == 0 || region.state().peer == Some(operation.source_peer_id)
-    });
-    if !is_source {
-        return;
-    }
-    shared.env.probe("store.operation.transfer_leader");
-    if let Err(error) = shared.transfer_leader(region, target).await {
-        tracing::info!(region, target, error, "a leader transfer was not started");
-    }
+/// Of the peers of a region that is led here: those without a vote, and those that nothing was heard of lately.
+fn unwell(region: &RegionDescriptor, raft: &GroupStatus) -> (Vec<u64>, Vec<u64>) {
+    let peers = region.peers.iter().map(|peer| peer.peer_id);
+    let silent = peers.filter(|peer| !raft.active.contains(peer) && *peer != raft.peer);
+    (raft.learners.clone(), silent.collect())
 }
 
 /// Fetches a timestamp whenever a region begins to lead, for ever.

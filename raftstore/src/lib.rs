@@ -13,7 +13,7 @@
 //! - `service`, `admin`: the two gRPC doors; `admission` what is checked there; `one_pc` when one round trip is enough.
 //! - `read` how the leader answers reads, `follow` how other replicas do.
 //! - `gc`: old versions are removed through the log, below a safe point that all regions have agreed to.
-//! - `heartbeat`, `resolve`, `control`: towards the coordinators.
+//! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators.
 //! - [`mode`], [`seed`]: whose directory it is, and its first regions.
 //!
 //! What holds: an acknowledged write is on a majority of disks; apply is a function of the log alone, so replicas are
@@ -41,6 +41,7 @@ mod members;
 pub mod mode;
 pub mod mvcc;
 mod one_pc;
+mod operations;
 mod pending;
 mod read;
 mod region;
@@ -54,6 +55,7 @@ mod store;
 mod store_tests;
 #[cfg(test)]
 mod testing;
+mod topology;
 
 pub use config::Config;
 pub use error::{Error, Result};

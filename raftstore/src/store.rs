@@ -8,12 +8,14 @@ use crate::control::Coordinators;
 use crate::heartbeat::{self, Publications};
 use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mode::{self, Mode};
+use crate::operations::{self, Operations};
 use crate::pending::PendingEvents;
 use crate::region::Regions;
 use crate::resolve::StoreAddresses;
 use crate::service::KvService;
 use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
+use crate::topology::Topology;
 use crate::{Config, Error, Result};
 use crate::{gc, graves, members};
 use bytes::Bytes;
@@ -54,6 +56,8 @@ pub(crate) struct Shared {
     pub(crate) pending: PendingEvents,
     pub(crate) points: gc::Points,
     pub(crate) addresses: Arc<StoreAddresses>,
+    pub(crate) operations: Operations,
+    pub(crate) topology: Topology,
     /// The address in use, once the port is open.
     served: OnceLock<String>,
     stop: Stop,
@@ -117,6 +121,8 @@ impl Store {
             publications: Publications::default(),
             pending,
             points: gc::Points::default(),
+            operations: Operations::default(),
+            topology: Topology::default(),
             addresses,
             served: OnceLock::new(),
             stop: Stop::new(),
@@ -269,6 +275,7 @@ fn spawn_loops(shared: &Arc<Shared>) {
     for at in 0..shared.coordinators.len() {
         spawn(shared, "store-heartbeat", move |shared| async move { heartbeat::beat(&shared, at).await });
     }
+    spawn(shared, "store-operations", |shared| async move { operations::carry_out(&shared).await });
     spawn(shared, "store-publish", |shared| async move { heartbeat::publish(&shared).await });
     spawn(shared, "store-timestamps", |shared| async move { heartbeat::fetch_timestamps(&shared).await });
     spawn(shared, "store-addresses", |shared| async move {

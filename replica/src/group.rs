@@ -58,6 +58,13 @@ pub(crate) struct Group<M: Machine> {
     /// The commit index that was told to whoever watches.
     pub(crate) told_commit: u64,
     elections: u64,
+    /// Ticks that have passed.
+    ticks: u64,
+    /// On a leader: the tick at which each peer answered last. raft's own mark is reset at every election timeout, so
+    /// who looks just then would find nobody alive.
+    heard: BTreeMap<u64, u64>,
+    /// Ticks of silence after which a peer counts as silent: an election timeout.
+    patience: u64,
     /// The election timeout, and the (term, elections) it was drawn for.
     timeout: Option<(u64, u64, usize)>,
 }
@@ -101,6 +108,9 @@ impl<M: Machine> Group<M> {
             sending: BTreeMap::new(),
             told_commit: 0,
             elections: 0,
+            ticks: 0,
+            heard: BTreeMap::new(),
+            patience: 0,
             timeout: None,
         })
     }
@@ -168,6 +178,8 @@ impl<M: Machine> Group<M> {
         self.timeout = Some((term, self.elections, ticks));
         self.raw.raft.set_randomized_election_timeout(ticks);
         let active = self.raw.tick();
+        self.ticks += 1;
+        self.patience = election_ticks as u64;
         let electing = matches!(self.raw.raft.state, StateRole::PreCandidate | StateRole::Candidate);
         if electing && self.raw.raft.election_elapsed == 0 {
             self.elections += 1;
@@ -185,6 +197,17 @@ impl<M: Machine> Group<M> {
         }
         if let Err(error) = self.raw.step(message) {
             tracing::debug!(group = %self.id, %error, "raft message refused");
+        }
+    }
+
+    /// Notes whose answer has arrived, when it is for this leadership.
+    pub(crate) fn hear(&mut self, message: &Message) {
+        let is_answer = matches!(
+            message.get_msg_type(),
+            MessageType::MsgAppendResponse | MessageType::MsgHeartbeatResponse
+        );
+        if is_answer && self.is_leader() && message.term == self.raw.raft.term {
+            self.heard.insert(message.from, self.ticks);
         }
     }
 
@@ -324,16 +347,19 @@ impl<M: Machine> Group<M> {
             let state = self.conf_state();
             status.in_transition = !state.voters_outgoing.is_empty();
             (status.voters, status.learners) = (state.voters, state.learners);
-            let progress: BTreeMap<u64, (u64, bool)> = raft
+            let progress: BTreeMap<u64, u64> = raft
                 .prs()
                 .iter()
                 .filter(|_| self.is_leader())
-                .map(|(peer, progress)| (*peer, (progress.matched, progress.recent_active)))
+                .map(|(peer, progress)| (*peer, progress.matched))
                 .collect();
             let others = progress.iter().filter(|(peer, _)| **peer != self.peer);
-            status.matched = others.map(|(peer, (matched, _))| (*peer, *matched)).collect();
-            let active = progress.iter().filter(|(peer, (_, active))| *active || **peer == self.peer);
-            status.active = active.map(|(peer, _)| *peer).collect();
+            status.matched = others.map(|(peer, matched)| (*peer, *matched)).collect();
+            let answers = |peer: &u64| {
+                let heard = self.heard.get(peer);
+                *peer == self.peer || heard.is_some_and(|at| self.ticks - at <= self.patience)
+            };
+            status.active = progress.keys().copied().filter(answers).collect();
         }
     }
 }

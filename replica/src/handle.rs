@@ -115,7 +115,8 @@ impl<M: Machine> Handle<M> {
         self.admin(|reply| Request::AddGroup { config, reply }).await
     }
 
-    /// Stops hosting a group and forgets its log and votes. For peers that left their group for good.
+    /// Stops hosting a group and forgets its log and votes. For peers that left their group for good; a peer that waits for
+    /// its first snapshot is a later one, and stays.
     pub async fn remove_group(&self, group: GroupId) -> Result<(), AdminError> {
         self.admin(|reply| Request::RemoveGroup { group, reply }).await
     }

@@ -102,6 +102,14 @@ impl<M: Machine> Core<M> {
             self.env.probe("replica.message.unhosted");
             return;
         }
+        if self.is_outlived(&incoming) {
+            self.env.probe("replica.group.outlived");
+            self.let_go(id);
+            self.machine.dismiss(id);
+            if !self.create(&incoming) {
+                return;
+            }
+        }
         let Some(group) = self.groups.get_mut(&id) else { return };
         if incoming.message.to != group.peer {
             self.env.probe("replica.message.wrong_peer");
@@ -118,11 +126,21 @@ impl<M: Machine> Core<M> {
             self.env.probe("replica.snapshot.refused");
             return;
         }
+        group.hear(&incoming.message);
         group.step(from_node, incoming.message);
         if is_snapshot && group.raw.raft.raft_log.unstable.snapshot.is_none() {
             self.machine.dismiss(id);
         }
         self.touched(id);
+    }
+
+    /// Whether the message is to a later peer of ours than the one that is hosted, and that one never got anything: it was
+    /// removed before its first snapshot, so nobody but this message tells of that. Ids of peers grow.
+    fn is_outlived(&self, incoming: &Incoming) -> bool {
+        let to = incoming.message.to;
+        let is_member = incoming.region.as_ref().is_some_and(|region| region.peer(to).is_some());
+        let blank = |group: &Group<M>| group.log().last_index() == 0 && group.peer < to;
+        is_member && self.groups.get(&incoming.group).is_some_and(blank)
     }
 
     /// Hosts the group of a message if the machine wants to.
@@ -292,21 +310,29 @@ impl<M: Machine> Core<M> {
     }
 
     fn remove(&mut self, id: GroupId, reply: AdminReply) {
-        self.tell(id, |peer| Fact::Removed { peer });
-        match self.groups.remove(&id) {
-            None if self.orphans.remove(&id).is_none() => {
-                let _ = reply.send(Err(AdminError::NotHosted));
-                return;
-            }
-            None => {}
-            Some(mut group) => group.abandon(&ReadError::NotHosted),
+        // A peer that left had something. One without anything is a later peer, which may have voted and waits for its
+        // first snapshot.
+        let known = self.groups.get(&id).map(Group::log).or_else(|| self.orphans.get(&id));
+        if known.is_none_or(|log| log.last_index() == 0) {
+            let _ = reply.send(Err(AdminError::NotHosted));
+            return;
         }
+        self.let_go(id);
+        self.machine.forget(id);
+        self.after_sync.push(reply);
+    }
+
+    /// Hosts the group no more, and forgets its log with the next sync.
+    fn let_go(&mut self, id: GroupId) {
+        self.tell(id, |peer| Fact::Removed { peer });
+        if let Some(mut group) = self.groups.remove(&id) {
+            group.abandon(&ReadError::NotHosted);
+        }
+        self.orphans.remove(&id);
         self.dirty.remove(id);
         self.wanting.remove(id);
         self.shared.remove_status(id);
-        self.machine.forget(id);
         self.log.removed(id);
-        self.after_sync.push(reply);
     }
 }
 

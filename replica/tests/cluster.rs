@@ -111,6 +111,26 @@ fn reads_wait_for_what_was_acknowledged_and_need_leadership() {
 }
 
 #[test]
+fn a_leader_knows_at_every_moment_who_answers() {
+    for seed in 0..10 {
+        let world = World::cluster(seed);
+        world.put(GROUP, "0");
+        let leader = world.leader(GROUP);
+        let handle = world.handle(leader);
+        let active = || handle.status(GROUP).map(|status| status.active).unwrap_or_default();
+        world.pass(2_000);
+        for _ in 0..30 {
+            assert_eq!(active(), [101, 102, 103], "seed {seed}");
+            world.pass(130);
+        }
+        let silent = if leader == 1 { 2 } else { 1 };
+        world.net.isolate(silent, &[1, 2, 3]);
+        world.pass(5_000);
+        assert!(!active().contains(&(silent + 100)), "seed {seed}: {:?}", active());
+    }
+}
+
+#[test]
 fn a_new_leader_answers_reads_that_came_before_its_first_commit() {
     let world = World::cluster(6);
     world.put(GROUP, "0");

@@ -61,11 +61,13 @@ pub enum FaultClass {
     CrashAtBoot,
     Split,
     MovePeer,
+    Decommission,
+    Lose,
 }
 
 impl FaultClass {
     /// Every class.
-    pub const ALL: [FaultClass; 24] = [
+    pub const ALL: [FaultClass; 26] = [
         FaultClass::Kill,
         FaultClass::Restart,
         FaultClass::Pause,
@@ -90,6 +92,8 @@ impl FaultClass {
         FaultClass::CrashAtBoot,
         FaultClass::Split,
         FaultClass::MovePeer,
+        FaultClass::Decommission,
+        FaultClass::Lose,
     ];
 }
 
@@ -167,6 +171,13 @@ pub struct WorldConfig {
     pub gc_hold_ms: u64,
     /// Clients read from any replica.
     pub follower_reads: bool,
+    /// Pause between two questions of the client that only asks for routes, in milliseconds; 0: there is none.
+    pub routes_ms: u64,
+    /// Pause between two looks of the scheduler, in milliseconds; 0: it is off.
+    pub schedule_ms: u64,
+    /// How long a store is down before the scheduler replaces its replicas, in milliseconds; the same for a region with
+    /// too many or too few.
+    pub repair_after_ms: u64,
     /// More may be damaged than can be recovered: unavailability is legal then, wrong answers are not.
     pub unlimited_damage: bool,
     /// Fault classes in use.
@@ -233,6 +244,9 @@ impl WorldConfig {
             gc_life_ms: Draw::new(seed, "config-gc").pick(&[1_500, 1_500, 4_000, 600_000]),
             gc_hold_ms: Draw::new(seed, "config-gc-hold").pick(&[1_000, 3_000]),
             follower_reads: Draw::new(seed, "config-follower-reads").one_in(3),
+            routes_ms: Draw::new(seed, "config-routes").pick(&[0, 100, 400]),
+            schedule_ms: Draw::new(seed, "config-schedule").pick(&[0, 200, 1_000]),
+            repair_after_ms: Draw::new(seed, "config-repair").pick(&[500, 3_000, 10_000]),
             unlimited_damage: false,
             faults: if quiet { Vec::new() } else { faults },
             fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
@@ -287,6 +301,9 @@ impl WorldConfig {
             gc_life_ms: 600_000,
             gc_hold_ms: 3_000,
             follower_reads: false,
+            routes_ms: 0,
+            schedule_ms: 0,
+            repair_after_ms: 3_000,
             unlimited_damage: false,
             faults: Vec::new(),
             fault_pause_ms: 1_500,

@@ -454,6 +454,23 @@ impl Faults {
                     self.last(MOVE_PAUSE_MS).await;
                 }
             }
+            Fault::Decommission { store, for_ms } => {
+                self.struck_now(&fault);
+                crate::operator::decommission(world, *store, true);
+                if *for_ms > 0 {
+                    self.last(*for_ms).await;
+                    crate::operator::decommission(world, *store, false);
+                }
+            }
+            Fault::Lose { node: name } => {
+                let Some(node) = node(name).filter(|node| world.may_damage(*node)) else { return };
+                if !matches!(world.role(node), Role::Store(_)) || world.config.stores <= world.config.replicas
+                {
+                    return;
+                }
+                self.struck_now(&fault);
+                world.lose(node);
+            }
             Fault::Split { key } => {
                 self.struck_now(&fault);
                 crate::operator::split(world, key);

@@ -10,6 +10,7 @@
 //! - [`world`]: the cluster and the levers on it; [`services`]: the product's front doors;
 //! - [`config`], [`plan`], [`workload`]: what to do, as data, drawn with [`draw`]; [`cases`]: saved ones;
 //! - [`atoms`]: everything else that a world decides against the default, recorded and replayed;
+//! - [`routes`]: a client that only asks for routes;
 //! - [`faults`], [`damage`], [`triggers`], [`operator`]: carrying out a plan; [`scenario`]: the story of a run;
 //! - [`history`], [`watch`]: what clients and protocols did; [`check`]: the judges;
 //! - [`mod@run`], [`record`], [`report`]: the verdict and how it came about; [`shrink`]: a failing run made small.
@@ -33,6 +34,7 @@ pub mod operator;
 pub mod plan;
 pub mod record;
 pub mod report;
+pub mod routes;
 pub mod run;
 pub mod scenario;
 pub mod services;

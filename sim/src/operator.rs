@@ -1,11 +1,15 @@
 //! What an operator does while faults happen: admin calls from outside the cluster.
 
-use crate::services::Role;
+use crate::services::{Role, coordinators};
 use crate::world::World;
 use bytes::Bytes;
 use nokv_env::{Channel, ClockExt};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{AddPeerRequest, RemovePeerRequest, SplitRegionRequest, TransferLeaderRequest};
+use nokv_proto::coordinator::v1::PublishRootEventRequest;
+use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use nokv_proto::meta::v1::root_event::Payload;
+use nokv_proto::meta::v1::{RootEvent, RootEventKind, RootStoreMembership};
 use std::time::Duration;
 
 /// How long an operator waits for an answer.
@@ -46,6 +50,22 @@ pub fn split(world: &World, key: &str) {
         let request = SplitRegionRequest { region_id, split_key: split_key.clone() };
         async move { drop(admin.split_region(request).await) }
     });
+}
+
+/// Has a store emptied, or takes that back: asks every coordinator, one is enough.
+pub fn decommission(world: &World, store_id: u64, wanted: bool) {
+    let Some(node) = world.nodes().find(|node| world.role(*node) == Role::Client(1)) else { return };
+    let kind = if wanted { RootEventKind::StoreDecommissioned } else { RootEventKind::StoreRecommissioned };
+    let membership = RootStoreMembership { store_id, address: String::new() };
+    let event = RootEvent { kind: kind.into(), payload: Some(Payload::StoreMembership(membership)) };
+    let request = PublishRootEventRequest { event: Some(event), expected_cluster_epoch: 0 };
+    for addr in coordinators(&world.config) {
+        let env = world.env(node);
+        let (mut client, request) = (CoordinatorClient::new(env.net.connect(&addr)), request.clone());
+        world.go_on(node, "operator", async move {
+            let _ = env.clock.timeout(PATIENCE, client.publish_root_event(request)).await;
+        });
+    }
 }
 
 /// One step of moving a peer of a region to `store`: adds the new one, and once it has its vote removes the one that is

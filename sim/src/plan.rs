@@ -211,6 +211,18 @@ pub enum Fault {
         /// The store that gets one.
         store: u64,
     },
+    /// The operator has a store emptied, and perhaps changes their mind.
+    Decommission {
+        /// Which.
+        store: u64,
+        /// The order is taken back after this long; 0: never.
+        for_ms: u64,
+    },
+    /// A store is lost for good. Only where there are more than three.
+    Lose {
+        /// Who.
+        node: String,
+    },
     /// The region that holds a key is split there.
     Split {
         /// First key of the new region.
@@ -226,7 +238,7 @@ pub const HOLDER: &str = "holder";
 pub const HERE: &str = "here";
 
 /// Events that are worth a fault: something is between two states there.
-const EVENTS: [&str; 43] = [
+const EVENTS: [&str; 46] = [
     "fact.leader",
     "fact.vote",
     "fact.installed",
@@ -234,6 +246,7 @@ const EVENTS: [&str; 43] = [
     "fact.timestamps",
     "client.commit_in_doubt",
     "coordinator.lease.granted",
+    "coordinator.repair.decided",
     "coordinator.window.opened",
     "coordinator.window.topped_up",
     "engine.compaction",
@@ -259,6 +272,8 @@ const EVENTS: [&str; 43] = [
     "replica.snapshot.install",
     "replica.snapshot.sent",
     "store.one_pc.taken",
+    "store.operation.add_peer",
+    "store.operation.remove_peer",
     "store.operation.transfer_leader",
     "replica.membership.changed",
     "store.peer.added",
@@ -541,7 +556,13 @@ impl Names {
                 which: draw.between(0, 5),
                 store: draw.between(1, self.stores.len() as u64),
             },
-            FaultClass::Split | FaultClass::MovePeer => {
+            FaultClass::Decommission if self.stores.len() > 3 => Fault::Decommission {
+                store: draw.between(1, self.stores.len() as u64),
+                for_ms: draw.pick(&[0, 0, 1_000, 5_000]),
+            },
+            // The store that may be damaged.
+            FaultClass::Lose if self.stores.len() > 3 => Fault::Lose { node: self.victims[0].clone() },
+            FaultClass::Split | FaultClass::MovePeer | FaultClass::Decommission | FaultClass::Lose => {
                 Fault::Split { key: format!("{:02x}", draw.between(1, 255)) }
             }
         }
@@ -581,6 +602,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 24, "{kinds:?}");
+        assert_eq!(kinds.len(), 26, "{kinds:?}");
     }
 }

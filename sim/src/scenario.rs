@@ -6,7 +6,7 @@ use crate::check::replicas::{Replica, misplaced};
 use crate::exec::Node;
 use crate::faults::Faults;
 use crate::history::Recorder;
-use crate::plan::Plan;
+use crate::plan::{Fault, Plan};
 use crate::services::{Role, coordinators};
 use crate::workload::Workload;
 use crate::workload::keys::Name;
@@ -24,6 +24,11 @@ use std::time::Duration;
 const BOOT_MS: u64 = 60_000;
 /// After healing, sessions end and everything serves within this time and [`Scenario::leftovers_ms`].
 const LIVENESS_MS: u64 = 30_000;
+/// With a scheduler, replicas are where they should be within this time after everything serves, and the time after which a
+/// store counts as lost.
+const PLACE_MS: u64 = 120_000;
+/// The scheduler rests when it has begun nothing for this long: longer than regions rest after an operator.
+const CALM_MS: u64 = 2_500;
 /// After the last operation, replicas agree within this time.
 const QUIET_MS: u64 = 20_000;
 
@@ -65,10 +70,16 @@ impl Scenario {
     }
 
     async fn tell(&self) -> Result<Vec<Replica>, Violation> {
+        // Two who move peers at the same time may each take one away; the scheduler alone may not.
+        if !self.plan.faults.iter().any(|timed| matches!(timed.fault, Fault::MovePeer { .. })) {
+            self.world.around.watch.keep_voters(usize::from(self.world.config.replicas));
+        }
         for node in self.world.nodes() {
             self.world.boot(node);
         }
         self.prepare().await?;
+        let routes = Stop::new();
+        crate::routes::ask(&self.world, routes.clone());
         let running = self.load().await;
         let healed = self.world.now();
         let left_out = self.faults.leave_out();
@@ -77,6 +88,8 @@ impl Scenario {
         self.faults.take_back(&left_out);
         self.sessions_end(healed, &running).await?;
         self.last_reads(healed).await?;
+        routes.stop();
+        self.placed().await?;
         self.quiet().await
     }
 
@@ -219,6 +232,47 @@ impl Scenario {
         .await?;
         self.world.note("everything was read once more".to_owned());
         Ok(())
+    }
+
+    /// With a scheduler, every region comes to have all its replicas on stores that live and stay, if there are enough; and
+    /// then the scheduler comes to rest.
+    async fn placed(&self) -> Result<(), Violation> {
+        let (world, config) = (&self.world, &self.world.config);
+        if config.schedule_ms == 0 || config.unlimited_damage {
+            return Ok(());
+        }
+        let replicas = usize::from(config.replicas);
+        let deadline = world.now() + (PLACE_MS + config.repair_after_ms) * 1_000_000;
+        let mut calm_since = world.now();
+        loop {
+            let gone: Vec<u64> = [world.lost_stores(), world.decommissioned()].concat();
+            let stay = (1..=u64::from(config.stores)).filter(|store| !gone.contains(store)).count();
+            if stay < replicas {
+                return Ok(());
+            }
+            let unplaced = crate::check::replicas::unplaced(&world.regions(), &gone, replicas);
+            let wrong = match (unplaced, world.operators_under_way()) {
+                (Some(wrong), _) => wrong,
+                (None, None) => "nobody schedules".to_owned(),
+                (None, Some(0)) if world.now() - calm_since >= CALM_MS * 1_000_000 => {
+                    if !gone.is_empty() {
+                        world.around.watch.probe("world.stores.replaced");
+                    }
+                    return Ok(());
+                }
+                (None, Some(under_way)) => {
+                    if under_way > 0 {
+                        calm_since = world.now();
+                    }
+                    format!("the scheduler does not come to rest: {under_way} operators are under way")
+                }
+            };
+            if world.now() > deadline {
+                let facts = format!("{wrong}, long after healing; {}", world.standings());
+                return Err(Violation::new("liveness", facts));
+            }
+            world.sleep_ms(100).await;
+        }
     }
 
     /// Waits until all replicas are where they belong, and those of each region agree on their applied index.

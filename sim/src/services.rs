@@ -141,6 +141,41 @@ impl Service {
         }
     }
 
+    /// The newest event that it has applied, if this is a meta-root.
+    pub fn root_revision(&self) -> Option<u64> {
+        match self {
+            Service::Root(root) => Some(root.status().last_committed.index),
+            Service::Store(_) | Service::Coordinator(_) | Service::Client => None,
+        }
+    }
+
+    /// How many operators the scheduler has under way, if this is the coordinator that schedules.
+    pub fn operators_under_way(&self) -> Option<usize> {
+        match self {
+            Service::Coordinator(coordinator) => coordinator.operators_under_way(),
+            Service::Root(_) | Service::Store(_) | Service::Client => None,
+        }
+    }
+
+    /// What the scheduler has under way, in words.
+    pub fn operators(&self) -> Vec<String> {
+        match self {
+            Service::Coordinator(coordinator) => coordinator.operators_in_words(),
+            Service::Root(_) | Service::Store(_) | Service::Client => Vec::new(),
+        }
+    }
+
+    /// Stores that are to be emptied, and the place in the log that says so, if this is a meta-root.
+    pub fn decommissioned(&self) -> Option<(u64, Vec<u64>)> {
+        match self {
+            Service::Root(root) => {
+                let status = root.status();
+                Some((status.applied_index, status.decommissioned_stores))
+            }
+            Service::Store(_) | Service::Coordinator(_) | Service::Client => None,
+        }
+    }
+
     /// The regions that it hosts.
     pub fn regions(&self) -> Vec<RegionDescriptor> {
         match self {
@@ -256,6 +291,18 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
     settings.gc_life = Duration::from_millis(config.gc_life_ms);
     settings.gc_interval = Duration::from_millis((config.gc_life_ms / 4).clamp(200, 20_000));
     settings.gc_hold_ttl_max = Duration::from_millis(config.gc_hold_ms);
+    settings.store_down_after = Duration::from_millis(4 * config.heartbeat_ms.max(1_000));
+    let repair_after = Duration::from_millis(config.repair_after_ms);
+    settings.schedule = nokv_coordinator::Limits {
+        interval: Duration::from_millis(config.schedule_ms),
+        replicas: usize::from(config.replicas),
+        repair_after,
+        settle_after: repair_after,
+        cooldown: Duration::from_secs(1),
+        give_up_after: Duration::from_secs(20),
+        small_bytes: config.memtable_bytes,
+        ..nokv_coordinator::Limits::default()
+    };
     Coordinator::start(env, settings).await.map_err(|error| error.to_string())
 }
 

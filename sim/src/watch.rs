@@ -114,6 +114,11 @@ impl Watch {
         lock(&self.state).invariants.name(node, name);
     }
 
+    /// Nobody in this run takes a voter away that the region needs.
+    pub fn keep_voters(&self, voters_min: usize) {
+        lock(&self.state).invariants.keep_voters(voters_min);
+    }
+
     /// The disk of a node was lost on purpose, as the protocol allows: its peers begin anew.
     pub fn forget(&self, node: Node) {
         lock(&self.state).invariants.forget(node);

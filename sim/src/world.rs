@@ -437,6 +437,10 @@ impl World {
             Some((generation, holder)) => parts.push(format!("{holder} holds lease generation {generation}")),
             None => parts.push("nobody ever held the lease".to_owned()),
         }
+        for cell in &self.cells {
+            let service = lock(&cell.state).service.upgrade();
+            parts.extend(service.map(|service| service.operators()).unwrap_or_default());
+        }
         parts.join("; ")
     }
 
@@ -478,6 +482,41 @@ impl World {
             }
         }
         latest
+    }
+
+    /// The newest event that any meta-root has applied, as its tokens name it.
+    pub fn root_revision(&self) -> u64 {
+        let services = self.cells.iter().filter_map(|cell| lock(&cell.state).service.upgrade());
+        services.filter_map(|service| service.root_revision()).max().unwrap_or(0)
+    }
+
+    /// How many operators are under way; `None` while nobody schedules.
+    pub fn operators_under_way(&self) -> Option<usize> {
+        let mut services = self.cells.iter().filter_map(|cell| lock(&cell.state).service.upgrade());
+        services.find_map(|service| service.operators_under_way())
+    }
+
+    /// Stores that are to be emptied, as the meta-root that knows the latest says.
+    pub fn decommissioned(&self) -> Vec<u64> {
+        let services = self.cells.iter().filter_map(|cell| lock(&cell.state).service.upgrade());
+        let newest = services.filter_map(|service| service.decommissioned()).max_by_key(|(index, _)| *index);
+        newest.map(|(_, stores)| stores).unwrap_or_default()
+    }
+
+    /// The numbers of stores that do not come back.
+    pub fn lost_stores(&self) -> Vec<u64> {
+        let lost = self.nodes().filter(|node| self.needs_repair(*node));
+        let number = |node| if let Role::Store(number) = self.role(node) { Some(number) } else { None };
+        lost.filter_map(number).collect()
+    }
+
+    /// The node goes for good, with all that it has. It counts as damage, so the budget allows one of a kind.
+    pub fn lose(&self, node: Node) {
+        self.kill(node, Down::Power);
+        let cell = self.cell(node);
+        cell.damaged.store(true, Ordering::Relaxed);
+        cell.needs_repair.store(true, Ordering::Relaxed);
+        self.note(format!("{} does not come back", cell.parts.name));
     }
 
     /// Frees everything; the world is over.

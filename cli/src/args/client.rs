@@ -1,7 +1,7 @@
 //! Flags of the commands that talk to a live cluster.
 
 use super::Scope;
-use super::values::{Addresses, IdAddress, addresses, id_address, positive_duration};
+use super::values::{Addresses, IdAddress, address, addresses, id_address, positive_duration};
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -260,6 +260,48 @@ pub struct RegionTransferLeader {
     pub cluster: Cluster,
 }
 
+/// `nokv operators`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "The coordinator that holds the lease remembers the last 256; another holder begins with none."
+)]
+pub struct Operators {
+    /// Only those of this region
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub region: Option<u64>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv store`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Store {
+    /// Have everything moved off a store; it goes on serving what it still has
+    Decommission(Decommission),
+}
+
+/// `nokv store decommission`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "The order survives restarts of the store and of coordinators. With --wait the command ends when the \
+    store is empty, or with exit code 9 when time is up; run it again to go on waiting."
+)]
+pub struct Decommission {
+    /// The store
+    #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: u64,
+    /// Take the order back
+    #[arg(long, conflicts_with = "wait")]
+    pub cancel: bool,
+    /// Wait until the store holds nothing any more, at most this long
+    #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
+    pub wait: Option<Duration>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
 /// `nokv region add-peer`.
 #[derive(Debug, Clone, Args)]
 pub struct RegionAddPeer {
@@ -289,4 +331,21 @@ pub struct RegionRemovePeer {
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// `nokv execution`.
+#[derive(Debug, Clone, Args)]
+pub struct Execution {
+    /// gRPC address of the store
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub addr: String,
+    /// Only changes of this region
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub region: Option<u64>,
+    /// Only this transition
+    #[arg(long, value_name = "ID", default_value = "")]
+    pub transition: String,
+    /// How long the store may take to answer
+    #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "3s", value_parser = positive_duration)]
+    pub timeout: Duration,
 }

@@ -108,6 +108,13 @@ pub enum Command {
     /// Split a region, or move its leader
     #[command(subcommand)]
     Region(client::Region),
+    /// List what the scheduler does and why, and what it cannot do
+    Operators(client::Operators),
+    /// Show what a store did last and what became of changes to its regions
+    Execution(client::Execution),
+    /// Empty a store that is to go
+    #[command(subcommand)]
+    Store(client::Store),
     /// Run a store
     Serve(servers::Serve),
     /// Run a coordinator

@@ -108,6 +108,18 @@ pub struct Coordinator {
     /// First timestamp, when the meta-root has handed out none
     #[arg(long, env = "NOKV_TS_START", value_name = "N", default_value_t = 1)]
     pub ts_start: u64,
+    /// Do not move healthy replicas and leaders to even out stores; lost ones are still replaced
+    #[arg(long, env = "NOKV_NO_BALANCE")]
+    pub no_balance: bool,
+    /// How many replicas a region should have
+    #[arg(long, env = "NOKV_REPLICAS", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=15))]
+    pub replicas: u64,
+    /// The replicas of a store that is down for this long are replaced
+    #[arg(long, env = "NOKV_REPAIR_AFTER", value_name = "DURATION", default_value = "30m", value_parser = positive_duration)]
+    pub repair_after: Duration,
+    /// Snapshots that one store may send or take in at a time
+    #[arg(long, env = "NOKV_SNAPSHOTS_PER_STORE", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
+    pub snapshots_per_store: u64,
     /// Serve http://HOST:PORT/debug/vars; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,

@@ -79,6 +79,10 @@ fn settings(args: &Coordinator) -> Result<Config> {
     config.lease_renew_before = args.lease_renew_before;
     config.root_refresh = args.root_refresh;
     config.gc_life = args.gc_life;
+    config.schedule.balance = !args.no_balance;
+    config.schedule.replicas = args.replicas as usize;
+    config.schedule.repair_after = args.repair_after;
+    config.schedule.snapshots_per_store = args.snapshots_per_store as usize;
     config.id_start = args.id_start;
     config.ts_start = args.ts_start;
     if config.lease_renew_before >= config.lease_ttl {

@@ -4,10 +4,12 @@ mod bench;
 mod config;
 mod coordinator;
 mod demo;
+mod execution;
 mod help;
 mod import;
 mod kv;
 mod meta_root;
+mod operators;
 mod reach;
 mod region;
 mod regions;
@@ -41,6 +43,9 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Status(args) => client(async |env| status::run(&env, &args, global).await),
         Command::Regions(args) => client(async |env| regions::run(&env, &args, global).await),
         Command::Region(command) => client(async |env| region::run(&env, &command, global).await),
+        Command::Operators(args) => client(async |env| operators::run(&env, &args, global).await),
+        Command::Store(command) => client(async |env| operators::store(&env, &command, global).await),
+        Command::Execution(args) => client(async |env| execution::run(&env, &args, global).await),
         Command::Serve(args) => serve::run(&args),
         Command::Coordinator(args) => coordinator::run(&args),
         Command::MetaRoot(args) => meta_root::run(&args),

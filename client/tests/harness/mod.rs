@@ -197,6 +197,7 @@ impl Coordinator for FakeCoordinator {
         alloc_id AllocIdRequest AllocIdResponse;
         list_stores ListStoresRequest ListStoresResponse;
         list_regions ListRegionsRequest ListRegionsResponse;
+        list_operators ListOperatorsRequest ListOperatorsResponse;
         status CoordinatorStatusRequest CoordinatorStatusResponse;
         hold_safe_point HoldSafePointRequest HoldSafePointResponse;
     }

@@ -184,6 +184,12 @@ impl Db {
         self.inner.pressure()
     }
 
+    /// About how many bytes the keys of `range` take in tables, from the tables' bounds alone. What is in memtables, and
+    /// what lies in the middle of a table's range, is not seen.
+    pub fn approximate_bytes(&self, cf: Cf, range: impl std::ops::RangeBounds<Bytes>) -> u64 {
+        self.inner.view().version.bytes_in(&crate::key::Span::of(cf, &range))
+    }
+
     /// Numbers.
     pub fn stats(&self) -> Stats {
         self.inner.stats()

@@ -114,6 +114,8 @@ pub struct RootState {
     /// Ids of regions that were removed, split up or merged away; they never come back.
     removed: BTreeSet<u64>,
     stores: BTreeMap<u64, String>,
+    /// Members whose replicas are to move to other stores.
+    decommissioned: BTreeSet<u64>,
     /// By region.
     pending_peers: BTreeMap<u64, RootPendingPeerChange>,
     /// By parent region of a split, by left region of a merge.
@@ -177,6 +179,12 @@ impl RootState {
         match (event.kind(), &event.payload) {
             (Kind::StoreJoined, Some(Payload::StoreMembership(store))) => self.store_joined(event, store),
             (Kind::StoreLeft, Some(Payload::StoreMembership(store))) => self.store_left(event, store),
+            (Kind::StoreDecommissioned, Some(Payload::StoreMembership(store))) => {
+                self.store_decommissioned(event, store, true)
+            }
+            (Kind::StoreRecommissioned, Some(Payload::StoreMembership(store))) => {
+                self.store_decommissioned(event, store, false)
+            }
             (Kind::IdAllocatorFenced, Some(Payload::AllocatorFence(fence))) => {
                 self.raise_fence(RootAllocatorKind::Id, fence.minimum)
             }
@@ -289,6 +297,7 @@ impl RootState {
             pending_peer_changes: self.pending_peers.values().cloned().collect(),
             pending_range_changes: self.pending_ranges.values().cloned().collect(),
             stores: self.stores.iter().map(store).collect(),
+            decommissioned_stores: self.decommissioned.iter().copied().collect(),
         }
     }
 
@@ -307,6 +316,7 @@ impl RootState {
             closure: state.coordinator_closure,
             regions: checkpoint.descriptors.into_iter().map(|region| (region.region_id, region)).collect(),
             removed: removed_regions.into_iter().collect(),
+            decommissioned: checkpoint.decommissioned_stores.into_iter().collect(),
             stores: checkpoint.stores.into_iter().map(|store| (store.store_id, store.address)).collect(),
             pending_peers: checkpoint
                 .pending_peer_changes
@@ -344,6 +354,11 @@ impl RootState {
     /// All regions, by id.
     pub fn regions(&self) -> impl Iterator<Item = &RegionDescriptor> {
         self.regions.values()
+    }
+
+    /// Stores whose replicas are to move elsewhere.
+    pub fn decommissioned(&self) -> Vec<u64> {
+        self.decommissioned.iter().copied().collect()
     }
 
     /// The fences of ids and timestamps.

@@ -31,8 +31,31 @@ impl RootState {
         if self.stores.remove(&id).is_none() {
             return Ok(None);
         }
+        self.decommissioned.remove(&id);
         self.membership_epoch += 1;
         Ok(Some(event.clone()))
+    }
+
+    /// Marks a member as one to be emptied, or takes the mark away. The mark survives its restarts; it goes with the
+    /// store.
+    pub(super) fn store_decommissioned(
+        &mut self,
+        event: &RootEvent,
+        store: &RootStoreMembership,
+        wanted: bool,
+    ) -> Effect {
+        let id = store.store_id;
+        if id == 0 {
+            return Err(Refusal::invalid("store id is 0"));
+        }
+        if !self.stores.contains_key(&id) {
+            return Err(Refusal::precondition(format!("store {id} is no member of this cluster")));
+        }
+        let changed = if wanted { self.decommissioned.insert(id) } else { self.decommissioned.remove(&id) };
+        if changed {
+            self.membership_epoch += 1;
+        }
+        Ok(changed.then(|| event.clone()))
     }
 
     /// The first descriptor of a region. Only for ids that were never used and ranges that nobody has.

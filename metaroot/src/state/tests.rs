@@ -226,6 +226,23 @@ fn stores_join_move_and_leave() {
 }
 
 #[test]
+fn a_store_is_decommissioned_until_it_leaves_or_somebody_changes_their_mind() {
+    let mut root = Root::default();
+    root.refuses(store(Kind::StoreDecommissioned, 1, ""), "no member");
+    root.takes(store(Kind::StoreJoined, 1, "a:1"));
+    root.takes(store(Kind::StoreDecommissioned, 1, ""));
+    root.shrugs(store(Kind::StoreDecommissioned, 1, ""));
+    root.shrugs(store(Kind::StoreJoined, 1, "a:1"));
+    assert_eq!(root.state.decommissioned(), [1], "it survives a restart of the store");
+    root.takes(store(Kind::StoreRecommissioned, 1, ""));
+    root.shrugs(store(Kind::StoreRecommissioned, 1, ""));
+    root.takes(store(Kind::StoreDecommissioned, 1, ""));
+    root.takes(store(Kind::StoreLeft, 1, ""));
+    assert!(root.state.decommissioned().is_empty());
+    root.refuses(store(Kind::StoreDecommissioned, 0, ""), "0");
+}
+
+#[test]
 fn a_region_is_born_once() {
     let mut root = Root::default();
     root.takes(bootstrap(region(1, "", "m", (1, 1), &[1, 2, 3])));

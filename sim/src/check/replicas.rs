@@ -1,6 +1,7 @@
 //! After healing, all replicas of a region hold the same content at the same applied index.
 
 use super::Violation;
+use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -50,6 +51,21 @@ pub fn misplaced(replicas: &[Replica]) -> Option<String> {
     };
     let stray = replicas.iter().find(stray)?;
     Some(format!("{} has a replica of region {}, and was removed from it", stray.node, stray.region))
+}
+
+/// Which region has not the wanted number of replicas, or one on a store that is gone or is to go.
+pub fn unplaced(regions: &BTreeMap<u64, RegionDescriptor>, gone: &[u64], replicas: usize) -> Option<String> {
+    regions.values().find_map(|region| {
+        let (id, count) = (region.region_id, region.peers.len());
+        if count != replicas {
+            return Some(format!("region {id} has {count} replicas in place of {replicas}"));
+        }
+        let peer = region.peers.iter().find(|peer| gone.contains(&peer.store_id))?;
+        Some(format!(
+            "region {id} still has a replica on store{}, which is lost or to be emptied",
+            peer.store_id
+        ))
+    })
 }
 
 /// Judges the replicas of all regions.

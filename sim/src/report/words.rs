@@ -198,6 +198,8 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
             number("region"),
             number("store")
         ),
+        "decommission" => format!("the operator has store{} emptied", number("store")),
+        "lose" => format!("{node} is lost for good"),
         "split" => format!("the operator splits a region at {}", text("key")),
         "rolling" => {
             format!("all servers restart, one after the other, each down {}", millis(number("down_ms")))

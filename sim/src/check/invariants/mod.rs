@@ -26,9 +26,16 @@ pub struct Invariants {
     authority: authority::Authority,
     regions: regions::Regions,
     names: Names,
+    /// No region may be left with fewer voters.
+    voters_min: usize,
 }
 
 impl Invariants {
+    /// From now on every region keeps at least this many voters, whoever comes and goes.
+    pub fn keep_voters(&mut self, voters_min: usize) {
+        self.voters_min = voters_min;
+    }
+
     /// Gives a node the name that violations use.
     pub fn name(&mut self, node: Node, name: &str) {
         let names = &mut self.names.0;
@@ -45,6 +52,17 @@ impl Invariants {
 
     /// Takes in a fact that happened at `place`.
     pub fn observe(&mut self, place: Place, fact: &Fact) -> Result<(), Violation> {
+        if let Fact::Members { peer, voters, .. } = fact
+            && peer.domain == "region"
+        {
+            // A peer that waits for its first snapshot knows of nobody.
+            ensure(voters.is_empty() || voters.len() >= self.voters_min, "placement", || {
+                format!(
+                    "region {} is left with the voters {voters:?}, fewer than {}",
+                    peer.group, self.voters_min
+                )
+            })?;
+        }
         match fact {
             Fact::Lease { .. } | Fact::Authority { .. } | Fact::Granted { .. } | Fact::Accepted { .. } => {
                 self.authority.observe(place, fact, &self.names)

@@ -134,6 +134,17 @@ impl Story {
 }
 
 #[test]
+fn a_region_keeps_its_voters() {
+    let mut story = Story::new();
+    story.invariants.keep_voters(3);
+    story.start(1, 0, 0, 0, 0);
+    assert_eq!(story.broken, None);
+    story.tell(1, Fact::Members { peer: peer(1), voters: vec![1, 2], outgoing: Vec::new() });
+    let broken = story.broken.expect("told");
+    assert!(broken.starts_with("placement: region 7 is left with the voters [1, 2]"), "{broken}");
+}
+
+#[test]
 fn an_ordinary_life_breaks_nothing() {
     let mut story = Story::begun();
     story.asks(1, 1).serves(1, 1, 2, 1).apply(2, 1, 1).apply(2, 2, 1);

@@ -1,0 +1,270 @@
+//! `nokv execution`: what a store did last, whether it is whole, and what became of changes to its regions.
+
+use crate::args::client::Execution;
+use crate::args::values::show_duration;
+use crate::args::{Format, Global};
+use crate::errors::{Code, Failure, Result};
+use crate::output::Out;
+use nokv_env::{ClockExt, Env};
+use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::admin::v1::{
+    ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason, ExecutionAdmissionStatus,
+    ExecutionPublishState as Publish, ExecutionRestartState, ExecutionRestartStatus, ExecutionStatusRequest,
+    ExecutionTopologyOutcome as Outcome, ExecutionTopologyStatus,
+};
+use serde_json::{Map, Value, json};
+use tonic::Code as Grpc;
+
+/// Prints the state of one store.
+pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
+    let mut admin = RaftAdminClient::new(env.net.connect(&args.addr));
+    let asked = env.clock.timeout(args.timeout, admin.execution_status(ExecutionStatusRequest {})).await;
+    let status = match asked {
+        Ok(Ok(reply)) => reply.into_inner(),
+        Ok(Err(status)) if status.code() == Grpc::Unimplemented => {
+            return Err(Failure::new(Code::WrongService, format!("{} is not a store", args.addr))
+                .next("stores usually listen on :20160, coordinators on :2379, meta-roots on :2380"));
+        }
+        Ok(Err(status)) => {
+            return Err(Failure::new(Code::Unavailable, format!("{}: {}", args.addr, status.message()))
+                .next("nokv status"));
+        }
+        Err(_) => {
+            let text = format!("{}: no answer within {}", args.addr, show_duration(args.timeout));
+            return Err(Failure::new(Code::Unavailable, text).next("nokv status"));
+        }
+    };
+    let admission = status.last_admission.unwrap_or_default();
+    let restart = status.restart.unwrap_or_default();
+    let is_wanted = |row: &&ExecutionTopologyStatus| {
+        (args.region.is_none() || args.region == Some(row.region_id))
+            && (args.transition.is_empty() || args.transition == row.transition_id)
+    };
+    let topology: Vec<_> = status.topology.iter().filter(is_wanted).collect();
+    let mut out = Out::new();
+    match global.format() {
+        Format::Plain => {
+            out.line(&format!("Addr                 {}", args.addr))?;
+            lines_of_admission(&admission).iter().try_for_each(|line| out.line(line))?;
+            lines_of_restart(&restart).iter().try_for_each(|line| out.line(line))?;
+            out.line(&format!("Topology.Count       {}", topology.len()))?;
+            topology.iter().try_for_each(|row| out.line(&line_of_topology(row)))?;
+        }
+        Format::Json | Format::Jsonl => {
+            let rows: Vec<_> = topology.iter().map(|row| topology_to_json(row)).collect();
+            let document = json!({
+                "addr": args.addr,
+                "last_admission": admission_to_json(&admission),
+                "restart": restart_to_json(&restart),
+                "topology": rows,
+            });
+            if global.format() == Format::Json {
+                out.json(&document)?;
+            } else {
+                out.line(&document.to_string())?;
+            }
+        }
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+fn lines_of_admission(admission: &ExecutionAdmissionStatus) -> Vec<String> {
+    let mut lines = vec![
+        format!("Admission.Observed   {}", admission.observed),
+        format!("Admission.Class      {}", class(admission.class())),
+        format!("Admission.Reason     {}", reason(admission.reason())),
+        format!("Admission.Accepted   {}", admission.accepted),
+    ];
+    let ids =
+        [("Region", admission.region_id), ("Peer", admission.peer_id), ("Request", admission.request_id)];
+    lines
+        .extend(ids.iter().filter(|(_, id)| *id != 0).map(|(name, id)| format!("Admission.{name:<10} {id}")));
+    if admission.at_unix_nano != 0 {
+        lines.push(format!("Admission.At         {}", instant(admission.at_unix_nano)));
+    }
+    if !admission.detail.is_empty() {
+        lines.push(format!("Admission.Detail     {}", admission.detail));
+    }
+    lines
+}
+
+fn lines_of_restart(restart: &ExecutionRestartStatus) -> Vec<String> {
+    let mut lines = vec![
+        format!("Restart.State        {}", state(restart.state())),
+        format!("Restart.Regions      {}", restart.region_count),
+        format!("Restart.RaftGroups   {}", restart.raft_group_count),
+    ];
+    if !restart.missing_raft_pointer.is_empty() {
+        lines.push(format!("Restart.Missing      {:?}", restart.missing_raft_pointer));
+    }
+    lines.push(format!("Pending.RootEvents   {}", restart.pending_root_event_count));
+    lines.push(format!("Blocked.RootEvents   {}", restart.blocked_root_event_count));
+    lines.push(format!("Pending.Operations   {}", restart.pending_scheduler_operation_count));
+    lines
+}
+
+fn line_of_topology(row: &ExecutionTopologyStatus) -> String {
+    let mut line = format!(
+        "  - transition={} region={} action={} outcome={} publish={}",
+        row.transition_id,
+        row.region_id,
+        row.action,
+        outcome(row.outcome()),
+        publish(row.publish())
+    );
+    if row.updated_at_unix_nano != 0 {
+        line += &format!(" updated={}", instant(row.updated_at_unix_nano));
+    }
+    if !row.last_error.is_empty() {
+        line += &format!(" error={}", row.last_error);
+    }
+    line
+}
+
+fn admission_to_json(admission: &ExecutionAdmissionStatus) -> Value {
+    let mut object = Map::new();
+    object.insert("observed".into(), json!(admission.observed));
+    object.insert("class".into(), json!(class(admission.class())));
+    object.insert("reason".into(), json!(reason(admission.reason())));
+    object.insert("accepted".into(), json!(admission.accepted));
+    let ids = [
+        ("region_id", admission.region_id),
+        ("peer_id", admission.peer_id),
+        ("request_id", admission.request_id),
+    ];
+    for (name, id) in ids.into_iter().filter(|(_, id)| *id != 0) {
+        object.insert(name.into(), json!(id));
+    }
+    if !admission.detail.is_empty() {
+        object.insert("detail".into(), json!(admission.detail));
+    }
+    if admission.at_unix_nano != 0 {
+        object.insert("at".into(), json!(instant(admission.at_unix_nano)));
+    }
+    Value::Object(object)
+}
+
+fn restart_to_json(restart: &ExecutionRestartStatus) -> Value {
+    json!({
+        "state": state(restart.state()),
+        "region_count": restart.region_count,
+        "raft_group_count": restart.raft_group_count,
+        "missing_raft_pointer": restart.missing_raft_pointer,
+        "pending_root_event_count": restart.pending_root_event_count,
+        "blocked_root_event_count": restart.blocked_root_event_count,
+        "pending_scheduler_operation_count": restart.pending_scheduler_operation_count,
+    })
+}
+
+fn topology_to_json(row: &ExecutionTopologyStatus) -> Value {
+    json!({
+        "transition_id": row.transition_id,
+        "region_id": row.region_id,
+        "action": row.action,
+        "outcome": outcome(row.outcome()),
+        "publish": publish(row.publish()),
+        "last_error": row.last_error,
+        "updated_at": instant(row.updated_at_unix_nano),
+    })
+}
+
+fn class(class: Class) -> &'static str {
+    match class {
+        Class::Read => "read",
+        Class::Write => "write",
+        Class::Topology => "topology",
+        Class::Unspecified => "unknown",
+    }
+}
+
+fn reason(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Accepted => "accepted",
+        Reason::Invalid => "invalid",
+        Reason::StoreNotMatch => "store-not-match",
+        Reason::NotHosted => "not-hosted",
+        Reason::EpochMismatch => "epoch-mismatch",
+        Reason::KeyNotInRegion => "key-not-in-region",
+        Reason::NotLeader => "not-leader",
+        Reason::Canceled => "canceled",
+        Reason::TimedOut => "timed-out",
+        Reason::Unspecified => "unknown",
+    }
+}
+
+fn state(state: ExecutionRestartState) -> &'static str {
+    match state {
+        ExecutionRestartState::Ready => "ready",
+        ExecutionRestartState::Degraded => "degraded",
+        ExecutionRestartState::Unspecified => "unknown",
+    }
+}
+
+fn outcome(outcome: Outcome) -> &'static str {
+    match outcome {
+        Outcome::Rejected => "rejected",
+        Outcome::Queued => "queued",
+        Outcome::Proposed => "proposed",
+        Outcome::Applied => "applied",
+        Outcome::Failed => "failed",
+        Outcome::Unspecified => "unknown",
+    }
+}
+
+fn publish(publish: Publish) -> &'static str {
+    match publish {
+        Publish::NotRequired => "not-required",
+        Publish::PlannedPublished => "planned-published",
+        Publish::TerminalPending => "terminal-pending",
+        Publish::TerminalPublished => "terminal-published",
+        Publish::TerminalFailed => "terminal-failed",
+        Publish::TerminalBlocked => "terminal-blocked",
+        Publish::Unspecified => "unknown",
+    }
+}
+
+/// Nanoseconds since 1970 as RFC 3339 writes them, in UTC.
+fn instant(nanos: i64) -> String {
+    let (seconds, fraction) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
+    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
+    // Eras of 400 years that begin on the 1st of March, so that the leap day is the last of its year.
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
+    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let month_from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
+    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
+    let fraction = format!(".{fraction:09}");
+    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
+    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_are_rfc_3339() {
+        assert_eq!(instant(0), "1970-01-01T00:00:00Z");
+        assert_eq!(instant(951_782_400_500_000_000), "2000-02-29T00:00:00.5Z");
+        assert_eq!(instant(1_776_844_801_123_456_789), "2026-04-22T08:00:01.123456789Z");
+    }
+
+    #[test]
+    fn a_change_of_a_region_is_one_line() {
+        let row = ExecutionTopologyStatus {
+            transition_id: "peer:1:add:2:201".into(),
+            region_id: 1,
+            action: "peer change".into(),
+            outcome: Outcome::Applied.into(),
+            publish: Publish::TerminalPublished.into(),
+            ..ExecutionTopologyStatus::default()
+        };
+        let text = "  - transition=peer:1:add:2:201 region=1 action=peer change outcome=applied publish=terminal-published";
+        assert_eq!(line_of_topology(&row), text);
+    }
+}
