@@ -1,6 +1,7 @@
 //! Stores that come and go, and descriptors published one by one.
 
 use super::{Effect, Refusal, RootState};
+use nokv_proto::key::KeyRange;
 use nokv_proto::meta::v1::root_event::Payload;
 use nokv_proto::meta::v1::{
     RegionDescriptor, RegionPeer, RootEvent, RootRegionDescriptor, RootStoreMembership,
@@ -91,6 +92,11 @@ impl RootState {
             }
             self.check_no_pending_range(id)?;
             check_successor(known, region)?;
+            // What it gave away belongs to a region that only the split names. Whoever knows of the split tells it too.
+            if !covers(&region.range(), &known.range()) {
+                let text = format!("region {id}: a smaller range comes with the split that made it");
+                return Err(Refusal::precondition(text));
+            }
         }
         self.check_room(region, &[id])?;
         self.pending_peers.remove(&id);
@@ -183,6 +189,12 @@ pub(super) fn is_older(a: &RegionDescriptor, b: &RegionDescriptor) -> bool {
 }
 
 /// Whether `next` may follow `known`: epochs never go back, and each kind of change moves its own number.
+/// Whether `range` has all keys of `other`.
+fn covers(range: &KeyRange, other: &KeyRange) -> bool {
+    let ends_later = range.end.is_empty() || (!other.end.is_empty() && range.end >= other.end);
+    range.start <= other.start && ends_later
+}
+
 fn check_successor(known: &RegionDescriptor, next: &RegionDescriptor) -> Result<(), Refusal> {
     let id = known.region_id;
     let (old, new) = (known.epoch_pair(), next.epoch_pair());

@@ -275,9 +275,9 @@ fn epochs_never_go_back_and_each_change_moves_its_own_number() {
     root.refuses(published(region(1, "a", "m", (2, 1), &[1, 2])), "stale epoch");
     root.refuses(published(region(1, "a", "k", (2, 3), &[1, 2])), "higher version");
     root.refuses(published(region(1, "a", "m", (3, 2), &[1, 3])), "higher configuration version");
-    root.takes(published(region(1, "a", "k", (3, 2), &[1, 2])));
-    root.takes(published(region(1, "a", "k", (3, 3), &[1, 3])));
-    root.shrugs(published(region(1, "a", "k", (3, 3), &[1, 3])));
+    root.takes(published(region(1, "a", "p", (3, 2), &[1, 2])));
+    root.takes(published(region(1, "a", "p", (3, 3), &[1, 3])));
+    root.shrugs(published(region(1, "a", "p", (3, 3), &[1, 3])));
     assert_eq!(root.state.summary().cluster_epoch, 3);
 }
 
@@ -431,6 +431,18 @@ fn a_split_must_keep_the_keys_and_raise_the_version() {
 }
 
 #[test]
+fn a_region_gets_smaller_only_by_the_split_that_names_the_other_half() {
+    let mut root = Root::default();
+    root.takes(bootstrap(region(1, "a", "z", (1, 1), &[1, 2, 3])));
+    let (left, right) = (region(1, "a", "m", (2, 1), &[1, 2, 3]), region(9, "m", "z", (2, 1), &[1, 2, 3]));
+    // From a replica that got a snapshot from behind the split.
+    let later = published(region(1, "a", "m", (2, 2), &[1, 2, 3, 4]));
+    root.refuses(later.clone(), "a smaller range comes with the split");
+    root.takes(split(RootEventKind::RegionSplitCommitted, 1, left, right));
+    root.takes(later);
+}
+
+#[test]
 fn neighbours_merge_and_the_source_stays_gone() {
     let mut root = Root::default();
     root.takes(bootstrap(region(1, "", "m", (1, 1), &[1])));
@@ -443,7 +455,7 @@ fn neighbours_merge_and_the_source_stays_gone() {
     root.takes(merge(Kind::RegionMergePlanned, 1, 2, merged.clone()));
     root.takes(merge(Kind::RegionMerged, 1, 2, merged.clone()));
     root.shrugs(merge(Kind::RegionMerged, 1, 2, merged));
-    root.takes(published(region(1, "", "m", (3, 1), &[1])));
+    root.takes(tombstone(1));
     root.refuses(bootstrap(region(2, "m", "", (1, 1), &[1])), "does not come back");
 }
 
