@@ -97,6 +97,16 @@ const SUSPECT_SILENT: Duration = Duration::from_secs(2);
 /// A broken connection is told at once, and may be whole again at the next try.
 const SUSPECT_FAILED: Duration = Duration::from_millis(200);
 
+/// How long a store is not asked for what others can answer as well; `slow`: the failure took its time.
+pub(crate) fn suspicion(failure: &Failure, slow: bool) -> Option<Duration> {
+    match failure {
+        Failure::Silence(_) => Some(SUSPECT_SILENT),
+        Failure::Status(_) if slow => Some(SUSPECT_SILENT),
+        Failure::Status(_) => Some(SUSPECT_FAILED),
+        Failure::Region(_) | Failure::NoAddress(_) => None,
+    }
+}
+
 /// What to do about a failed request that went to a store at `addr`.
 pub(crate) fn decide(failure: &Failure, addr: &str) -> Decision {
     use Decision::{GiveUp, Retry};

@@ -118,8 +118,13 @@ impl RouteCache {
 
     /// A store did not answer; hints that point at it are not believed before `until`.
     pub(crate) fn suspect(&mut self, region_id: u64, store_id: u64, until: Instant) {
-        self.suspects.insert(store_id, until);
+        self.distrust(store_id, until);
         self.next_peer(region_id);
+    }
+
+    /// The same of a store that was asked as one of many.
+    pub(crate) fn distrust(&mut self, store_id: u64, until: Instant) {
+        self.suspects.insert(store_id, until);
     }
 
     /// Forgets a region, so that the next lookup asks a coordinator.
@@ -150,7 +155,8 @@ impl RouteCache {
         self.addresses.get(&store_id).cloned()
     }
 
-    fn is_trusted(&self, store_id: u64, now: Instant) -> bool {
+    /// Whether a store answered when it was last asked, or that is long ago.
+    pub(crate) fn is_trusted(&self, store_id: u64, now: Instant) -> bool {
         self.suspects.get(&store_id).is_none_or(|until| *until <= now)
     }
 

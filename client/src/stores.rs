@@ -3,7 +3,7 @@
 use crate::attempt::Attempt;
 use crate::client::Shared;
 use crate::error::{ClientError, Result};
-use crate::retry::{Change, Decision, Failure, Wait, decide};
+use crate::retry::{self, Change, Decision, Failure, Wait, decide};
 use crate::router::{Route, RouteCache};
 use bytes::Bytes;
 use nokv_env::{BoxFuture, Channel, ClockExt, net::MESSAGE_BYTES_MAX};
@@ -18,6 +18,7 @@ use nokv_proto::kv::v1::{
     ResolveLockRequest, ResolveLockResponse, ScanRequest, ScanResponse, TxnHeartBeatRequest,
     TxnHeartBeatResponse,
 };
+use nokv_proto::meta::v1::RegionPeer;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -143,19 +144,37 @@ impl Shared {
         reading: Reading,
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<R::Response>> {
-        let peers = &route.region.peers;
-        if reading != Reading::Leader && !peers.is_empty() {
-            let target = peers[(self.dice() % peers.len() as u64) as usize];
+        if reading != Reading::Leader
+            && let Some(target) = self.replica(route)
+        {
             let there = Route { region: route.region.clone(), target };
-            match self.send(&there, request.clone(), reading, attempt).await? {
+            // Half of the time is the leader's.
+            let limit = attempt.share(2)?.min(self.config.store_timeout);
+            let began = self.env.clock.now();
+            match self.send(&there, request.clone(), reading, limit).await? {
                 Ok(response) => return Ok(Some(response)),
                 Err((failure, addr)) => {
                     self.env.probe("client.read.replica_failed");
+                    let took = self.env.clock.now().since(began);
+                    if let Some(time) = retry::suspicion(&failure, took >= limit / 2) {
+                        let until = self.env.clock.now() + time;
+                        self.stores.routes().distrust(target.store_id, until);
+                    }
                     attempt.note(format!("store {} at {addr}: {failure}", target.store_id));
                 }
             }
         }
         self.try_call(route, request, attempt).await
+    }
+
+    /// Any replica whose store answered when it was last asked.
+    fn replica(&self, route: &Route) -> Option<RegionPeer> {
+        let now = self.env.clock.now();
+        let routes = self.stores.routes();
+        let trusted = |peer: &&RegionPeer| routes.is_trusted(peer.store_id, now);
+        let peers: Vec<RegionPeer> = route.region.peers.iter().filter(trusted).copied().collect();
+        drop(routes);
+        (!peers.is_empty()).then(|| peers[(self.dice() % peers.len() as u64) as usize])
     }
 
     /// Sends `request` to the region that holds `key`, until it answers or the patience ends.
@@ -181,7 +200,8 @@ impl Shared {
         request: &R,
         attempt: &mut Attempt<'_>,
     ) -> Result<Option<R::Response>> {
-        let (failure, addr) = match self.send(route, request.clone(), Reading::Leader, attempt).await? {
+        let limit = attempt.slice(self.config.store_timeout)?;
+        let (failure, addr) = match self.send(route, request.clone(), Reading::Leader, limit).await? {
             Ok(response) => {
                 self.stores.routes().confirm(route);
                 return Ok(Some(response));
@@ -206,7 +226,7 @@ impl Shared {
         route: &Route,
         request: R,
         reading: Reading,
-        attempt: &Attempt<'_>,
+        limit: Duration,
     ) -> Result<std::result::Result<R::Response, (Failure, String)>> {
         let store = route.target.store_id;
         let Some(addr) = self.stores.routes().address(store) else {
@@ -219,7 +239,6 @@ impl Shared {
             ..Default::default()
         };
         reading.write_into(&mut context);
-        let limit = attempt.slice(self.config.store_timeout)?;
         let impatient = self.env.chance("client.call.impatient", 0.003);
         let limit = if impatient { limit.min(Duration::from_millis(1)) } else { limit };
         let call = request.send(self.stub(&addr), context, limit);

@@ -230,6 +230,7 @@ impl Coordinator for Service {
             coordinator_id: self.0.config.coordinator_id.clone(),
             holds_lease: own.is_some(),
             lease_holder: lease.holder_id,
+            lease_holder_addr: lease.address,
             lease_generation: own.unwrap_or(lease.cert_generation),
             root_leader_id: 0,
             root_lag: view.root_lag(),

@@ -334,7 +334,17 @@ impl Machine for StoreMachine {
         {
             return Err(format!("peer {learner} is still catching up"));
         }
-        for (store_id, peer_id) in homes(&change.context).map_err(str::to_owned)? {
+        let homes = homes(&change.context).map_err(str::to_owned)?;
+        for change in &change.changes {
+            // Who was to get its vote may have been removed since.
+            if let PeerChange::AddVoter(peer) | PeerChange::AddLearner(peer) = change
+                && region.peer(*peer).is_none()
+                && !homes.iter().any(|(_, peer_id)| peer_id == peer)
+            {
+                return Err(format!("peer {peer} is no member"));
+            }
+        }
+        for (store_id, peer_id) in homes {
             if region.peer_on_store(store_id).is_some() || region.peer(peer_id).is_some() {
                 return Err(format!("store {store_id} or peer {peer_id} is a member already"));
             }
@@ -485,8 +495,19 @@ impl Machine for StoreMachine {
         self.hosted.get(&group.0).map(|hosted| (*hosted.region.descriptor()).clone())
     }
 
-    fn take_born(&mut self) -> Vec<GroupConfig> {
-        std::mem::take(&mut self.born)
+    fn has_born(&self) -> bool {
+        !self.born.is_empty()
+    }
+
+    fn take_born(&mut self) -> BoxFuture<'_, Result<Vec<GroupConfig>, Fatal>> {
+        Box::pin(async move {
+            let born = std::mem::take(&mut self.born);
+            if let Some(first) = born.first() {
+                let group = first.group;
+                self.db.flush().await.map_err(|error| fatal(group, error))?;
+            }
+            Ok(born)
+        })
     }
 
     /// A snapshot from before a split must not overwrite what came after it: the other half may be here already.

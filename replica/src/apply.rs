@@ -44,7 +44,6 @@ impl<M: Machine> Core<M> {
         Counters::add(&self.shared.counters.applied, 1);
         let waiter = group.waiters.remove(&place.index);
         self.tell_applied(id, &entry);
-        self.host_born(id)?;
         if let Some(waiter) = waiter {
             if waiter.term != place.term {
                 self.env.probe("replica.proposal.dropped");
@@ -54,10 +53,13 @@ impl<M: Machine> Core<M> {
         Ok(())
     }
 
-    /// Takes up the groups that an entry of `parent` brought to life. Where the parent leads, the child stands for
+    /// Takes up the groups that entries of `parent` brought to life. Where the parent leads, the child stands for
     /// election at once: its other replicas may be born later, and then wait for a leader as after any start.
-    fn host_born(&mut self, parent: GroupId) -> Result<(), Halt> {
-        for config in self.machine.take_born() {
+    pub(crate) async fn host_born(&mut self, parent: GroupId) -> Result<(), Halt> {
+        if !self.machine.has_born() {
+            return Ok(());
+        }
+        for config in self.machine.take_born().await.map_err(Halt::machine(parent))? {
             let child = config.group;
             if self.groups.contains_key(&child) {
                 continue; // it got a snapshot of the time after its birth

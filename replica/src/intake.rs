@@ -164,18 +164,13 @@ impl<M: Machine> Core<M> {
     /// Takes up one more group. Its first record is durable with the next sync.
     pub(crate) fn host(&mut self, config: GroupConfig) -> Result<(), crate::error::Error> {
         let id = config.group;
-        let known = self.orphans.remove(&id);
-        // A peer that came back under another id starts anew.
-        let known = match known {
-            Some(log) if log.peer == config.peer => Some(log),
-            Some(_) => {
-                self.log.removed(id);
-                None
-            }
-            None => None,
-        };
+        // A peer that came back under another id starts anew; one that cannot be hosted now keeps its promises.
+        let known = self.orphans.get(&id).filter(|log| log.peer == config.peer).cloned();
         let (log, _) = recover::adopt_or_begin(&self.config.log_dir, &config, known)?;
         let mut group = Group::new(&self.config, config, log)?;
+        if self.orphans.remove(&id).is_some_and(|log| log.peer != group.peer) {
+            self.log.removed(id);
+        }
         self.log.state(id, group.log());
         group.lead_if_alone();
         self.groups.insert(id, group);

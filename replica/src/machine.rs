@@ -153,11 +153,17 @@ pub trait Machine: Send + 'static {
         None
     }
 
-    /// Groups that the entry applied last brought to life, to be hosted here from now on. Each must be part of the
-    /// machine's state together with that entry, applied up to [`crate::BIRTH`]: after a crash either the entry is
-    /// applied again, or the machine names the group when the driver starts.
-    fn take_born(&mut self) -> Vec<GroupConfig> {
-        Vec::new()
+    /// Whether [`Machine::take_born`] has something.
+    fn has_born(&self) -> bool {
+        false
+    }
+
+    /// Groups that entries brought to life, to be hosted here from now on, each applied up to [`crate::BIRTH`]. Before
+    /// the future resolves they are durable together with those entries, so the machine names them when the driver
+    /// starts again. Were a group's log durable first, a crash and a snapshot of the parent could leave a log with
+    /// promises in it and nothing to apply it to.
+    fn take_born(&mut self) -> BoxFuture<'_, Result<Vec<GroupConfig>, Fatal>> {
+        Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
     /// Whether a snapshot may be installed in the group. False drops it; raft sends another one later. `data` is what

@@ -55,7 +55,9 @@ impl<M: Machine> Core<M> {
             self.persisted(step);
         }
         for step in steps {
-            self.apply(step.group, step.committed)?;
+            let id = step.group;
+            self.apply(id, step.committed)?;
+            self.host_born(id).await?;
         }
         for id in touched {
             self.make_snapshot(id)?;

@@ -54,10 +54,24 @@ pub struct Picture {
 pub async fn look(env: &Env, coordinators: &[String], roots: &[(u64, String)]) -> Picture {
     let ask_roots = join_all(roots.iter().map(|(node, addr)| async move { (*node, root(env, addr).await) }));
     let ask_coordinators = join_all(coordinators.iter().map(|addr| coordinator(env, addr)));
-    let ((roots, coordinators), (stores, regions)) =
+    let ((roots, mut answers), (stores, regions)) =
         join(join(ask_roots, ask_coordinators), cluster(env, coordinators)).await;
+    if let Some(addr) = holder_elsewhere(&answers) {
+        answers.push(coordinator(env, &addr).await);
+    }
     let probes = join_all(stores.iter().map(|store| probe(env, &store.address))).await;
-    Picture { roots, coordinators, stores: stores.into_iter().zip(probes).collect(), regions }
+    Picture { roots, coordinators: answers, stores: stores.into_iter().zip(probes).collect(), regions }
+}
+
+/// Where the lease holder serves, when those who were asked only point at it.
+fn holder_elsewhere(asked: &[Asked<CoordinatorStatusResponse>]) -> Option<String> {
+    let answers: Vec<_> = asked.iter().filter_map(|asked| asked.answer.as_ref().ok()).collect();
+    if answers.iter().any(|status| status.holds_lease) {
+        return None;
+    }
+    let newest = answers.into_iter().max_by_key(|status| status.lease_generation)?;
+    let addr = &newest.lease_holder_addr;
+    (!addr.is_empty() && asked.iter().all(|asked| asked.addr != *addr)).then(|| addr.clone())
 }
 
 async fn root(env: &Env, addr: &str) -> Asked<Root> {
@@ -104,5 +118,35 @@ async fn patiently<T>(env: &Env, call: BoxFuture<'static, Result<tonic::Response
         }
         Ok(Err(status)) => Err(status.message().to_owned()),
         Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn asked(
+        addr: &str,
+        holds_lease: bool,
+        generation: u64,
+        holder: &str,
+    ) -> Asked<CoordinatorStatusResponse> {
+        let answer = CoordinatorStatusResponse {
+            holds_lease,
+            lease_generation: generation,
+            lease_holder_addr: holder.to_owned(),
+            ..CoordinatorStatusResponse::default()
+        };
+        Asked { addr: addr.to_owned(), answer: Ok(answer) }
+    }
+
+    #[test]
+    fn the_holder_is_looked_up_when_only_others_were_asked() {
+        assert_eq!(holder_elsewhere(&[]), None);
+        assert_eq!(holder_elsewhere(&[asked("a:1", false, 3, "c:1")]), Some("c:1".to_owned()));
+        assert_eq!(holder_elsewhere(&[asked("a:1", true, 3, "a:1")]), None);
+        let stale = asked("a:1", false, 2, "b:1");
+        assert_eq!(holder_elsewhere(&[stale, asked("b:1", false, 3, "c:1")]), Some("c:1".to_owned()));
+        assert_eq!(holder_elsewhere(&[asked("a:1", false, 3, "a:1")]), None, "it has just lost it");
     }
 }
