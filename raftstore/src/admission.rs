@@ -131,6 +131,9 @@ impl Door {
         let not_hosted = || (Reason::NotHosted, refuse::not_found(context.region_id).into());
         let region = self.regions.get(context.region_id).ok_or_else(not_hosted)?;
         let state = region.state();
+        if crate::graves::is_tombstone(&state.descriptor) {
+            return Err(not_hosted());
+        }
         if !epoch_matches(&state.descriptor, context.region_epoch.as_ref()) {
             let known = self.regions.with_neighbour(&state.descriptor);
             return Err((Reason::EpochMismatch, refuse::epoch_now(&known).into()));

@@ -151,6 +151,15 @@ pub(crate) async fn tend(shared: &Shared, region: &Arc<Region>) -> Result<(), St
     resolve(shared, region, target).await
 }
 
+/// Whether what a snapshot of the engine shows is the region's. Once its peer has left, rows go; the region tells first.
+fn still_here(region: &Region, version: u64) -> Result<(), String> {
+    let now = region.state();
+    if now.is_hosted() && now.descriptor.epoch_pair().0 == version {
+        return Ok(());
+    }
+    Err("the region has changed".to_owned())
+}
+
 /// Rids the region of locks of transactions that began below `target`.
 async fn resolve(shared: &Shared, region: &Arc<Region>, target: u64) -> Result<(), String> {
     loop {
@@ -163,6 +172,7 @@ async fn resolve(shared: &Shared, region: &Arc<Region>, target: u64) -> Result<(
             return Err("the region is not fenced".to_owned());
         }
         let snapshot = shared.db.snapshot();
+        still_here(region, version)?;
         let locks = mvcc::locks_below(&snapshot, &descriptor.range(), target, LOCKS_AT_ONCE)
             .map_err(|error| error.to_string())?;
         drop(snapshot);
@@ -207,6 +217,7 @@ async fn sweep(shared: &Shared, region: &Arc<Region>, safe_point: u64) -> Result
         }
         let limit = if shared.env.chance("store.gc.small_page", 0.2) { 1 } else { KEYS_AT_ONCE };
         let snapshot = shared.db.snapshot();
+        still_here(region, version)?;
         let (keys, next) = mvcc::garbage(&snapshot, &descriptor.range(), &from, safe_point, limit)
             .map_err(|error| error.to_string())?;
         drop(snapshot);

@@ -33,7 +33,8 @@ const ROWS_AT_ONCE: usize = 512;
 /// Pause after a clearance that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
-fn is_tombstone(region: &RegionDescriptor) -> bool {
+/// Whether this is what is left of a peer.
+pub(crate) fn is_tombstone(region: &RegionDescriptor) -> bool {
     region.state() == RegionReplicaState::Tombstone
 }
 
@@ -72,11 +73,18 @@ pub(crate) async fn clear(shared: &Shared) {
 }
 
 async fn clear_one(shared: &Shared, region: &Arc<Region>) -> Result<(), String> {
+    let left = region.descriptor().epoch_pair();
     shared.db.flush().await.map_err(|error| error.to_string())?;
+    // A later peer may have come meanwhile. Its descriptor is set before its status shows, so the status is asked first.
+    let status = shared.raft.status(region.group());
+    let now = region.descriptor();
+    if !is_tombstone(&now) || now.epoch_pair() != left {
+        return Ok(());
+    }
     // Without a group in the way the range may belong to somebody by now; then the rows went before the last restart. A
     // group that has nothing is a later peer's.
-    if shared.raft.status(region.group()).is_some_and(|status| status.last_index > 0) {
-        let range = region.descriptor().range();
+    if status.is_some_and(|status| status.last_index > 0) {
+        let range = now.range();
         delete_rows(&shared.env, &shared.db, &range, |_| false).await.map_err(|error| error.to_string())?;
     }
     match shared.raft.remove_group(region.group()).await {

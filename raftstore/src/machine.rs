@@ -57,6 +57,8 @@ pub(crate) enum Reply {
     Configured,
     /// The region was split.
     Split(Box<Halves>),
+    /// The peer left its region; the others carry the command out.
+    Gone,
 }
 
 /// What only the driver's loop knows of a region.
@@ -213,18 +215,27 @@ impl StoreMachine {
             applied: Position { index: BIRTH.0, term: BIRTH.1 },
             members: right_members.clone(),
         };
+        // The other replicas may have been ahead: its peer here came with a snapshot, and was removed again.
+        let outlived =
+            self.regions.get(right.region_id).map(|known| known.descriptor()).is_some_and(|known| {
+                known.state() == RegionReplicaState::Tombstone && known.epoch_pair().1 >= right.epoch_pair().1
+            });
         let mut batch = WriteBatch::new();
         catalog::put_region(&mut batch, left);
-        catalog::put_region(&mut batch, right);
-        catalog::put_members(&mut batch, right.region_id, right_members);
-        catalog::put_applied(&mut batch, right.region_id, child.applied);
         let gc = parent.gc();
-        catalog::put_gc(&mut batch, right.region_id, gc);
+        if outlived {
+            self.env.probe("store.split.outlived");
+        } else {
+            catalog::put_region(&mut batch, right);
+            catalog::put_members(&mut batch, right.region_id, right_members);
+            catalog::put_applied(&mut batch, right.region_id, child.applied);
+            catalog::put_gc(&mut batch, right.region_id, gc);
+        }
         self.pending.add(&mut batch, halves.event());
         parent.set_descriptor(left.clone(), self.store_id);
         parent.tell(&self.env);
         self.commit(group, at, batch)?;
-        if let Some(config) = group_config(&child, self.store_id) {
+        if !outlived && let Some(config) = group_config(&child, self.store_id) {
             let region = self.regions.get_or_insert(right, self.store_id);
             region.set_applied(child.applied);
             region.set_gc(gc);
@@ -242,6 +253,9 @@ impl StoreMachine {
         let image = image::parse(&snapshot.data).map_err(|what| fatal(group, what))?;
         let at = Position { index: snapshot.index, term: snapshot.term };
         self.arriving.remove(&group.0);
+        if self.is_gone(group) {
+            return Ok(());
+        }
         if image.region.region_id != group.0 || image.applied != at {
             return Err(fatal(group, "the image is not of this region and position"));
         }
@@ -355,7 +369,7 @@ impl Machine for StoreMachine {
     fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Reply, Fatal> {
         let at = Position { index: entry.index, term: entry.term };
         if self.is_gone(group) {
-            return Ok(Reply::Outcome(Err(refuse::not_found(group.0))));
+            return Ok(Reply::Gone);
         }
         let decoded = LogEntry::decode(entry.data);
         let command =
@@ -495,6 +509,10 @@ impl Machine for StoreMachine {
         self.hosted.get(&group.0).map(|hosted| (*hosted.region.descriptor()).clone())
     }
 
+    fn may_forget(&self, group: GroupId) -> bool {
+        !self.hosted.contains_key(&group.0) || self.is_gone(group)
+    }
+
     fn has_born(&self) -> bool {
         !self.born.is_empty()
     }
@@ -512,6 +530,9 @@ impl Machine for StoreMachine {
 
     /// A snapshot from before a split must not overwrite what came after it: the other half may be here already.
     fn accepts(&mut self, group: GroupId, data: &Bytes) -> bool {
+        if self.is_gone(group) {
+            return false;
+        }
         let Ok(image) = image::parse(data) else { return false };
         let range = image.region.range();
         if image.region.region_id != group.0 || self.overlapping(group.0, &range).is_some() {
@@ -531,19 +552,21 @@ impl Machine for StoreMachine {
         }
         self.env.probe("store.peer.retired");
         let mut left = (*known).clone();
-        left.epoch = region.epoch;
-        // A later peer of this store came with that version; this one was gone before.
-        if region.peer_on_store(self.store_id).is_some()
-            && let Some(epoch) = &mut left.epoch
-        {
-            epoch.conf_version -= 1;
+        // The range is the one that was known here, so its version is too. A later peer of this store came with the
+        // configuration that we were told of; this one was gone before.
+        let came_back = u64::from(region.peer_on_store(self.store_id).is_some());
+        let conf_version = region.epoch_pair().1 - came_back;
+        left.epoch = Some(RegionEpoch { version: known.epoch_pair().0, conf_version });
+        if left.peers.iter().any(|peer| peer.store_id != self.store_id) {
+            left.peers.retain(|peer| peer.store_id != self.store_id);
         }
-        left.peers.retain(|peer| peer.store_id != self.store_id);
         self.bury(group, &left, WriteBatch::new())
     }
 
     fn forget(&mut self, group: GroupId) {
-        self.hosted.remove(&group.0);
+        if let Some(hosted) = self.hosted.remove(&group.0) {
+            hosted.region.set_role(Role::default());
+        }
         self.arriving.remove(&group.0);
     }
 

@@ -71,7 +71,7 @@ impl Solo {
         let reply = self.machine.apply(GROUP, Applied { index: self.index, term: 1, data }).unwrap();
         match reply {
             Reply::Outcome(outcome) => *outcome.unwrap(),
-            Reply::Configured | Reply::Split(_) => panic!("not a change"),
+            Reply::Configured | Reply::Split(_) | Reply::Gone => panic!("not a change"),
         }
     }
 

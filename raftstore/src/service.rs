@@ -250,6 +250,10 @@ impl KvService {
         let proposal = shared.raft.propose(admitted.region.group(), Proposal::Data { epoch, cmd });
         match shared.env.clock.timeout(self.patience(), proposal).await {
             Ok(Ok(Reply::Outcome(outcome))) => Ok(unwrap(outcome)?),
+            Ok(Ok(Reply::Gone)) => {
+                let text = "the peer was removed meanwhile; the command may still take effect";
+                Err(Status::unavailable(text).into())
+            }
             Ok(Ok(Reply::Configured | Reply::Split(_))) => {
                 Err(Status::internal("a command was answered as a change").into())
             }

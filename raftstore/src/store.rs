@@ -362,6 +362,9 @@ impl Shared {
             Ok(Ok(Reply::Outcome(Err(_)))) => {
                 Err(Status::aborted(format!("region {region_id} changed meanwhile; look again")))
             }
+            Ok(Ok(Reply::Gone)) => {
+                Err(Status::unavailable("the peer was removed meanwhile; the split may still happen"))
+            }
             Ok(Ok(_)) => Err(Status::internal("a split was answered as something else")),
             Ok(Err(ProposeError::Unknown)) => Err(Status::unavailable("the store is stopping")),
             Ok(Err(error)) => Err(Status::failed_precondition(format!("region {region_id}: {error}"))),

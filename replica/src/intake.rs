@@ -308,7 +308,7 @@ impl<M: Machine> Core<M> {
         // A peer that left had something. One without anything is a later peer, which may have voted and waits for its
         // first snapshot.
         let known = self.groups.get(&id).map(Group::log).or_else(|| self.orphans.get(&id));
-        if known.is_none_or(|log| log.last_index() == 0) {
+        if known.is_none_or(|log| log.last_index() == 0) || !self.machine.may_forget(id) {
             let _ = reply.send(Err(AdminError::NotHosted));
             return;
         }

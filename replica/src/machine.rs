@@ -153,6 +153,12 @@ pub trait Machine: Send + 'static {
         None
     }
 
+    /// Whether the driver may forget the group when it is asked to. False: somebody lives there again.
+    fn may_forget(&self, group: GroupId) -> bool {
+        let _ = group;
+        true
+    }
+
     /// Whether [`Machine::take_born`] has something.
     fn has_born(&self) -> bool {
         false

@@ -23,7 +23,19 @@ pub(crate) fn adopt(
     if known.is_none() && config.applied_index > 0 && !is_newborn {
         return Err(Error::LogBehind { group, dir: dir.to_owned(), last: 0, applied: config.applied_index });
     }
-    adopt_or_begin(dir, config, known)
+    match known {
+        // A message created the group before its birth was carried out here: its log is empty, its vote counts.
+        Some(mut log) if is_newborn && log.last_index() == 0 && log.peer == config.peer => {
+            log.reset(Place { index: BIRTH.0, term: BIRTH.1 });
+            log.hard.term = log.hard.term.max(BIRTH.1);
+            Ok((log, true))
+        }
+        Some(log) if is_newborn && log.last_index() == 0 => {
+            tracing::info!(%group, peer = log.peer, "another peer's empty log is forgotten");
+            adopt_or_begin(dir, config, None)
+        }
+        known => adopt_or_begin(dir, config, known),
+    }
 }
 
 /// Like [`adopt`], but a group without a log may begin at any index: it is new on this node.

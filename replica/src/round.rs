@@ -144,6 +144,9 @@ impl<M: Machine> Core<M> {
         self.env.tasks.yield_now().await;
         let nodes = self.machine.peer_nodes(id);
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
+        // A peer's first snapshot: until now the machine could not know whom it follows.
+        let role = group.role;
+        self.machine.role_changed(id, role);
         group.nodes = nodes.unwrap_or_else(|| std::mem::take(&mut group.nodes));
         self.log.installed(id, group.log_mut(), place);
         group.applied = place;

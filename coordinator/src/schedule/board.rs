@@ -73,6 +73,9 @@ pub(crate) fn next(region_id: u64, action: Action, region: &RegionState, replica
         Action::Move { peer, store } => match (region.peer_on(store), region.has(peer)) {
             (Some(new), _) if region.is_learner(new) => catches_up(new),
             (Some(_), false) => Step::Done,
+            (Some(_), true) if region.voters() <= replicas => {
+                Step::Void("the region has no replica to spare any more".into())
+            }
             (Some(_), true) => remove(peer),
             (None, true) => add(store),
             (None, false) => Step::Void(format!("peer {} has left by other hands", peer.peer_id)),
