@@ -11,7 +11,7 @@ use bytes::Bytes;
 use nokv_engine::{Db, Options};
 use nokv_env::mem_disk::{CrashMode, DiskFaults, MemDisk};
 use nokv_proto::kv::v1::{CommitRequest, GetRequest};
-use nokv_proto::meta::v1::RegionEpoch;
+use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
 use nokv_replica::{Applied, BIRTH, GroupId, Machine, MachineSnapshot};
@@ -325,4 +325,75 @@ fn a_peer_is_not_created_over_keys_that_are_here() {
     solo.machine.dismiss(GROUP);
     solo.apply_split(&split);
     assert!(!solo.machine.accepts(GROUP, &image), "from before the split, when the child is here already");
+}
+
+/// Region 1 as another store tells it: `conf_version` newer, with this store's peer 999 or without any.
+fn told(solo: &Solo, conf_version: u64, came_back: bool) -> RegionDescriptor {
+    let mut told = (*solo.machine.regions().get(1).unwrap().descriptor()).clone();
+    told.epoch = Some(RegionEpoch { version: 7, conf_version });
+    told.end_key = "m".into();
+    told.peers.retain(|peer| peer.store_id != 1);
+    if came_back {
+        told.peers.push(RegionPeer { store_id: 1, peer_id: 999 });
+    }
+    told
+}
+
+#[test]
+fn a_retired_peer_keeps_the_range_it_knew_and_bars_only_what_is_older() {
+    for (came_back, conf_version) in [(false, 5), (true, 4)] {
+        let mut solo = Solo::new();
+        let now = told(&solo, 5, came_back);
+        solo.machine.retire(GROUP, &now).unwrap();
+        let left = catalog::read_entries(&solo.db).unwrap()[0].region.clone();
+        assert_eq!(left.state(), RegionReplicaState::Tombstone);
+        assert_eq!((left.epoch_pair(), left.end_key.is_empty()), ((1, conf_version), true));
+        assert!(!left.peers.is_empty() && left.peer_on_store(1).is_none());
+        assert!(solo.machine.may_forget(GROUP));
+    }
+}
+
+#[test]
+fn whoever_is_still_a_member_is_not_retired() {
+    let mut solo = Solo::new();
+    let known = (*solo.machine.regions().get(1).unwrap().descriptor()).clone();
+    let newer = RegionDescriptor { epoch: Some(RegionEpoch { version: 1, conf_version: 9 }), ..known };
+    solo.machine.retire(GROUP, &newer).unwrap();
+    let older = told(&solo, 1, false);
+    solo.machine.retire(GROUP, &older).unwrap();
+    assert!(!solo.machine.may_forget(GROUP), "it lives");
+}
+
+#[test]
+fn a_peer_that_is_gone_takes_no_snapshot_and_knows_no_outcome() {
+    let mut donor = Solo::new();
+    donor.write("a", "1", 10);
+    let snapshot = donor.machine.snapshot(GROUP).unwrap();
+    let mut solo = Solo::new();
+    let late = solo.entry(Cmd::Prewrite(prewrite_request("x", &[put("x", "late")], 20).0));
+    let now = told(&solo, 5, false);
+    solo.machine.retire(GROUP, &now).unwrap();
+    assert!(!solo.machine.accepts(GROUP, &snapshot.data));
+    solo.install(snapshot);
+    assert_eq!(solo.read("a"), None);
+    let reply = solo.machine.apply(GROUP, Applied { index: 9, term: 1, data: &late }).unwrap();
+    assert!(matches!(reply, Reply::Gone));
+}
+
+#[test]
+fn a_child_that_came_and_went_before_the_split_was_applied_stays_away() {
+    let mut solo = Solo::new();
+    let split = solo.split("m", 100_000);
+    let gone = RegionDescriptor {
+        region_id: 100_000,
+        start_key: "m".into(),
+        epoch: Some(RegionEpoch { version: 2, conf_version: 3 }),
+        peers: vec![RegionPeer { store_id: 2, peer_id: 100_002 }],
+        state: RegionReplicaState::Tombstone.into(),
+        ..RegionDescriptor::default()
+    };
+    solo.machine.regions().get_or_insert(&gone, 1);
+    assert!(matches!(solo.apply_split(&split), Reply::Split(_)));
+    assert!(!solo.machine.has_born());
+    assert_eq!(solo.ranges().len(), 1, "the parent got smaller, and nothing was born");
 }

@@ -156,6 +156,10 @@ mod tests {
         let newborn = GroupConfig { born: true, ..config(BIRTH.0, BIRTH.1) };
         let (log, changed) = start(&newborn, None).expect("newborn");
         assert_eq!((log.last_index(), log.term(BIRTH.0), changed), (BIRTH.0, Some(BIRTH.1), true));
+        let mut blank = GroupLog::new(7, Place::default());
+        blank.hard = Hard { term: 9, vote: 8, commit: 0 };
+        let (log, changed) = start(&newborn, Some(blank)).expect("a message was first");
+        assert_eq!((log.last_index(), log.hard.term, log.hard.vote, changed), (BIRTH.0, 9, 8, true));
         let grown = GroupConfig { born: true, ..config(BIRTH.0 + 1, BIRTH.1 + 1) };
         assert!(matches!(start(&grown, None), Err(Error::LogBehind { .. })));
         assert!(matches!(start(&config(BIRTH.0, BIRTH.1), None), Err(Error::LogBehind { .. })));
