@@ -91,11 +91,11 @@ pub(crate) async fn moment(
         served(env, region, read);
     }
     let now = region.state();
-    if !epoch_matches(&now.descriptor, admitted.descriptor.epoch.as_ref()) {
-        return Err(refuse::epoch(&now.descriptor).into());
-    }
     if !now.is_hosted() {
         return Err(refuse::not_found(region.id).into());
+    }
+    if !epoch_matches(&now.descriptor, admitted.descriptor.epoch.as_ref()) {
+        return Err(refuse::epoch(&now.descriptor).into());
     }
     Ok(snapshot)
 }

@@ -11,6 +11,7 @@
 //! shows in the engine. Had it changed later than that, the snapshot is from before the change, and good.
 
 use crate::admission::{Admitted, Refused};
+use crate::graves::is_tombstone;
 use crate::machine::StoreMachine;
 use crate::region::{Region, epoch_matches, refuse};
 use nokv_engine as engine;
@@ -33,6 +34,9 @@ pub(crate) async fn moment(
     let snapshot = db.snapshot();
     served(env, region, read);
     let now = region.descriptor();
+    if is_tombstone(&now) {
+        return Err(refuse::not_found(region.id).into());
+    }
     if !epoch_matches(&now, admitted.descriptor.epoch.as_ref()) {
         env.probe("store.read.epoch_changed");
         return Err(refuse::epoch(&now).into());
