@@ -14,7 +14,7 @@ use nokv_proto::kv::v1::{CommitRequest, GetRequest};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
-use nokv_replica::{Applied, BIRTH, GroupId, Machine, MachineSnapshot};
+use nokv_replica::{Applied, BIRTH, ConfChange, GroupId, Machine, MachineSnapshot, PeerChange};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -396,4 +396,18 @@ fn a_child_that_came_and_went_before_the_split_was_applied_stays_away() {
     assert!(matches!(solo.apply_split(&split), Reply::Split(_)));
     assert!(!solo.machine.has_born());
     assert_eq!(solo.ranges().len(), 1, "the parent got smaller, and nothing was born");
+}
+
+#[test]
+fn only_members_and_those_whose_store_is_named_get_a_vote() {
+    let solo = Solo::new();
+    let change = |peer, context: &'static [u8]| ConfChange {
+        changes: vec![PeerChange::AddVoter(peer)],
+        context: Bytes::from_static(context),
+    };
+    let stranger = solo.machine.admits(GROUP, &change(77, &[]));
+    assert!(stranger.is_err_and(|why| why.contains("no member")), "it was removed before its vote came");
+    assert_eq!(solo.machine.admits(GROUP, &change(77, &[4, 77])), Ok(()), "on store 4");
+    let taken = solo.machine.admits(GROUP, &change(77, &[2, 77]));
+    assert!(taken.is_err_and(|why| why.contains("member already")), "store 2 has one");
 }
