@@ -36,6 +36,7 @@ serve() { # a store that nobody has heard of
     "$nokv" serve --store-id "$1" --workdir "$work/store-$1" --addr "127.0.0.1:2018$1" \
         --coordinator-addr $NOKV_COORDINATOR_ADDR >>"$work/store-$1.log" 2>&1 &
     serving[$1]=$!
+    disown
 }
 
 kill_hard() { # of the cluster that was there first
