@@ -39,7 +39,7 @@ impl RaftAdmin for AdminService {
         let request = request.into_inner();
         let region_id = required(request.region_id, "region id")?;
         let store_id = required(request.store_id, "store id")?;
-        let result = self.0.add_peer(region_id, store_id, request.peer_id).await;
+        let result = self.0.add_peer(region_id, store_id, request.peer_id, 0).await;
         let transition = topology::add(&result, region_id, store_id, request.peer_id);
         topology::note(&self.0, transition, region_id, Outcome::of(&result));
         Ok(Response::new(AddPeerResponse { region: Some(result?) }))
@@ -50,7 +50,7 @@ impl RaftAdmin for AdminService {
         let region_id = required(request.region_id, "region id")?;
         let peer_id = required(request.peer_id, "peer id")?;
         let before = self.0.door.regions.get(region_id).map(|region| region.descriptor());
-        let result = self.0.remove_peer(region_id, peer_id).await;
+        let result = self.0.remove_peer(region_id, peer_id, 0).await;
         if let Some(before) = before {
             topology::note(&self.0, topology::remove(&before, peer_id), region_id, Outcome::of(&result));
         }

@@ -343,6 +343,10 @@ impl Machine for StoreMachine {
     fn admits(&self, group: GroupId, change: &ConfChange) -> Result<(), String> {
         let Some(hosted) = self.hosted.get(&group.0) else { return Err("not hosted here".to_owned()) };
         let region = hosted.region.descriptor();
+        let (_, now) = region.epoch_pair();
+        if change.made_for != 0 && change.made_for != now {
+            return Err(format!("it was made for configuration version {}, this is {now}", change.made_for));
+        }
         if let Some(learner) = hosted.members.learners.first()
             && !change.changes.iter().all(|change| matches!(change, PeerChange::AddVoter(peer) | PeerChange::Remove(peer) if peer == learner))
         {

@@ -52,11 +52,13 @@ impl Shared {
     }
 
     /// Adds a peer on `store_id` as a learner; it gets its vote by itself. Id 0: one is drawn. The region as it is then.
+    /// `made_for`: nothing is done at another configuration version; 0: at whatever version the region has now.
     pub(crate) async fn add_peer(
         &self,
         region_id: u64,
         store_id: u64,
         peer_id: u64,
+        made_for: u64,
     ) -> Result<RegionDescriptor, Status> {
         let Led { region, state, status } = self.led(region_id)?;
         let descriptor = &state.descriptor;
@@ -77,14 +79,20 @@ impl Shared {
         let mut context = BytesMut::new();
         encode_varint(store_id, &mut context);
         encode_varint(peer_id, &mut context);
-        let change = ConfChange { changes: vec![PeerChange::AddLearner(peer_id)], context: context.freeze() };
-        self.change(&region, change).await?;
+        let made_for = version_or(made_for, descriptor);
+        let changes = vec![PeerChange::AddLearner(peer_id)];
+        self.change(&region, ConfChange { changes, context: context.freeze(), made_for }).await?;
         self.env.probe("store.peer.added");
         Ok((*region.descriptor()).clone())
     }
 
-    /// Removes a peer. The region as it is then.
-    pub(crate) async fn remove_peer(&self, region_id: u64, peer_id: u64) -> Result<RegionDescriptor, Status> {
+    /// Removes a peer. The region as it is then. `made_for` as in [`Self::add_peer`].
+    pub(crate) async fn remove_peer(
+        &self,
+        region_id: u64,
+        peer_id: u64,
+        made_for: u64,
+    ) -> Result<RegionDescriptor, Status> {
         let Led { region, state, status } = self.led(region_id)?;
         if state.descriptor.peer(peer_id).is_none() {
             return Ok((*state.descriptor).clone());
@@ -94,11 +102,10 @@ impl Shared {
         if state.peer == Some(peer_id) {
             return Err(self.hand_over(&region, &status, peer_id).await);
         }
-        self.change(
-            &region,
-            ConfChange { changes: vec![PeerChange::Remove(peer_id)], ..ConfChange::default() },
-        )
-        .await?;
+        // What was judged above holds for this configuration only: the log refuses it at another one.
+        let made_for = version_or(made_for, &state.descriptor);
+        let changes = vec![PeerChange::Remove(peer_id)];
+        self.change(&region, ConfChange { changes, made_for, ..ConfChange::default() }).await?;
         Ok((*region.descriptor()).clone())
     }
 
@@ -149,6 +156,11 @@ impl Shared {
         }
         Ok(ids.first_id)
     }
+}
+
+/// The configuration version that the caller decided for, or the one that the region has.
+fn version_or(made_for: u64, region: &RegionDescriptor) -> u64 {
+    if made_for != 0 { made_for } else { region.epoch_pair().1 }
 }
 
 /// Whether the group can do without a peer; the error says why not.

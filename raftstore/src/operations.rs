@@ -102,7 +102,7 @@ async fn one(shared: &Shared, order: &SchedulerOperation) -> Result<(), Status> 
         SchedulerOperationType::AddPeer => {
             shared.env.probe("store.operation.add_peer");
             let store = order.target_store_id;
-            let result = shared.add_peer(region_id, store, peer).await;
+            let result = shared.add_peer(region_id, store, peer, order.conf_version).await;
             topology::note(
                 shared,
                 topology::add(&result, region_id, store, peer),
@@ -114,7 +114,7 @@ async fn one(shared: &Shared, order: &SchedulerOperation) -> Result<(), Status> 
         SchedulerOperationType::RemovePeer => {
             shared.env.probe("store.operation.remove_peer");
             let transition = topology::remove(&state.descriptor, peer);
-            let result = shared.remove_peer(region_id, peer).await;
+            let result = shared.remove_peer(region_id, peer, order.conf_version).await;
             topology::note(shared, transition, region_id, Outcome::of(&result));
             result.map(|_| ())
         }

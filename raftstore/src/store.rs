@@ -349,9 +349,10 @@ impl Shared {
             }));
         }
         let parent = &state.descriptor;
+        // Not the caller's mistake: whoever looked the region up may have been told of it before its last split.
         if !parent.contains(key) || *key == parent.start_key {
-            let text = format!("the key is not inside of region {region_id}, or is its first");
-            return Err(Status::invalid_argument(text));
+            let text = format!("the key is not inside of region {region_id}, or is its first; look again");
+            return Err(Status::failed_precondition(text));
         }
         self.known_to_root(region_id, parent)?;
         let first = self.new_ids(1 + parent.peers.len() as u64).await?;

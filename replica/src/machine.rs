@@ -52,6 +52,9 @@ pub struct ConfChange {
     pub changes: Vec<PeerChange>,
     /// Travels to [`Machine::apply_conf_change`] on every replica.
     pub context: Bytes,
+    /// For which state of the membership it was decided, in the machine's own count; only [`Machine::admits`] sees it.
+    /// 0: for any.
+    pub made_for: u64,
 }
 
 /// A machine's state at exactly (index, term).
