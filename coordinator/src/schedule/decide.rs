@@ -220,11 +220,12 @@ impl<'a> Rules<'a> {
 
     /// Regions that have had too many or too few replicas for long.
     fn mend_the_number_of_replicas(&mut self) {
-        let (wanted, after) = (self.limits.replicas, self.limits.settle_after);
+        let wanted = self.limits.replicas;
         let odd: Vec<(u64, &RegionState)> =
             self.free.iter().filter(|(_, region)| region.odd).map(|(id, region)| (*id, *region)).collect();
         for (id, region) in odd {
             let count = region.peers.len();
+            let after = self.limits.bears(count);
             let why =
                 format!("the region has had {count} replicas in place of {wanted} for more than {after:?}");
             if count > wanted

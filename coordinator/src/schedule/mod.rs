@@ -47,9 +47,11 @@ pub struct Limits {
     /// The replicas of a store that nobody has heard of for this long are replaced. Shorter: fewer copies for less time;
     /// too short: a restart moves all data of a store.
     pub repair_after: Duration,
-    /// A region that has had more or fewer replicas than wanted for this long gets or loses one. Time for operators who
-    /// do it by hand.
+    /// A region that has had more replicas than wanted for this long loses one. Time for operators who move one by hand.
     pub settle_after: Duration,
+    /// A region that has had fewer replicas than wanted for this long gets one. Shorter, because it is the less safe the
+    /// longer it waits, and because a cluster that grows from one store begins with such regions.
+    pub missing_after: Duration,
     /// A region rests for this long after an operator ended.
     pub cooldown: Duration,
     /// An operator that has not reached its end by then is given up.
@@ -70,12 +72,20 @@ impl Default for Limits {
             replicas: 3,
             repair_after: Duration::from_secs(30 * 60),
             settle_after: Duration::from_secs(5 * 60),
+            missing_after: Duration::from_secs(30),
             cooldown: Duration::from_secs(10),
             give_up_after: Duration::from_secs(60 * 60),
             snapshots_per_store: 2,
             operators: 8,
             small_bytes: 16 << 20,
         }
+    }
+}
+
+impl Limits {
+    /// How long a region may have that number of replicas instead of the wanted one.
+    pub(crate) fn bears(&self, replicas: usize) -> Duration {
+        if replicas < self.replicas { self.missing_after } else { self.settle_after }
     }
 }
 

@@ -130,7 +130,7 @@ pub(crate) fn draw(
         regions.iter().map(|(id, region)| (*id, is_even(region))),
     );
     for (id, region) in &mut regions {
-        region.odd = clocks.is_odd(*id, limits.settle_after);
+        region.odd = clocks.is_odd(*id, limits.bears(region.peers.len()));
     }
     let store = |info: &nokv_proto::coordinator::v1::StoreInfo| StoreState {
         up: info.up && view.is_member(info.store_id),

@@ -304,6 +304,8 @@ fn regions_get_and_lose_replicas_until_they_have_the_wanted_number() {
     assert!(begun[0].2.contains("4 replicas in place of 3"), "{begun:?}");
     world.settle();
     assert_eq!(world.picture.regions[&1].peers.len(), 3);
+    let (few, many) = (world.limits.bears(2), world.limits.bears(4));
+    assert!(few < many, "too few replicas are the greater danger: {few:?}, {many:?}");
 }
 
 #[test]
