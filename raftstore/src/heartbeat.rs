@@ -12,7 +12,7 @@ use crate::pending;
 use crate::region::lock;
 use crate::split;
 use crate::store::Shared;
-use futures_util::future::select;
+use futures_util::future::{join_all, select};
 use nokv_env::{ClockExt, Duty, Fact};
 use nokv_proto::coordinator::v1::{PublishRootEventRequest, RegionReport, StoreHeartbeatRequest, TsoRequest};
 use nokv_proto::meta::v1::root_event::Payload;
@@ -21,7 +21,7 @@ use nokv_proto::meta::v1::{
 };
 use nokv_replica::GroupStatus;
 use rand_core::Rng;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, VecDeque};
 use std::pin::pin;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -29,6 +29,8 @@ use std::time::Duration;
 
 const PAUSE_FIRST: Duration = Duration::from_millis(200);
 const PUBLISH_PAUSE_MAX: Duration = Duration::from_secs(5);
+/// Events on their way to the meta-root at a time: it makes those that meet durable together.
+const PUBLISH_TOGETHER: usize = 32;
 const TSO_PAUSE_MAX: Duration = Duration::from_secs(1);
 /// Heartbeats that follow a change of leadership keep this distance: one for many changes.
 const BEAT_DISTANCE: Duration = Duration::from_millis(50);
@@ -210,20 +212,18 @@ pub(crate) async fn publish(shared: &Shared) {
             shared.bells.publish.notified().await;
             continue;
         }
-        let mut failed = false;
-        // A region's later events wait for its earlier ones.
         let mut behind = BTreeSet::new();
-        for event in events {
-            let subjects = match &event {
-                Event::Pending(_, event) => pending::subjects(event),
-                Event::Joined | Event::Region(_) => Vec::new(),
-            };
-            if subjects.iter().any(|region| behind.contains(region)) || !publish_one(shared, event).await {
-                failed = true;
-                behind.extend(subjects);
-            }
+        let mut waiting = VecDeque::from(events);
+        while !waiting.is_empty() {
+            let together = take_together(&mut waiting, &behind);
+            let outcomes = join_all(together.into_iter().map(|event| async {
+                let subjects = event.subjects();
+                (subjects, publish_one(shared, event).await)
+            }));
+            behind
+                .extend(outcomes.await.into_iter().filter(|(_, ok)| !ok).flat_map(|(subjects, _)| subjects));
         }
-        if failed {
+        if !behind.is_empty() {
             let pause = shared.env.clock.sleep(backoff.pause(rng.next_u64()));
             select(pin!(shared.bells.publish.notified()), pause).await;
         }
@@ -235,6 +235,35 @@ enum Event {
     Region(RegionDescriptor),
     /// Of [`crate::pending`], with its number.
     Pending(u64, Box<RootEvent>),
+}
+
+impl Event {
+    /// The regions that it tells of; 0 stands for the store.
+    fn subjects(&self) -> Vec<u64> {
+        match self {
+            Event::Joined => vec![0],
+            Event::Region(region) => vec![region.region_id],
+            Event::Pending(_, event) => pending::subjects(event),
+        }
+    }
+}
+
+/// Takes the next events that may travel at the same time. A region's later events wait for its earlier ones; those
+/// whose earlier one is `behind` are left to the next look.
+fn take_together(waiting: &mut VecDeque<Event>, behind: &BTreeSet<u64>) -> Vec<Event> {
+    let mut taken = Vec::new();
+    let mut touched = BTreeSet::new();
+    for event in std::mem::take(waiting) {
+        let subjects = event.subjects();
+        if subjects.iter().any(|region| behind.contains(region)) {
+            continue;
+        }
+        let is_free =
+            taken.len() < PUBLISH_TOGETHER && !subjects.iter().any(|region| touched.contains(region));
+        touched.extend(subjects);
+        if is_free { taken.push(event) } else { waiting.push_back(event) }
+    }
+    taken
 }
 
 fn unpublished(shared: &Shared) -> Vec<Event> {
@@ -315,6 +344,22 @@ fn root_event(shared: &Shared, event: &Event) -> RootEvent {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn events_of_one_region_wait_for_each_other_and_others_do_not() {
+        let region = |region_id| Event::Region(RegionDescriptor { region_id, ..RegionDescriptor::default() });
+        let ids = |events: &[Event]| events.iter().flat_map(Event::subjects).collect::<Vec<_>>();
+        let mut waiting =
+            VecDeque::from([Event::Joined, region(1), region(2), region(1), region(3), region(3)]);
+        let none = BTreeSet::new();
+        assert_eq!(ids(&take_together(&mut waiting, &none)), [0, 1, 2, 3]);
+        let behind = BTreeSet::from([1]);
+        assert_eq!(ids(&take_together(&mut waiting, &behind)), [3], "the earlier event of region 1 failed");
+        assert!(waiting.is_empty());
+        waiting.extend((1..=100).map(region));
+        assert_eq!(take_together(&mut waiting, &none).len(), PUBLISH_TOGETHER);
+        assert_eq!(take_together(&mut waiting, &none)[0].subjects(), [PUBLISH_TOGETHER as u64 + 1]);
+    }
 
     #[test]
     fn pauses_double_up_to_a_limit_and_jitter() {
