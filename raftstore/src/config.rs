@@ -27,6 +27,10 @@ pub struct Config {
     pub election_ticks: usize,
     /// Ticks between a leader's heartbeats.
     pub heartbeat_ticks: usize,
+    /// Ticks without activity after which a region hibernates: no ticks, no heartbeats; 0: never.
+    pub hibernate_after_ticks: u64,
+    /// Ticks after which a hibernating follower looks whether it still belongs to its region.
+    pub hibernate_ticks_max: u64,
     /// Bytes of entries in one raft message (at least one entry).
     pub max_message_bytes: u64,
     /// Raft messages to one follower that may be unacknowledged.
@@ -67,6 +71,8 @@ impl Config {
             tick: Duration::from_millis(100),
             election_ticks: 10,
             heartbeat_ticks: 2,
+            hibernate_after_ticks: 100,
+            hibernate_ticks_max: 6000,
             max_message_bytes: 1 << 20,
             max_inflight: 256,
             log_segment_bytes: 64 << 20,

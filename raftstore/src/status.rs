@@ -51,6 +51,8 @@ pub struct RegionStatus {
     pub applied_index: u64,
     /// Last index in the log.
     pub last_index: u64,
+    /// Nothing happens in it, so it does not even tick.
+    pub hibernates: bool,
 }
 
 /// The engine, shortened.
@@ -132,6 +134,7 @@ fn region_status(shared: &Shared, region: &crate::region::Region) -> RegionStatu
         commit_index: raft.as_ref().map_or(0, |raft| raft.commit),
         applied_index: state.applied.index,
         last_index: raft.as_ref().map_or(0, |raft| raft.last_index),
+        hibernates: raft.as_ref().is_some_and(|raft| raft.hibernates),
     }
 }
 

@@ -235,6 +235,8 @@ fn raft_config(config: &Config) -> nokv_replica::Config {
     raft.tick = config.tick;
     raft.election_ticks = config.election_ticks;
     raft.heartbeat_ticks = config.heartbeat_ticks;
+    raft.hibernate_after_ticks = config.hibernate_after_ticks;
+    raft.hibernate_ticks_max = config.hibernate_ticks_max;
     raft.max_message_bytes = config.max_message_bytes;
     raft.max_inflight = config.max_inflight;
     raft.log_keep_entries = config.log_keep_entries;

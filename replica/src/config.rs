@@ -33,6 +33,10 @@ pub struct Config {
     pub election_ticks: usize,
     /// Ticks between a leader's heartbeats; well below `election_ticks`.
     pub heartbeat_ticks: usize,
+    /// Ticks without activity after which a group hibernates; 0: never.
+    pub hibernate_after_ticks: u64,
+    /// Ticks after which a follower that hibernates looks whether it still belongs to its group.
+    pub hibernate_ticks_max: u64,
     /// Entries in one append message, in bytes (at least one entry).
     pub max_message_bytes: u64,
     /// Append messages to one follower that may be unacknowledged.
@@ -72,6 +76,8 @@ impl Config {
             tick: Duration::from_millis(100),
             election_ticks: 10,
             heartbeat_ticks: 2,
+            hibernate_after_ticks: 0,
+            hibernate_ticks_max: 6000,
             max_message_bytes: 1 << 20,
             max_inflight: 256,
             log_keep_entries: 4096,

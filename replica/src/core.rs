@@ -7,6 +7,7 @@ use crate::error::{Fatal, ReadError};
 use crate::group::{Group, Sending};
 use crate::group_log::GroupLog;
 use crate::group_set::GroupSet;
+use crate::hibernate::says_hibernate;
 use crate::inbox::AdminReply;
 use crate::machine::{Machine, Role};
 use crate::raft_log::RaftLog;
@@ -59,6 +60,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) after_sync: Vec<AdminReply>,
     /// Ticks since the start.
     pub(crate) ticks: u64,
+    /// The tick at which something last came from each node.
+    pub(crate) heard: BTreeMap<u64, u64>,
 }
 
 impl<M: Machine> Core<M> {
@@ -107,8 +110,9 @@ impl<M: Machine> Core<M> {
                 Counters::add(&self.shared.counters.messages_dropped, 1);
                 continue;
             };
+            let says_hibernate = says_hibernate(group, &message);
             let region = group.may_be_missing(&message).then(|| self.machine.describe(id)).flatten();
-            let envelope = wire::encode(id, &message, region);
+            let envelope = wire::encode(id, &message, region, says_hibernate);
             if is_snapshot {
                 self.transport.send_snapshot(node, envelope);
             } else {

@@ -77,6 +77,7 @@ impl Driver {
             shared: shared.clone(),
             after_sync: Vec::new(),
             ticks: 0,
+            heard: BTreeMap::new(),
         };
         let mut running = Running { core, inbox, next_tick: Instant::default(), alarm: None };
         running.begin();

@@ -4,6 +4,7 @@ use crate::config::{Config, GroupConfig, GroupId, Joint};
 use crate::election::timeout_ticks;
 use crate::error::{Error, ProposeError, ReadError};
 use crate::group_log::GroupLog;
+use crate::hibernate::Hibernation;
 use crate::inbox::ProposeReply;
 use crate::machine::{Machine, Role};
 use crate::reads::Reads;
@@ -60,6 +61,10 @@ pub(crate) struct Group<M: Machine> {
     elections: u64,
     /// Ticks that have passed.
     ticks: u64,
+    /// Ticks since something happened.
+    pub(crate) idle_ticks: u64,
+    /// Set while the group does not tick.
+    pub(crate) hibernation: Option<Hibernation>,
     /// On a leader: the tick at which each peer answered last. raft's own mark is reset at every election timeout, so
     /// who looks just then would find nobody alive.
     heard: BTreeMap<u64, u64>,
@@ -109,6 +114,8 @@ impl<M: Machine> Group<M> {
             told_commit: 0,
             elections: 0,
             ticks: 0,
+            idle_ticks: 0,
+            hibernation: None,
             heard: BTreeMap::new(),
             patience: 0,
             timeout: None,
@@ -179,6 +186,7 @@ impl<M: Machine> Group<M> {
         self.raw.raft.set_randomized_election_timeout(ticks);
         let active = self.raw.tick();
         self.ticks += 1;
+        self.idle_ticks += 1;
         self.patience = election_ticks as u64;
         let electing = matches!(self.raw.raft.state, StateRole::PreCandidate | StateRole::Candidate);
         if electing && self.raw.raft.election_elapsed == 0 {
@@ -209,6 +217,11 @@ impl<M: Machine> Group<M> {
         if is_answer && self.is_leader() && message.term == self.raw.raft.term {
             self.heard.insert(message.from, self.ticks);
         }
+    }
+
+    /// Whether a peer answered within the last election timeout.
+    pub(crate) fn is_heard(&self, peer: u64) -> bool {
+        self.heard.get(&peer).is_some_and(|at| self.ticks - at <= self.patience)
     }
 
     /// Answers the leader's entries with a wish for a snapshot. A blank peer must not take entries, even from the
@@ -343,6 +356,7 @@ impl<M: Machine> Group<M> {
         status.first_index = self.log().base().index + 1;
         status.last_index = raft.raft_log.last_index();
         status.proposals = self.waiters.len();
+        status.hibernates = self.hibernation.is_some();
         if fully {
             let state = self.conf_state();
             status.in_transition = !state.voters_outgoing.is_empty();
@@ -355,10 +369,7 @@ impl<M: Machine> Group<M> {
                 .collect();
             let others = progress.iter().filter(|(peer, _)| **peer != self.peer);
             status.matched = others.map(|(peer, matched)| (*peer, *matched)).collect();
-            let answers = |peer: &u64| {
-                let heard = self.heard.get(peer);
-                *peer == self.peer || heard.is_some_and(|at| self.ticks - at <= self.patience)
-            };
+            let answers = |peer: &u64| *peer == self.peer || self.is_heard(*peer);
             status.active = progress.keys().copied().filter(answers).collect();
         }
     }

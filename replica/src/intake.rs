@@ -4,6 +4,7 @@ use crate::config::{GroupConfig, GroupId};
 use crate::core::Core;
 use crate::error::{AdminError, ProposeError, ReadError};
 use crate::group::{Group, Waiter};
+use crate::hibernate::News;
 use crate::inbox::{AdminReply, Delivery, Inbox, ProposeReply, ReadReply, Request};
 use crate::machine::{ConfChange, Machine, PeerChange};
 use crate::recover;
@@ -43,6 +44,9 @@ impl<M: Machine> Core<M> {
         self.ticks += 1;
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
+            if self.hibernates(id) {
+                continue;
+            }
             // Ticks come late on a busy machine.
             if self.env.chance("replica.tick.skip", 0.02) {
                 continue;
@@ -52,7 +56,9 @@ impl<M: Machine> Core<M> {
                 self.touched(id);
             }
             self.campaign_early(id);
+            self.hibernate_if_idle(id);
         }
+        self.beat();
     }
 
     /// Any follower may stand for election at any time; raft must be right, and need not be quiet.
@@ -70,6 +76,7 @@ impl<M: Machine> Core<M> {
     fn deliver(&mut self, delivery: Delivery) {
         match delivery {
             Delivery::Messages { from_node, messages, .. } => {
+                self.heard.insert(from_node, self.ticks);
                 for incoming in messages {
                     self.message(from_node, incoming);
                 }
@@ -127,10 +134,12 @@ impl<M: Machine> Core<M> {
             return;
         }
         group.hear(&incoming.message);
+        let news = News::of(&incoming);
         group.step(from_node, incoming.message);
         if is_snapshot && group.raw.raft.raft_log.unstable.snapshot.is_none() {
             self.machine.dismiss(id);
         }
+        self.went_by(id, &news);
         self.touched(id);
     }
 
@@ -209,6 +218,7 @@ impl<M: Machine> Core<M> {
     }
 
     fn queue(&mut self, id: GroupId, proposal: M::Proposal, reply: ProposeReply<M>) {
+        self.wake(id);
         match self.groups.get_mut(&id) {
             None => drop(reply.send(Err(ProposeError::NotHosted))),
             Some(_) if self.env.chance("replica.proposal.busy", 0.002) => {
@@ -222,6 +232,7 @@ impl<M: Machine> Core<M> {
     }
 
     fn read(&mut self, id: GroupId, at_least: u64, reply: ReadReply) {
+        self.wake(id);
         let answer = match self.groups.get_mut(&id) {
             None => ReadError::NotHosted,
             Some(group) if !group.is_leader() => ReadError::NotLeader { leader: group.leader() },
@@ -236,6 +247,7 @@ impl<M: Machine> Core<M> {
     }
 
     fn propose_change(&mut self, id: GroupId, change: &ConfChange, reply: ProposeReply<M>) {
+        self.wake(id);
         let refused = match self.groups.get_mut(&id) {
             None => ProposeError::NotHosted,
             Some(group) if !group.is_leader() => ProposeError::NotLeader { leader: group.leader() },
@@ -263,6 +275,7 @@ impl<M: Machine> Core<M> {
     }
 
     fn transfer(&mut self, id: GroupId, peer: u64) -> Result<(), AdminError> {
+        self.wake(id);
         let group = self.groups.get_mut(&id).ok_or(AdminError::NotHosted)?;
         if !group.is_leader() {
             return Err(AdminError::NotLeader { leader: group.leader() });
@@ -276,6 +289,7 @@ impl<M: Machine> Core<M> {
     }
 
     pub(crate) fn campaign(&mut self, id: GroupId) -> Result<(), AdminError> {
+        self.wake(id);
         let group = self.groups.get_mut(&id).ok_or(AdminError::NotHosted)?;
         if !group.raw.raft.promotable() {
             return Err(AdminError::Refused("this peer has no vote".to_owned()));

@@ -12,7 +12,7 @@
 //! ```
 //! The modules: `driver` is the loop. Each turn it takes in what came (`intake`, from the queues in `inbox`), lets leaders
 //! propose and read (`offer`, `reads`) and does a `round`, the order of things above, with `apply` at its end; `upkeep`
-//! keeps the log short. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
+//! keeps the log short, and `hibernate` spares groups in which nothing happens. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
 //! disk (bytes in `record`), `group_log` one group's part in memory, `storage` shows that to raft-rs, `recover` fits log
 //! and machine together after a start; `facts` tells a simulation what happens. [`transport`] carries messages between nodes, `wire` packs them.
 //!
@@ -35,6 +35,7 @@ mod group;
 mod group_log;
 mod group_set;
 pub mod handle;
+mod hibernate;
 mod inbox;
 mod intake;
 pub mod machine;

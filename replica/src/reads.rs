@@ -47,6 +47,11 @@ impl Reads {
         self.last_read
     }
 
+    /// No read waits for anything.
+    pub(crate) fn is_idle(&self) -> bool {
+        self.gathering.is_empty() && self.rounds.is_empty() && self.applying.is_empty()
+    }
+
     /// Reads wait for a round to begin.
     pub(crate) fn is_gathering(&self) -> bool {
         !self.gathering.is_empty()

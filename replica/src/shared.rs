@@ -38,6 +38,8 @@ pub struct GroupStatus {
     pub active: Vec<u64>,
     /// Proposals that wait for their outcome.
     pub proposals: usize,
+    /// Nothing happens in the group, so it does not even tick.
+    pub hibernates: bool,
 }
 
 impl GroupStatus {

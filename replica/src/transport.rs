@@ -80,6 +80,14 @@ struct Queue {
     bytes: u64,
     /// An overflow was reported and the queue was not emptied since.
     overflowing: bool,
+    /// A batch is to go out even without envelopes.
+    beat: bool,
+}
+
+impl Queue {
+    fn is_idle(&self) -> bool {
+        self.envelopes.is_empty() && !self.beat
+    }
 }
 
 impl Transport {
@@ -117,6 +125,13 @@ impl Transport {
                 }
             }
         }
+    }
+
+    /// Says that this node lives, by whatever goes to `node` next, or by an empty batch.
+    pub(crate) fn beat(&mut self, node: u64) {
+        let lane = self.lane(node);
+        lock(&lane.queue).beat = true;
+        lane.bell.notify_one();
     }
 
     /// Sends a snapshot beside the other messages.
@@ -163,15 +178,10 @@ impl Lane {
         Push::Taken
     }
 
-    /// The next envelopes that travel together.
+    /// The next envelopes that travel together; none for a mere beat.
     async fn take(&self) -> Vec<RaftEnvelope> {
-        loop {
-            let envelopes = self.take_waiting();
-            if !envelopes.is_empty() {
-                return envelopes;
-            }
-            self.bell.notified().await;
-        }
+        self.wait().await;
+        self.take_waiting()
     }
 
     fn take_waiting(&self) -> Vec<RaftEnvelope> {
@@ -187,6 +197,7 @@ impl Lane {
             taken.extend(queue.envelopes.pop_front());
         }
         queue.bytes -= bytes;
+        queue.beat = false;
         if queue.envelopes.is_empty() {
             queue.overflowing = false;
         }
@@ -199,7 +210,7 @@ impl Lane {
     }
 
     async fn wait(&self) {
-        while lock(&self.queue).envelopes.is_empty() {
+        while lock(&self.queue).is_idle() {
             self.bell.notified().await;
         }
     }

@@ -23,7 +23,9 @@ impl<M: Machine> Core<M> {
         let sweep = self.ticks.is_multiple_of(SWEEP_TICKS);
         let ids: Vec<GroupId> = self.groups.keys().copied().collect();
         for id in ids {
-            let Some(group) = self.groups.get_mut(&id) else { continue };
+            let Some(group) = self.groups.get_mut(&id).filter(|group| group.hibernation.is_none()) else {
+                continue;
+            };
             let patience =
                 if self.env.chance("replica.read.expire_early", 0.002) { Duration::ZERO } else { patience };
             group.reads.expire(now, patience);

@@ -16,6 +16,8 @@ pub(crate) struct Incoming {
     pub(crate) group: GroupId,
     pub(crate) message: Message,
     pub(crate) region: Option<RegionDescriptor>,
+    /// A leader's heartbeat, before it stops sending any (see [`crate::hibernate`]).
+    pub(crate) says_hibernate: bool,
 }
 
 impl Incoming {
@@ -25,13 +27,19 @@ impl Incoming {
 }
 
 /// Packs a message.
-pub(crate) fn encode(group: GroupId, message: &Message, region: Option<RegionDescriptor>) -> RaftEnvelope {
+pub(crate) fn encode(
+    group: GroupId,
+    message: &Message,
+    region: Option<RegionDescriptor>,
+    says_hibernate: bool,
+) -> RaftEnvelope {
     RaftEnvelope {
         group_id: group.0,
         message: Bytes::from(message.write_to_bytes().unwrap_or_default()),
         from_peer: message.from,
         to_peer: message.to,
         region,
+        says_hibernate,
     }
 }
 
@@ -43,7 +51,13 @@ pub(crate) fn decode(batch: RaftBatch) -> (Vec<Incoming>, u64, u64) {
     for envelope in batch.envelopes {
         let group = GroupId(envelope.group_id);
         // Read in place: a message is large, and every hand it goes through copies it.
-        messages.push(Incoming { group, message: Message::default(), region: envelope.region });
+        let says_hibernate = envelope.says_hibernate;
+        messages.push(Incoming {
+            group,
+            message: Message::default(),
+            region: envelope.region,
+            says_hibernate,
+        });
         let sound = messages.last_mut().is_some_and(|incoming| {
             let message = &mut incoming.message;
             read(message, &envelope.message).is_ok()
@@ -99,7 +113,7 @@ mod tests {
     }
 
     fn batch(messages: &[Message]) -> RaftBatch {
-        let envelopes = messages.iter().map(|message| encode(GroupId(9), message, None)).collect();
+        let envelopes = messages.iter().map(|message| encode(GroupId(9), message, None, false)).collect();
         RaftBatch { domain: "region".to_owned(), from_node: 1, to_node: 2, envelopes }
     }
 
@@ -107,7 +121,10 @@ mod tests {
     fn what_peers_say_comes_through_unchanged() {
         let heartbeat = message(MessageType::MsgHeartbeat, 3);
         let (messages, bytes, refused) = decode(batch(std::slice::from_ref(&heartbeat)));
-        assert_eq!(messages, [Incoming { group: GroupId(9), message: heartbeat, region: None }]);
+        assert_eq!(
+            messages,
+            [Incoming { group: GroupId(9), message: heartbeat, region: None, says_hibernate: false }]
+        );
         assert!(bytes > 0);
         assert_eq!(refused, 0);
     }

@@ -137,6 +137,8 @@ pub struct WorldConfig {
     pub block_cache_bytes: u64,
     /// Raft tick of stores and roots, in milliseconds.
     pub tick_ms: u64,
+    /// Ticks without activity after which a region hibernates; 0: never.
+    pub hibernate_ticks: u64,
     /// Pause between two heartbeats of a store, in milliseconds.
     pub heartbeat_ms: u64,
     /// Lease of coordinators, in milliseconds.
@@ -227,6 +229,7 @@ impl WorldConfig {
             tail_events: draw.pick(&[2, 16, 128]), // longer ones make every checkpoint dear and reach nothing else
             block_cache_bytes: draw.pick(&[64 << 10, 1 << 20, 16 << 20]),
             tick_ms: draw.pick(&[50, 100, 100, 100]),
+            hibernate_ticks: Draw::new(seed, "config-hibernate").pick(&[0, 3, 10, 30]),
             heartbeat_ms: draw.pick(&[300, 1_000, 3_000]),
             lease_ttl_ms: draw.pick(&[2_000, 5_000, 10_000]),
             clock_rate_ppm: draw.pick(&[0, 200, 10_000]),
@@ -284,6 +287,7 @@ impl WorldConfig {
             tail_events: 4096,
             block_cache_bytes: 16 << 20,
             tick_ms: 100,
+            hibernate_ticks: 0,
             heartbeat_ms: 1_000,
             lease_ttl_ms: 5_000,
             clock_rate_ppm: 0,

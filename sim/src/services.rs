@@ -316,6 +316,8 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
     }
     let mut settings = nokv_raftstore::Config::new(number, workdir(), role.addr(), coordinators(config));
     settings.tick = Duration::from_millis(config.tick_ms);
+    settings.hibernate_after_ticks = config.hibernate_ticks;
+    settings.hibernate_ticks_max = 5 * config.hibernate_ticks;
     settings.max_message_bytes = config.message_bytes;
     settings.max_inflight = config.inflight;
     settings.log_segment_bytes = config.log_segment_bytes;
