@@ -4,7 +4,7 @@
 //!  leader    idle for a while; all it has is committed, applied, and on every peer
 //!              │  its last heartbeats say "hibernate"
 //!  followers   ├── with exactly that log: stop ticking, do not answer
-//!              └── with another log, or missed by the message: answer, or stand for election; that wakes the leader
+//!              └── with another log, or missed by the message: stand for election, which wakes the leader
 //! ```
 //!
 //! Whatever happens in a group wakes it: a proposal, a read, any other message. What a group that does not tick cannot
@@ -115,9 +115,14 @@ impl<M: Machine> Core<M> {
             }
             return;
         }
-        // Heartbeats are no activity, but whoever hibernates and gets one has somebody who does not.
-        let is_beat = matches!(news.kind, MessageType::MsgHeartbeat | MessageType::MsgHeartbeatResponse);
-        if !is_beat || group.hibernation.is_some() {
+        // Heartbeats are no activity, but a follower that gets one has a leader that does not hibernate. Answers to
+        // heartbeats of before come late on a busy node; who has a reason to stay awake stands for election.
+        let is_activity = match news.kind {
+            MessageType::MsgHeartbeat => group.hibernation.is_some(),
+            MessageType::MsgHeartbeatResponse => false,
+            _ => true,
+        };
+        if is_activity {
             self.wake(id);
         }
     }
