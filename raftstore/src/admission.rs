@@ -4,7 +4,7 @@
 //! itself are gRPC errors; problems of routing are region errors inside an OK answer, which clients act upon.
 
 use crate::follow::Terms;
-use crate::region::{Region, Regions, State, epoch_matches, lock, refuse};
+use crate::region::{Region, Regions, State, epoch_matches, is_tombstone, lock, refuse};
 use bytes::Bytes;
 use nokv_proto::admin::v1::{
     ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason, ExecutionAdmissionStatus,
@@ -131,7 +131,7 @@ impl Door {
         let not_hosted = || (Reason::NotHosted, refuse::not_found(context.region_id).into());
         let region = self.regions.get(context.region_id).ok_or_else(not_hosted)?;
         let state = region.state();
-        if crate::graves::is_tombstone(&state.descriptor) {
+        if is_tombstone(&state.descriptor) {
             return Err(not_hosted());
         }
         if !epoch_matches(&state.descriptor, context.region_epoch.as_ref()) {

@@ -14,14 +14,14 @@
 
 use crate::image::FAMILIES;
 use crate::mvcc::stored_bounds;
-use crate::region::Region;
+use crate::region::{Region, is_tombstone};
 use crate::store::Shared;
 use futures_util::future::select;
 use nokv_engine::{Db, WriteBatch};
 use nokv_env::{ClockExt, Env};
 use nokv_proto::coordinator::v1::ListRegionsRequest;
 use nokv_proto::key::{KeyRange, decode_key};
-use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
+use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::AdminError;
 use std::collections::{BTreeMap, BTreeSet};
 use std::pin::pin;
@@ -32,11 +32,6 @@ use std::time::Duration;
 const ROWS_AT_ONCE: usize = 512;
 /// Pause after a clearance that failed.
 const RETRY: Duration = Duration::from_millis(500);
-
-/// Whether this is what is left of a peer.
-pub(crate) fn is_tombstone(region: &RegionDescriptor) -> bool {
-    region.state() == RegionReplicaState::Tombstone
-}
 
 /// Clears away what is left of peers that are gone, for ever. After a start it looks at all tombstones.
 pub(crate) async fn clear(shared: &Shared) {

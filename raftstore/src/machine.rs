@@ -13,7 +13,7 @@ use crate::gc;
 use crate::image;
 use crate::mvcc::Writes;
 use crate::pending::{self, PendingEvents};
-use crate::region::{Region, Regions, epoch_matches, refuse};
+use crate::region::{Region, Regions, epoch_matches, is_tombstone, refuse};
 use crate::split::{self, Halves};
 use crate::store::group_config;
 use bytes::{Buf, Bytes};
@@ -127,8 +127,13 @@ impl StoreMachine {
 
     /// Whether this store's peer of the region has left it. Its group may go on for a moment, without effect.
     fn is_gone(&self, group: GroupId) -> bool {
-        let hosted = self.hosted.get(&group.0);
-        hosted.is_some_and(|hosted| hosted.region.descriptor().state() == RegionReplicaState::Tombstone)
+        self.hosted.get(&group.0).is_some_and(|hosted| is_tombstone(&hosted.region.descriptor()))
+    }
+
+    /// Whether the peer that `region` gives this store, or a later one of the same region, has come and left already.
+    fn has_left(&self, region: &RegionDescriptor) -> bool {
+        let known = self.regions.get(region.region_id).map(|known| known.descriptor());
+        known.is_some_and(|known| is_tombstone(&known) && known.epoch_pair().1 >= region.epoch_pair().1)
     }
 
     /// Records that this store's peer has left the region, which is `now` without it. See [`crate::graves`].
@@ -216,10 +221,7 @@ impl StoreMachine {
             members: right_members.clone(),
         };
         // The other replicas may have been ahead: its peer here came with a snapshot, and was removed again.
-        let outlived =
-            self.regions.get(right.region_id).map(|known| known.descriptor()).is_some_and(|known| {
-                known.state() == RegionReplicaState::Tombstone && known.epoch_pair().1 >= right.epoch_pair().1
-            });
+        let outlived = self.has_left(right);
         let mut batch = WriteBatch::new();
         catalog::put_region(&mut batch, left);
         let gc = parent.gc();
@@ -488,13 +490,9 @@ impl Machine for StoreMachine {
     /// Hosts a peer that a split gave this store while the parent's replica here was too far behind to carry it out.
     fn create_group(&mut self, region: &RegionDescriptor, to_peer: u64) -> Option<GroupConfig> {
         let ours = region.peer_on_store(self.store_id)?.peer_id == to_peer && region.problem().is_none();
-        let known = self.regions.get(region.region_id).map(|known| known.descriptor());
-        let left = known.is_some_and(|known| {
-            known.state() == RegionReplicaState::Tombstone && region.epoch_pair().1 <= known.epoch_pair().1
-        });
         // While another region here has these keys, it has yet to carry out the split.
         if !ours
-            || left
+            || self.has_left(region)
             || self.hosted.contains_key(&region.region_id)
             || self.overlapping(region.region_id, &region.range()).is_some()
         {

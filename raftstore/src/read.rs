@@ -11,9 +11,8 @@
 //! shows in the engine. Had it changed later than that, the snapshot is from before the change, and good.
 
 use crate::admission::{Admitted, Refused};
-use crate::graves::is_tombstone;
 use crate::machine::StoreMachine;
-use crate::region::{Region, epoch_matches, refuse};
+use crate::region::{Region, epoch_matches, is_tombstone, refuse};
 use nokv_engine as engine;
 use nokv_engine::Db;
 use nokv_env::{Env, Fact};

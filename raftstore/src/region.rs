@@ -39,6 +39,11 @@ pub(crate) struct Region {
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
 const READS: u64 = 1 << 63;
 
+/// Whether this is what is left of a peer that is gone, see [`crate::graves`].
+pub(crate) fn is_tombstone(region: &RegionDescriptor) -> bool {
+    region.state() == RegionReplicaState::Tombstone
+}
+
 /// What is known of a region at one moment.
 #[derive(Debug, Clone)]
 pub(crate) struct State {
@@ -52,7 +57,7 @@ pub(crate) struct State {
 impl State {
     /// Whether a raft group of the region runs here.
     pub(crate) fn is_hosted(&self) -> bool {
-        self.peer.is_some() && self.descriptor.state() != RegionReplicaState::Tombstone
+        self.peer.is_some() && !is_tombstone(&self.descriptor)
     }
 
     /// The leader as region peer, if known.

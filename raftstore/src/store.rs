@@ -10,7 +10,7 @@ use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mode::{self, Mode};
 use crate::operations::{self, Operations};
 use crate::pending::PendingEvents;
-use crate::region::Regions;
+use crate::region::{Regions, is_tombstone};
 use crate::resolve::StoreAddresses;
 use crate::service::KvService;
 use crate::split::{self, Halves};
@@ -245,8 +245,7 @@ fn raft_config(config: &Config) -> nokv_replica::Config {
 
 /// The raft group of a region that runs on this store.
 pub(crate) fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> {
-    use nokv_proto::meta::v1::RegionReplicaState::Tombstone;
-    let peer = entry.region.peer_on_store(store_id).filter(|_| entry.region.state() != Tombstone)?;
+    let peer = entry.region.peer_on_store(store_id).filter(|_| !is_tombstone(&entry.region))?;
     let members = entry.members.clone();
     Some(GroupConfig {
         group: GroupId(entry.region.region_id),
