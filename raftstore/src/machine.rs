@@ -248,6 +248,8 @@ impl StoreMachine {
         }
         self.env.probe("store.split.applied");
         self.bells.publish.notify_one();
+        // What was said of the old range says nothing of the new ones.
+        self.bells.gc.notify_one();
         Ok(Reply::Split(Box::new(halves)))
     }
 

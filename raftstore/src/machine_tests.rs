@@ -8,6 +8,7 @@ use crate::region::Regions;
 use crate::testing::{World, crash_after, region};
 use crate::{bells::Bells, mvcc};
 use bytes::Bytes;
+use futures_util::FutureExt;
 use nokv_engine::{Db, Options};
 use nokv_env::mem_disk::{CrashMode, DiskFaults, MemDisk};
 use nokv_proto::kv::v1::{CommitRequest, GetRequest};
@@ -26,6 +27,7 @@ struct Solo {
     world: World,
     platter: Arc<MemDisk>,
     db: Db,
+    bells: Arc<Bells>,
     machine: StoreMachine,
     index: u64,
 }
@@ -49,7 +51,7 @@ impl Solo {
         let bells = Arc::new(Bells::new(0));
         let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);
         let index = entries[0].applied.index;
-        Self { world, platter, db, machine, index }
+        Self { world, platter, db, bells, machine, index }
     }
 
     fn crash(self) -> Self {
@@ -288,6 +290,17 @@ fn a_split_and_its_child_survive_together_or_not_at_all() {
     assert_eq!(solo.ranges(), both);
     assert_eq!(catalog::read_pending(&solo.db).unwrap()[&1], halves.event());
     assert_eq!(solo.read("x").as_deref(), Some(&b"1"[..]));
+}
+
+#[test]
+fn a_split_wakes_whoever_removes_old_versions() {
+    let mut solo = Solo::new();
+    let rings = |solo: &Solo| solo.bells.gc.notified().now_or_never().is_some();
+    solo.write("a", "1", 10);
+    assert!(!rings(&solo));
+    let split = solo.split("m", 100_000);
+    assert!(matches!(solo.apply_split(&split), Reply::Split(_)));
+    assert!(rings(&solo), "both halves are of a version that nothing was said of");
 }
 
 #[test]
