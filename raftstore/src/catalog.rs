@@ -39,6 +39,16 @@ pub struct Position {
     pub term: u64,
 }
 
+impl Position {
+    fn encode(self) -> [u8; 17] {
+        encode_pair(self.index, self.term)
+    }
+
+    fn decode(value: &[u8]) -> Option<Self> {
+        decode_pair(value).map(|(index, term)| Self { index, term })
+    }
+}
+
 /// How far a region is closed to old transactions, and rid of old versions. Part of its replicated state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
 pub struct Gc {
@@ -50,17 +60,11 @@ pub struct Gc {
 
 impl Gc {
     pub(crate) fn encode(self) -> [u8; 17] {
-        let mut value = [VERSION; 17];
-        value[1..9].copy_from_slice(&self.fence.to_be_bytes());
-        value[9..].copy_from_slice(&self.safe_point.to_be_bytes());
-        value
+        encode_pair(self.fence, self.safe_point)
     }
 
-    pub(crate) fn decode(mut value: &[u8]) -> Option<Self> {
-        if value.len() != 17 || value.get_u8() != VERSION {
-            return None;
-        }
-        Some(Self { fence: value.get_u64(), safe_point: value.get_u64() })
+    pub(crate) fn decode(value: &[u8]) -> Option<Self> {
+        decode_pair(value).map(|(fence, safe_point)| Self { fence, safe_point })
     }
 }
 
@@ -133,12 +137,57 @@ fn key(kind: u8, region_id: u64) -> Bytes {
     Bytes::copy_from_slice(&key)
 }
 
+/// 01 | first u64 BE | second u64 BE
+fn encode_pair(first: u64, second: u64) -> [u8; 17] {
+    let mut value = [VERSION; 17];
+    value[1..9].copy_from_slice(&first.to_be_bytes());
+    value[9..].copy_from_slice(&second.to_be_bytes());
+    value
+}
+
+fn decode_pair(mut value: &[u8]) -> Option<(u64, u64)> {
+    if value.len() != 17 || value.get_u8() != VERSION {
+        return None;
+    }
+    Some((value.get_u64(), value.get_u64()))
+}
+
+/// 01 | message
+fn encode_message(message: &impl Message) -> Bytes {
+    let mut value = BytesMut::with_capacity(1 + message.encoded_len());
+    value.put_u8(VERSION);
+    message.encode_raw(&mut value);
+    value.freeze()
+}
+
+fn decode_message<M: Message + Default>(value: &Bytes) -> Option<M> {
+    if value.first() != Some(&VERSION) {
+        return None;
+    }
+    M::decode(value.slice(1..)).ok()
+}
+
+/// All records of a kind by the number in their keys; one that `decode` cannot read is not `what` it should be.
+fn read_kind<T>(
+    db: &Db,
+    kind: u8,
+    what: &'static str,
+    decode: impl Fn(&Bytes) -> Option<T>,
+) -> Result<BTreeMap<u64, T>> {
+    let mut all = BTreeMap::new();
+    for item in db.snapshot().iter(CF_META, key(kind, 0)..=key(kind, u64::MAX)) {
+        let (key, value) = item?;
+        let bad = |what| Error::BadCatalog { key: key.to_vec(), what };
+        let number = key.get(1..).and_then(|number| number.try_into().ok()).map(u64::from_be_bytes);
+        let number = number.ok_or_else(|| bad("key of a wrong length"))?;
+        all.insert(number, decode(&value).ok_or_else(|| bad(what))?);
+    }
+    Ok(all)
+}
+
 /// Records a descriptor.
 pub(crate) fn put_region(batch: &mut WriteBatch, region: &RegionDescriptor) {
-    let mut value = BytesMut::with_capacity(1 + region.encoded_len());
-    value.put_u8(VERSION);
-    region.encode_raw(&mut value);
-    batch.put(CF_META, key(REGION, region.region_id), value.freeze());
+    batch.put(CF_META, key(REGION, region.region_id), encode_message(region));
 }
 
 /// A region's peer left this store: what it was, and nothing of how far it was applied.
@@ -151,7 +200,7 @@ pub(crate) fn put_tombstone(batch: &mut WriteBatch, region: &RegionDescriptor) {
 
 /// Records how far a region is applied.
 pub(crate) fn put_applied(batch: &mut WriteBatch, region_id: u64, applied: Position) {
-    batch.put(CF_META, key(APPLIED, region_id), Bytes::copy_from_slice(&encode_applied(applied)));
+    batch.put(CF_META, key(APPLIED, region_id), Bytes::copy_from_slice(&applied.encode()));
 }
 
 /// Records who votes in a region.
@@ -173,23 +222,12 @@ pub(crate) fn read_gc(snapshot: &nokv_engine::Snapshot, region_id: u64) -> nokv_
 
 /// What [`put_gc`] recorded of all regions.
 pub(crate) fn read_gcs(db: &Db) -> Result<BTreeMap<u64, Gc>> {
-    let mut all = BTreeMap::new();
-    for item in db.snapshot().iter(CF_META, key(GC, 0)..=key(GC, u64::MAX)) {
-        let (key, value) = item?;
-        let bad = |what| Error::BadCatalog { key: key.to_vec(), what };
-        let id = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
-        let id = id.ok_or_else(|| bad("key of a wrong length"))?;
-        all.insert(id, Gc::decode(&value).ok_or_else(|| bad("not a safe point"))?);
-    }
-    Ok(all)
+    read_kind(db, GC, "not a safe point", |value| Gc::decode(value))
 }
 
 /// Records an event that the meta-root has yet to hear.
 pub(crate) fn put_pending(batch: &mut WriteBatch, number: u64, event: &RootEvent) {
-    let mut value = BytesMut::with_capacity(1 + event.encoded_len());
-    value.put_u8(VERSION);
-    event.encode_raw(&mut value);
-    batch.put(CF_META, key(PENDING, number), value.freeze());
+    batch.put(CF_META, key(PENDING, number), encode_message(event));
 }
 
 /// Forgets such an event.
@@ -199,37 +237,7 @@ pub(crate) fn delete_pending(batch: &mut WriteBatch, number: u64) {
 
 /// The events that the meta-root has yet to hear.
 pub(crate) fn read_pending(db: &Db) -> Result<BTreeMap<u64, RootEvent>> {
-    let mut events = BTreeMap::new();
-    for item in db.snapshot().iter(CF_META, key(PENDING, 0)..=key(PENDING, u64::MAX)) {
-        let (key, value) = item?;
-        let bad = |what| Error::BadCatalog { key: key.to_vec(), what };
-        let id = key.get(1..).and_then(|id| id.try_into().ok()).map(u64::from_be_bytes);
-        let event = (value.first() == Some(&VERSION)).then(|| RootEvent::decode(value.slice(1..)).ok());
-        let id = id.ok_or_else(|| bad("key of a wrong length"))?;
-        events.insert(id, event.flatten().ok_or_else(|| bad("not a root event"))?);
-    }
-    Ok(events)
-}
-
-fn encode_applied(applied: Position) -> [u8; 17] {
-    let mut value = [VERSION; 17];
-    value[1..9].copy_from_slice(&applied.index.to_be_bytes());
-    value[9..].copy_from_slice(&applied.term.to_be_bytes());
-    value
-}
-
-fn decode_applied(mut value: Bytes) -> Option<Position> {
-    if value.len() != 17 || value.get_u8() != VERSION {
-        return None;
-    }
-    Some(Position { index: value.get_u64(), term: value.get_u64() })
-}
-
-fn decode_region(value: &Bytes) -> Option<RegionDescriptor> {
-    if value.first() != Some(&VERSION) {
-        return None;
-    }
-    RegionDescriptor::decode(value.slice(1..)).ok()
+    read_kind(db, PENDING, "not a root event", decode_message)
 }
 
 /// The regions of a store, ordered by id.
@@ -249,7 +257,8 @@ pub fn read_entries(db: &Db) -> Result<Vec<Entry>> {
         let id = u64::from_be_bytes(id.try_into().map_err(|_| bad("key of a wrong length"))?);
         match kind {
             REGION => {
-                let region = decode_region(&value).ok_or_else(|| bad("not a region descriptor"))?;
+                let region: RegionDescriptor =
+                    decode_message(&value).ok_or_else(|| bad("not a region descriptor"))?;
                 if region.region_id != id {
                     return Err(bad("descriptor of another region"));
                 }
@@ -258,7 +267,7 @@ pub fn read_entries(db: &Db) -> Result<Vec<Entry>> {
                 }
                 entries.insert(id, region);
             }
-            APPLIED => _ = applied.insert(id, decode_applied(value).ok_or_else(|| bad("not a position"))?),
+            APPLIED => _ = applied.insert(id, Position::decode(&value).ok_or_else(|| bad("not a position"))?),
             MEMBERS => _ = members.insert(id, Members::decode(value).ok_or_else(|| bad("not a membership"))?),
             PENDING => {} // see `read_pending`
             GC => {}      // see `read_gcs`
@@ -281,8 +290,8 @@ mod tests {
         assert_eq!(&key(REGION, 0x0102)[..], [b'r', 0, 0, 0, 0, 0, 0, 1, 2]);
         let applied = Position { index: 0x0304, term: 5 };
         let golden = [1, 0, 0, 0, 0, 0, 0, 3, 4, 0, 0, 0, 0, 0, 0, 0, 5];
-        assert_eq!(encode_applied(applied), golden);
-        assert_eq!(decode_applied(Bytes::copy_from_slice(&golden)), Some(applied));
+        assert_eq!(applied.encode(), golden);
+        assert_eq!(Position::decode(&golden), Some(applied));
         let members =
             Members { voters: vec![1, 300], learners: vec![2], auto_leave: true, ..Members::default() };
         assert_eq!(&members.encode()[..], [1, 2, 1, 0xac, 2, 1, 2, 0, 0, 1]);
@@ -300,7 +309,7 @@ mod tests {
 
     #[test]
     fn damage_is_refused() {
-        assert_eq!(decode_applied(Bytes::from_static(&[1, 2, 3])), None);
+        assert_eq!(Position::decode(&[1, 2, 3]), None);
         for bad in [&[][..], &[2], &[1, 1], &[1, 0, 0, 0, 0], &[1, 0, 0, 0, 0, 2]] {
             assert_eq!(Members::decode(Bytes::copy_from_slice(bad)), None, "{bad:?}");
         }
