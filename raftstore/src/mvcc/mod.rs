@@ -43,7 +43,7 @@ pub use commit::commit;
 pub use gc::{OldLock, collect, garbage, is_forgotten, is_too_old, locks_below, too_old};
 pub use heartbeat::heartbeat;
 pub use prewrite::prewrite;
-pub use read::{batch_get, get};
+pub use read::get;
 pub use resolve::{batch_rollback, check_txn_status, resolve_lock};
 pub use scan::scan;
 

@@ -4,7 +4,7 @@ use super::look;
 use super::record::{Kind, Lock};
 use super::{Reader, Result, key};
 use nokv_proto::id::Timestamp;
-use nokv_proto::kv::v1::{BatchGetRequest, BatchGetResponse, GetRequest, GetResponse};
+use nokv_proto::kv::v1::{GetRequest, GetResponse};
 
 /// What a read may see.
 pub(super) struct View<'a> {
@@ -64,13 +64,6 @@ pub fn get(reader: &impl Reader, request: &GetRequest, wall_ms: u64) -> Result<G
         commit_version: commit_ts,
         ..Default::default()
     })
-}
-
-/// Reads several keys, each at its own version, from one moment of the store.
-pub fn batch_get(reader: &impl Reader, request: &BatchGetRequest, wall_ms: u64) -> Result<BatchGetResponse> {
-    let responses: Result<Vec<_>> =
-        request.requests.iter().map(|request| get(reader, request, wall_ms)).collect();
-    Ok(BatchGetResponse { responses: responses? })
 }
 
 #[cfg(test)]
