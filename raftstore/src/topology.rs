@@ -25,8 +25,8 @@ pub(crate) struct Topology(Mutex<VecDeque<ExecutionTopologyStatus>>);
 pub(crate) struct Transition {
     id: String,
     action: &'static str,
-    /// The regions whose shape it changes; none for a change of leaders.
-    regions: Vec<u64>,
+    /// Whether it changes what the meta-root knows of the region; a change of leaders does not.
+    is_published: bool,
 }
 
 /// How it ended, as far as this store knows.
@@ -55,7 +55,7 @@ impl Outcome {
 
 /// The leader of a region moves.
 pub(crate) fn leader(region: u64, peer: u64) -> Transition {
-    Transition { id: format!("leader:{region}:{peer}"), action: "leader transfer", regions: Vec::new() }
+    Transition { id: format!("leader:{region}:{peer}"), action: "leader transfer", is_published: false }
 }
 
 /// A peer comes; its id is in the region that came out of it, when it was not given.
@@ -67,30 +67,25 @@ pub(crate) fn add(
 ) -> Transition {
     let added =
         result.as_ref().ok().and_then(|region| region.peer_on_store(store)).map_or(peer, |new| new.peer_id);
-    Transition {
-        id: format!("peer:{region}:add:{store}:{added}"),
-        action: "peer change",
-        regions: vec![region],
-    }
+    Transition { id: format!("peer:{region}:add:{store}:{added}"), action: "peer change", is_published: true }
 }
 
 /// A peer of `region` goes.
 pub(crate) fn remove(region: &RegionDescriptor, peer: u64) -> Transition {
     let (id, store) = (region.region_id, region.peer(peer).map_or(0, |peer| peer.store_id));
-    Transition { id: format!("peer:{id}:remove:{store}:{peer}"), action: "peer change", regions: vec![id] }
+    Transition { id: format!("peer:{id}:remove:{store}:{peer}"), action: "peer change", is_published: true }
 }
 
 /// A region is split; `right` is the new one, 0 when there is none.
 pub(crate) fn split(region: u64, right: u64) -> Transition {
-    Transition { id: format!("split:{region}:{region}:{right}"), action: "split", regions: vec![region] }
+    Transition { id: format!("split:{region}:{region}:{right}"), action: "split", is_published: true }
 }
 
 /// Remembers what became of a transition.
 pub(crate) fn note(shared: &Shared, transition: Transition, region_id: u64, outcome: Outcome) {
-    let Transition { id, action, regions } = transition;
+    let Transition { id, action, is_published } = transition;
     let publish = match outcome.told {
-        _ if regions.is_empty() => Publish::NotRequired,
-        Told::Applied | Told::Proposed => Publish::TerminalPending,
+        Told::Applied | Told::Proposed if is_published => Publish::TerminalPending,
         _ => Publish::NotRequired,
     };
     let status = ExecutionTopologyStatus {
