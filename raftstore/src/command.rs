@@ -2,9 +2,10 @@
 //!
 //! ```text
 //! CE | nokv.raft.v1.RaftCmdRequest      header: region id and epoch at proposal; exactly one request
+//! AD | nokv.raft.v1.AdminCommand        changes the shape of the region
 //! ```
 //!
-//! An empty entry is a new leader's and means nothing. `AD` is kept for administrative commands.
+//! An empty entry is a new leader's and means nothing.
 
 use bytes::{BufMut, Bytes, BytesMut};
 use nokv_proto::meta::v1::RegionEpoch;
