@@ -45,7 +45,8 @@ impl MetadataRoot for Service {
         _request: Request<meta::MetadataRootSnapshotRequest>,
     ) -> Answer<meta::MetadataRootSnapshotResponse> {
         if self.is_leader() {
-            self.read_index().await?;
+            // A node that leads no more answers as the follower that it is.
+            let _ = self.catch_up().await?;
         }
         let checkpoint = Some(self.shared.lock().image.state.checkpoint());
         Ok(Response::new(meta::MetadataRootSnapshotResponse { checkpoint }))
@@ -154,7 +155,7 @@ impl MetadataRoot for Service {
     ) -> Answer<meta::MetadataRootObserveTailResponse> {
         let request = request.into_inner();
         if request.linearizable {
-            self.lead_now().await?;
+            self.catch_up().await?.map_err(not_leader)?;
         }
         let seen = self.observe(request.after);
         Ok(Response::new(meta::MetadataRootObserveTailResponse {
@@ -217,24 +218,13 @@ impl Service {
         }
     }
 
-    /// Waits until everything committed before the call is applied here.
-    async fn read_index(&self) -> Result<(), Status> {
+    /// Waits until everything committed before the call is applied here. Only the leader can; another node says who that
+    /// is, 0 when it does not know.
+    async fn catch_up(&self) -> Result<Result<(), u64>, Status> {
         let read = until_stop(&self.stop, self.handle.read_index(GROUP, 0));
         match self.env.clock.timeout(self.request_timeout, read).await {
-            // A node that is no longer leader answers as the follower it is.
-            Ok(Ok(Ok(_) | Err(ReadError::NotLeader { .. }))) => Ok(()),
-            Ok(Err(Stopping)) => Err(stopping()),
-            Ok(Ok(Err(error))) => Err(Status::unavailable(format!("metadata root: {error}"))),
-            Err(_) => Err(Status::unavailable("metadata root: no quorum in time")),
-        }
-    }
-
-    /// The same, for the leader alone.
-    async fn lead_now(&self) -> Result<(), Status> {
-        let read = until_stop(&self.stop, self.handle.read_index(GROUP, 0));
-        match self.env.clock.timeout(self.request_timeout, read).await {
-            Ok(Ok(Ok(_))) => Ok(()),
-            Ok(Ok(Err(ReadError::NotLeader { leader }))) => Err(not_leader(leader.unwrap_or(0))),
+            Ok(Ok(Ok(_))) => Ok(Ok(())),
+            Ok(Ok(Err(ReadError::NotLeader { leader }))) => Ok(Err(leader.unwrap_or(0))),
             Ok(Err(Stopping)) => Err(stopping()),
             Ok(Ok(Err(error))) => Err(Status::unavailable(format!("metadata root: {error}"))),
             Err(_) => Err(Status::unavailable("metadata root: no quorum in time")),
