@@ -180,9 +180,7 @@ impl Shared {
         let token = reply.token.unwrap_or_default();
         let known = after.map(|token| token.revision);
         if known == Some(token.revision) {
-            let mut view = self.view();
-            view.root_error = None;
-            view.saw(&token);
+            self.view().learn(None, token);
             return Ok(());
         }
         let (checkpoint, token) = match reply.checkpoint {
@@ -205,10 +203,7 @@ impl Shared {
             let reply = self.root.newest(deadline, after).await?;
             let token = reply.token.unwrap_or_default();
             let mut view = self.view();
-            match reply.checkpoint {
-                Some(checkpoint) => view.install(checkpoint, token),
-                None => view.saw(&token),
-            }
+            view.learn(reply.checkpoint, token);
             // More may have been committed meanwhile, and heard of.
             if view.root_lag() == 0 {
                 break;

@@ -72,6 +72,15 @@ impl View {
         self.root_error = None;
     }
 
+    /// Takes in an answer of the root that knows all that the view knows: a checkpoint, or none when nothing has changed.
+    pub fn learn(&mut self, checkpoint: Option<meta::RootCheckpoint>, token: meta::RootTailToken) {
+        match checkpoint {
+            Some(checkpoint) => self.install(checkpoint, token),
+            None => self.saw(&token),
+        }
+        self.root_error = None;
+    }
+
     /// Remembers the newest token mentioned anywhere.
     pub fn saw(&mut self, token: &meta::RootTailToken) {
         if token.revision > self.newest_token.revision {
@@ -255,4 +264,39 @@ fn region_of(report: &pb::RegionReport) -> u64 {
 /// Whether it is the report of this peer as leader.
 fn is_of(report: &pb::RegionReport, peer: u64) -> bool {
     report.leader && report.peer_id == peer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(revision: u64) -> meta::RootTailToken {
+        meta::RootTailToken { cursor: Some(meta::RootCursor { term: 1, index: revision }), revision }
+    }
+
+    fn checkpoint(cluster_epoch: u64) -> meta::RootCheckpoint {
+        let state = meta::RootState { cluster_epoch, ..Default::default() };
+        meta::RootCheckpoint { state: Some(state), ..Default::default() }
+    }
+
+    #[test]
+    fn a_late_answer_does_not_undo_what_is_known() {
+        let mut view = View::default();
+        view.install(checkpoint(9), token(9));
+        view.root_error = Some("gone".to_owned());
+        view.install(checkpoint(8), token(8));
+        assert_eq!((view.state.cluster_epoch, view.token), (9, Some(token(9))));
+        assert!(view.root_error.is_some(), "who lags behind is no proof that the roots serve");
+    }
+
+    #[test]
+    fn an_answer_of_the_leader_ends_the_error_whether_it_brings_news_or_none() {
+        let mut view = View::default();
+        for (answer, epoch) in [(Some(checkpoint(9)), 9), (None, 9), (Some(checkpoint(10)), 10)] {
+            view.root_error = Some("gone".to_owned());
+            view.learn(answer, token(epoch));
+            assert_eq!((view.state.cluster_epoch, view.root_lag()), (epoch, 0));
+            assert_eq!(view.root_error, None);
+        }
+    }
 }
