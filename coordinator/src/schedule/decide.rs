@@ -270,9 +270,12 @@ impl<'a> Rules<'a> {
 
     /// The move from the fullest to the emptiest stores that evens out most.
     fn best_move(&self) -> Option<(u64, Action, String)> {
-        let mut sources: Vec<(u64, u64)> = self.load.iter().map(|(store, load)| (*load, *store)).collect();
-        sources.sort_unstable_by(|a, b| b.cmp(a));
+        let sources = most_first(&self.load);
+        let lightest = sources.last().map_or(0, |(load, _)| *load);
         for (heavy, from) in sources {
+            if heavy < lightest + REPLICA + MARGIN {
+                break; // No replica weighs less, and all further stores carry less.
+            }
             let store = self.picture.store(from);
             if !store.up || store.leaving {
                 continue;
@@ -282,12 +285,12 @@ impl<'a> Rules<'a> {
                 let peer = region.peer_on(from)?;
                 let to = self.place(region).ok()?;
                 let (light, weight) = (self.load.get(&to).copied()?, self.weights.get(id).copied()?);
-                let gap = heavy.checked_sub(light)?.checked_sub(weight + MARGIN)?;
+                heavy.checked_sub(light)?.checked_sub(weight + MARGIN)?;
                 // What is left of the difference; leaders stay when others can go.
                 let rest = (heavy - light).abs_diff(2 * weight);
-                Some(((rest, region.leader == Some(peer)), *id, peer, to, gap, light))
+                Some(((rest, region.leader == Some(peer)), *id, peer, to, light))
             });
-            if let Some((_, id, peer, to, _, light)) = fitting.min_by_key(|(rank, id, ..)| (*rank, *id)) {
+            if let Some((_, id, peer, to, light)) = fitting.min_by_key(|(rank, id, ..)| (*rank, *id)) {
                 let reason =
                     format!("store {from} carries {}, store {to} {}", in_regions(heavy), in_regions(light));
                 return Some((id, Action::Move { peer, store: to }, reason));
@@ -306,13 +309,16 @@ impl<'a> Rules<'a> {
 
     /// The first region of the store that leads most that another store could lead, which leads at least two fewer.
     fn best_transfer(&self) -> Option<(u64, Action, String)> {
-        let mut sources: Vec<(u64, u64)> = self.leads.iter().map(|(store, leads)| (*leads, *store)).collect();
-        sources.sort_unstable_by(|a, b| b.cmp(a));
+        let sources = most_first(&self.leads);
+        let fewest = sources.last().map_or(0, |(leads, _)| *leads);
         let can_lead = |region: &RegionState, peer: &RegionPeer| {
             let store = self.picture.store(peer.store_id);
             store.up && !store.leaving && !region.is_learner(*peer) && !region.silent.contains(&peer.peer_id)
         };
         for (many, from) in sources {
+            if many < fewest + 2 {
+                break; // All further stores lead even fewer.
+            }
             let led =
                 self.free.iter().filter(|(_, region)| region.leader.is_some_and(|l| l.store_id == from));
             for (id, region) in led {
@@ -328,6 +334,13 @@ impl<'a> Rules<'a> {
         }
         None
     }
+}
+
+/// What stores carry, each with its store; most first.
+fn most_first(carried: &BTreeMap<u64, u64>) -> Vec<(u64, u64)> {
+    let mut stores: Vec<(u64, u64)> = carried.iter().map(|(store, much)| (*much, *store)).collect();
+    stores.sort_unstable_by(|a, b| b.cmp(a));
+    stores
 }
 
 /// What a replica of each region weighs.
