@@ -6,6 +6,7 @@
 # usage: grow_and_shrink.sh [--workdir DIR]
 set -eu
 cd "$(dirname "$0")/../.."
+. scripts/test/lib.sh
 work=
 while [ $# -gt 0 ]; do
     case $1 in
@@ -13,22 +14,13 @@ while [ $# -gt 0 ]; do
     *) echo "unknown argument $1" >&2 && exit 2 ;;
     esac
 done
-[ -n "$work" ] || work=$(mktemp -d)
-mkdir -p "$work"
-[ -x target/release/nokv ] || cargo build --release
-nokv=$PWD/target/release/nokv
-cluster="$PWD/scripts/dev/cluster.sh"
-dir=$work/cluster
-export NOKV_COORDINATOR_ADDR=127.0.0.1:2379,127.0.0.1:2378
-
-say() { printf '== %s\n' "$*"; }
-die() { printf 'FAILED: %s\n' "$*" >&2 && exit 1; }
+prepare "$work"
 
 declare -A serving
 cleanup() {
     touch "$work/stop"
     kill -9 "${serving[@]}" 2>/dev/null || true
-    "$cluster" --workdir "$dir" stop >/dev/null 2>&1 || true
+    stop_cluster
 }
 trap cleanup EXIT
 
@@ -37,13 +29,6 @@ serve() { # a store that nobody has heard of
         --coordinator-addr $NOKV_COORDINATOR_ADDR >>"$work/store-$1.log" 2>&1 &
     serving[$1]=$!
     disown
-}
-
-kill_hard() { # of the cluster that was there first
-    say "kill -9 $1"
-    kill -9 "$(cat "$dir/pids/$1")"
-    sleep 2
-    "$cluster" --workdir "$dir" restart "$1"
 }
 
 # Writes keys one after the other until told to stop; says which were acknowledged, and after how many milliseconds.
@@ -59,11 +44,7 @@ write() {
     done
 }
 
-"$cluster" --workdir "$dir" --coordinators 2 --background
-for _ in $(seq 120); do
-    "$nokv" put 'probe' yes >/dev/null 2>&1 && "$nokv" del 'probe' >/dev/null 2>&1 && break
-    sleep 0.5
-done
+start_cluster
 write &
 writer=$!
 sleep 3
@@ -83,12 +64,12 @@ for store in 1 2; do
     "$nokv" store decommission "$store" --wait 240s >"$work/decommission-$store" 2>&1 &
     waiting=$!
     sleep 4
-    [ "$store" = 1 ] && kill_hard coordinator-1 || kill_hard meta-root-1
+    [ "$store" = 1 ] && kill_hard coordinator-1 2 || kill_hard meta-root-1 2
     sleep 6
-    kill_hard store-3
+    kill_hard store-3 2
     wait $waiting || { cat "$work/decommission-$store" >&2 && die "store-$store did not get empty"; }
     tail -n 1 "$work/decommission-$store"
-    kill -9 "$(cat "$dir/pids/store-$store")"
+    kill -9 "$(pid "store-$store")"
 done
 sleep 5
 touch "$work/stop"

@@ -6,6 +6,7 @@
 # usage: import_under_fire.sh [--workdir DIR] [--records N]
 set -eu
 cd "$(dirname "$0")/../.."
+. scripts/test/lib.sh
 work= records=150000
 while [ $# -gt 0 ]; do
     case $1 in
@@ -14,17 +15,8 @@ while [ $# -gt 0 ]; do
     *) echo "unknown argument $1" >&2 && exit 2 ;;
     esac
 done
-[ -n "$work" ] || work=$(mktemp -d)
-mkdir -p "$work"
-[ -x target/release/nokv ] || cargo build --release
-nokv=$PWD/target/release/nokv
-cluster="$PWD/scripts/dev/cluster.sh"
-dir=$work/cluster
-coordinators=127.0.0.1:2379,127.0.0.1:2378
-export NOKV_COORDINATOR_ADDR=$coordinators
-
-say() { printf '== %s\n' "$*"; }
-die() { printf 'FAILED: %s\n' "$*" >&2 && exit 1; }
+prepare "$work"
+trap stop_cluster EXIT
 
 # The word list: Debian's, straight from its package when it is not installed; else this repository's own words.
 words() {
@@ -42,34 +34,11 @@ words() {
     fi
 }
 
-cleanup() {
-    "$cluster" --workdir "$dir" stop >/dev/null 2>&1 || true
-}
-trap cleanup EXIT
-
 words | awk '{ printf "%s\t%d:%s:%s\n", $0, NR, $0, $0 }' | LC_ALL=C sort -t "$(printf '\t')" -k1,1 -u >"$work/data.tsv"
 total=$(wc -l <"$work/data.tsv")
 # A keyed shuffle, so that the import touches both regions all the time.
 LC_ALL=C awk '{ printf "%s\t%s\n", (NR * 7919) % 1000003, $0 }' "$work/data.tsv" | sort -n | cut -f2- >"$work/import.tsv"
 say "$total records"
-
-start_cluster() {
-    "$cluster" --workdir "$dir" --coordinators 2 --background
-    for _ in $(seq 120); do
-        "$nokv" put '~probe~' yes >/dev/null 2>&1 && "$nokv" del '~probe~' >/dev/null 2>&1 && return 0
-        sleep 0.5
-    done
-    die 'the cluster does not serve'
-}
-
-pid() { cat "$dir/pids/$1"; }
-kill_hard() {
-    say "kill -9 $1 (pid $(pid "$1"))"
-    kill -9 "$(pid "$1")"
-    sleep "${2:-3}"
-    "$cluster" --workdir "$dir" restart "$1"
-    say "restarted $1"
-}
 
 leading() { # what: store | coordinator | meta-root, as `nokv status` names it
     local name
