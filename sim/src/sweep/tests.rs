@@ -27,7 +27,7 @@ fn verdict(seed: u64) -> Verdict {
 }
 
 fn failing(seed: u64) -> Verdict {
-    let failure = Failure { checker: "bank".to_owned(), facts: "1 < 2".to_owned(), at_ns: 5 };
+    let failure = Failure { checker: "transactions".to_owned(), facts: "1 < 2".to_owned(), at_ns: 5 };
     Verdict { failure: Some(failure), ..verdict(seed) }
 }
 
