@@ -1,7 +1,7 @@
 //! Flags of the commands that talk to a live cluster.
 
 use super::Scope;
-use super::values::{Addresses, IdAddress, address, addresses, id_address, positive_duration};
+use super::values::{Addresses, IdAddress, address, addresses, id, id_address, positive_duration};
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -226,11 +226,14 @@ pub enum Region {
     /// Split the region that holds a key, so that the key begins a new one
     Split(RegionSplit),
     /// Move the leader of a region to another store
-    TransferLeader(RegionTransferLeader),
+    #[command(mut_arg("store", |store| store.help("The store that shall lead it")))]
+    TransferLeader(RegionOnStore),
     /// Give a region a peer on another store, and wait until it votes
+    #[command(mut_arg("store", |store| store.help("The store that gets a peer")))]
     AddPeer(RegionAddPeer),
     /// Take a region's peer off a store
-    RemovePeer(RegionRemovePeer),
+    #[command(mut_arg("store", |store| store.help("The store whose peer goes")))]
+    RemovePeer(RegionOnStore),
 }
 
 /// `nokv region split`.
@@ -246,18 +249,29 @@ pub struct RegionSplit {
     pub cluster: Cluster,
 }
 
-/// `nokv region transfer-leader`.
+/// `nokv region transfer-leader` and `nokv region remove-peer`.
 #[derive(Debug, Clone, Args)]
-pub struct RegionTransferLeader {
+pub struct RegionOnStore {
     /// The region
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = id)]
     pub region: u64,
-    /// The store that shall lead it
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    /// The store
+    #[arg(long, value_name = "ID", value_parser = id)]
     pub store: u64,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// `nokv region add-peer`.
+#[derive(Debug, Clone, Args)]
+pub struct RegionAddPeer {
+    /// Where.
+    #[command(flatten)]
+    pub on: RegionOnStore,
+    /// The id of the new peer [default: one from the coordinator]
+    #[arg(long, value_name = "ID", value_parser = id)]
+    pub peer: Option<u64>,
 }
 
 /// `nokv operators`.
@@ -267,7 +281,7 @@ pub struct RegionTransferLeader {
 )]
 pub struct Operators {
     /// Only those of this region
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = id)]
     pub region: Option<u64>,
     /// How to reach the cluster.
     #[command(flatten)]
@@ -289,7 +303,7 @@ pub enum Store {
 )]
 pub struct Decommission {
     /// The store
-    #[arg(value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(value_name = "ID", value_parser = id)]
     pub store: u64,
     /// Take the order back
     #[arg(long, conflicts_with = "wait")]
@@ -302,37 +316,6 @@ pub struct Decommission {
     pub cluster: Cluster,
 }
 
-/// `nokv region add-peer`.
-#[derive(Debug, Clone, Args)]
-pub struct RegionAddPeer {
-    /// The region
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
-    pub region: u64,
-    /// The store that gets a peer
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
-    pub store: u64,
-    /// The id of the new peer [default: one from the coordinator]
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
-    pub peer: Option<u64>,
-    /// How to reach the cluster.
-    #[command(flatten)]
-    pub cluster: Cluster,
-}
-
-/// `nokv region remove-peer`.
-#[derive(Debug, Clone, Args)]
-pub struct RegionRemovePeer {
-    /// The region
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
-    pub region: u64,
-    /// The store whose peer goes
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
-    pub store: u64,
-    /// How to reach the cluster.
-    #[command(flatten)]
-    pub cluster: Cluster,
-}
-
 /// `nokv execution`.
 #[derive(Debug, Clone, Args)]
 pub struct Execution {
@@ -340,7 +323,7 @@ pub struct Execution {
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub addr: String,
     /// Only changes of this region
-    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    #[arg(long, value_name = "ID", value_parser = id)]
     pub region: Option<u64>,
     /// Only this transition
     #[arg(long, value_name = "ID", default_value = "")]

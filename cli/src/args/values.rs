@@ -111,11 +111,9 @@ pub fn id_address(text: &str) -> Result<IdAddress, String> {
     let Some((id, addr)) = text.split_once('=') else {
         return Err(format!("'{text}' has no '='; want id=host:port, like 1=127.0.0.1:3380"));
     };
-    match id.trim().parse() {
-        Ok(0) => Err("ids start at 1".into()),
-        Ok(id) => Ok(IdAddress { id, addr: address(addr.trim())? }),
-        Err(_) => Err(format!("'{id}' is not an id; want id=host:port, like 1=127.0.0.1:3380")),
-    }
+    let id = self::id(id.trim())
+        .map_err(|why| format!("'{id}' is no id: {why}; want id=host:port, like 1=127.0.0.1:3380"))?;
+    Ok(IdAddress { id, addr: address(addr.trim())? })
 }
 
 /// An id above zero.

@@ -1,6 +1,6 @@
 //! `nokv region`: what an operator does to one region of a live cluster.
 
-use crate::args::client::{Region, RegionAddPeer, RegionRemovePeer, RegionSplit, RegionTransferLeader};
+use crate::args::client::{Region, RegionAddPeer, RegionOnStore, RegionSplit};
 use crate::args::{Format, Global};
 use crate::cmd::{kv, reach, regions};
 use crate::errors::{Code, Failure, Result};
@@ -66,6 +66,15 @@ impl Leaders {
         Ok(known.map(|info| (store, info.address)))
     }
 
+    /// The same. While it is not known it waits a moment, and says `None`.
+    async fn leader_now(&self, what: &str, route: &RegionRoute) -> Result<Option<(u64, String)>> {
+        let leader = self.leader(route).await?;
+        if leader.is_none() {
+            self.again(what, &Status::unavailable("the region has no known leader")).await?;
+        }
+        Ok(leader)
+    }
+
     /// Whether the command is worth another try after `cause`; the failure when time is up or it never will be.
     async fn again(&self, what: &str, cause: &Status) -> Result {
         let passing = [Grpc::FailedPrecondition, Grpc::Unavailable, Grpc::Aborted, Grpc::NotFound];
@@ -101,11 +110,7 @@ async fn split(env: &Env, args: &RegionSplit, global: &Global) -> Result<u8> {
             eprintln!("note: nothing to do, a region begins there");
             return show(&[(region, None)], global);
         }
-        let Some((_, address)) = leaders.leader(&route).await? else {
-            let text = format!("region {} has no known leader", region.region_id);
-            leaders.again(&what, &Status::unavailable(text)).await?;
-            continue;
-        };
+        let Some((_, address)) = leaders.leader_now(&what, &route).await? else { continue };
         let request = SplitRegionRequest { region_id: region.region_id, split_key: key.clone() };
         match RaftAdminClient::new(env.net.connect(&address)).split_region(request).await {
             Ok(halves) => {
@@ -118,7 +123,7 @@ async fn split(env: &Env, args: &RegionSplit, global: &Global) -> Result<u8> {
     }
 }
 
-async fn transfer_leader(env: &Env, args: &RegionTransferLeader, global: &Global) -> Result<u8> {
+async fn transfer_leader(env: &Env, args: &RegionOnStore, global: &Global) -> Result<u8> {
     let leaders = Leaders::new(env, &args.cluster)?;
     let what = format!("move the leader of region {} to store {}", args.region, args.store);
     loop {
@@ -128,41 +133,31 @@ async fn transfer_leader(env: &Env, args: &RegionTransferLeader, global: &Global
             let text = format!("region {} has no peer on store {}", args.region, args.store);
             return Err(Failure::new(Code::Refused, text).next("nokv regions"));
         };
-        match leaders.leader(&route).await? {
-            Some((store, _)) if store == args.store => {
-                return show(&[(region, Some(store))], global);
-            }
-            Some((_, address)) => {
-                let request = TransferLeaderRequest { region_id: args.region, peer_id: peer.peer_id };
-                let mut admin = RaftAdminClient::new(env.net.connect(&address));
-                let asked = admin.transfer_leader(request).await;
-                let seen = asked.err().unwrap_or_else(|| Status::unavailable("the leader has not moved yet"));
-                leaders.again(&what, &seen).await?;
-            }
-            None => leaders.again(&what, &Status::unavailable("the region has no known leader")).await?,
+        let Some((leader, address)) = leaders.leader_now(&what, &route).await? else { continue };
+        if leader == args.store {
+            return show(&[(region, Some(leader))], global);
         }
+        let request = TransferLeaderRequest { region_id: args.region, peer_id: peer.peer_id };
+        let asked = RaftAdminClient::new(env.net.connect(&address)).transfer_leader(request).await;
+        let seen = asked.err().unwrap_or_else(|| Status::unavailable("the leader has not moved yet"));
+        leaders.again(&what, &seen).await?;
     }
 }
 
 async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8> {
-    let leaders = Leaders::new(env, &args.cluster)?;
-    let what = format!("add a peer of region {} on store {}", args.region, args.store);
+    let RegionOnStore { region: region_id, store: store_id, cluster } = &args.on;
+    let (region_id, store_id) = (*region_id, *store_id);
+    let leaders = Leaders::new(env, cluster)?;
+    let what = format!("add a peer of region {region_id} on store {store_id}");
     let stores = leaders.reach.client.list_stores().await.map_err(|error| leaders.reach.failure(&error))?;
-    if !stores.iter().any(|info| info.store_id == args.store) {
-        let text = format!("no store {} has joined the cluster", args.store);
+    if !stores.iter().any(|info| info.store_id == store_id) {
+        let text = format!("no store {store_id} has joined the cluster");
         return Err(Failure::new(Code::Refused, text).next("nokv serve --store-id ID ..."));
     }
-    let request = AddPeerRequest {
-        region_id: args.region,
-        store_id: args.store,
-        peer_id: args.peer.unwrap_or_default(),
-    };
+    let request = AddPeerRequest { region_id, store_id, peer_id: args.peer.unwrap_or_default() };
     loop {
-        let route = leaders.region(args.region).await?;
-        let Some((leader, address)) = leaders.leader(&route).await? else {
-            leaders.again(&what, &Status::unavailable("the region has no known leader")).await?;
-            continue;
-        };
+        let route = leaders.region(region_id).await?;
+        let Some((leader, address)) = leaders.leader_now(&what, &route).await? else { continue };
         let mut admin = RaftAdminClient::new(env.net.connect(&address));
         // Asked again it does nothing; so the answer also says how things are.
         let region = match admin.add_peer(request).await {
@@ -172,11 +167,11 @@ async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8
                 continue;
             }
         };
-        let status = RegionRuntimeStatusRequest { region_id: args.region };
+        let status = RegionRuntimeStatusRequest { region_id };
         let seen = match admin.region_runtime_status(status).await {
             Ok(reply) => {
                 let learners = reply.into_inner().learner_peer_ids;
-                let peer = region.peer_on_store(args.store).map(|peer| peer.peer_id);
+                let peer = region.peer_on_store(store_id).map(|peer| peer.peer_id);
                 if peer.is_some_and(|peer| !learners.contains(&peer)) {
                     return show(&[(region, Some(leader))], global);
                 }
@@ -188,21 +183,18 @@ async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8
     }
 }
 
-async fn remove_peer(env: &Env, args: &RegionRemovePeer, global: &Global) -> Result<u8> {
+async fn remove_peer(env: &Env, args: &RegionOnStore, global: &Global) -> Result<u8> {
     let leaders = Leaders::new(env, &args.cluster)?;
     let what = format!("remove the peer of region {} on store {}", args.region, args.store);
     loop {
         let route = leaders.region(args.region).await?;
         let region = route.descriptor.clone().unwrap_or_default();
-        let leader = leaders.leader(&route).await?;
         let Some(peer) = region.peer_on_store(args.store) else {
             eprintln!("note: nothing to do, store {} has no peer of region {}", args.store, args.region);
-            return show(&[(region, leader.map(|(store, _)| store))], global);
+            let leader = leaders.leader(&route).await?.map(|(store, _)| store);
+            return show(&[(region, leader)], global);
         };
-        let Some((leader, address)) = leader else {
-            leaders.again(&what, &Status::unavailable("the region has no known leader")).await?;
-            continue;
-        };
+        let Some((leader, address)) = leaders.leader_now(&what, &route).await? else { continue };
         let request = RemovePeerRequest { region_id: args.region, peer_id: peer.peer_id };
         match RaftAdminClient::new(env.net.connect(&address)).remove_peer(request).await {
             Ok(reply) => {
