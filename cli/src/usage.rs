@@ -7,13 +7,18 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 const SIMILAR: f64 = 0.75;
 
 /// The known name that is most like `name`.
-pub fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
+fn nearest<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     known
         .into_iter()
         .map(|candidate| (strsim::jaro_winkler(name, candidate), candidate))
         .filter(|(likeness, _)| *likeness > SIMILAR)
         .max_by(|a, b| a.0.total_cmp(&b.0))
         .map(|(_, candidate)| candidate)
+}
+
+/// What to add to the message that `name` is unknown, if a known one is like it.
+pub fn near_miss<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Option<String> {
+    nearest(name, known).map(|near| format!("; did you mean '{near}'?"))
 }
 
 /// Says in our words what is wrong with the command line.
@@ -46,10 +51,9 @@ pub fn failure(error: &clap::Error) -> Failure {
                 (_, Some(why)) if why.contains(&format!("'{value}'")) => format!("{flag}: {why}"),
                 (_, Some(why)) => format!("{flag}: '{value}' {why}"),
             };
-            if let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue)
-                && !valid.is_empty()
-            {
-                message.push_str(&format!("; one of: {}", valid.join(", ")));
+            let valid = text(error, ContextKind::ValidValue);
+            if !valid.is_empty() {
+                message.push_str(&format!("; one of: {valid}"));
             }
             suggest(&mut message, error, ContextKind::SuggestedValue);
             Failure::usage(message)
@@ -71,23 +75,23 @@ fn first_lines(error: &clap::Error) -> String {
 }
 
 fn suggest(message: &mut String, error: &clap::Error, kind: ContextKind) {
-    let names = match error.get(kind) {
-        Some(ContextValue::String(name)) => vec![name.clone()],
-        Some(ContextValue::Strings(names)) => names.clone(),
-        _ => Vec::new(),
-    };
-    if !names.is_empty() {
-        let quoted: Vec<String> = names.iter().map(|name| format!("'{name}'")).collect();
+    let quoted: Vec<String> = texts(error, kind).iter().map(|name| format!("'{name}'")).collect();
+    if !quoted.is_empty() {
         message.push_str(&format!("; did you mean {}?", quoted.join(" or ")));
     }
 }
 
 fn text(error: &clap::Error, kind: ContextKind) -> String {
+    texts(error, kind).join(", ")
+}
+
+/// What clap knows of a kind.
+fn texts(error: &clap::Error, kind: ContextKind) -> Vec<String> {
     match error.get(kind) {
-        Some(ContextValue::String(text)) => text.clone(),
-        Some(ContextValue::Strings(texts)) => texts.join(", "),
-        Some(other) => other.to_string(),
-        None => String::new(),
+        Some(ContextValue::String(text)) => vec![text.clone()],
+        Some(ContextValue::Strings(texts)) => texts.clone(),
+        Some(ContextValue::None) | None => Vec::new(),
+        Some(other) => vec![other.to_string()],
     }
 }
 

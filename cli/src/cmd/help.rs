@@ -3,7 +3,7 @@
 use crate::args::{Cli, tools};
 use crate::errors::{Code, Failure, Result, table};
 use crate::output::Out;
-use crate::usage::nearest;
+use crate::usage::near_miss;
 use clap::CommandFactory;
 
 /// Prints help on a topic.
@@ -34,9 +34,6 @@ fn command_help(path: &[String]) -> Result<String> {
 
 fn unknown(name: &str, mut known: Vec<String>) -> Failure {
     known.push("errors".into());
-    let mut message = format!("no help on '{name}'");
-    if let Some(near) = nearest(name, known.iter().map(String::as_str)) {
-        message.push_str(&format!("; did you mean '{near}'?"));
-    }
-    Failure::new(Code::UnknownCommand, message).next("nokv help")
+    let near = near_miss(name, known.iter().map(String::as_str)).unwrap_or_default();
+    Failure::new(Code::UnknownCommand, format!("no help on '{name}'{near}")).next("nokv help")
 }

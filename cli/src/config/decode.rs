@@ -3,7 +3,7 @@
 use super::json::{Json, Node, Pos};
 use super::model::{Cluster, Coordinator, MetaRoot, Region, Store};
 use crate::args::values;
-use crate::usage::nearest;
+use crate::usage::near_miss;
 use std::path::PathBuf;
 
 /// Something wrong in the file.
@@ -272,10 +272,8 @@ impl<'a> Object<'a> {
     /// Reports members that nobody asked for.
     fn close(self, problems: &mut Problems) {
         for (name, pos, ..) in self.members.iter().filter(|member| !member.3) {
-            let hint = match nearest(name, self.asked.iter().copied()) {
-                Some(near) => format!("; did you mean '{near}'?"),
-                None => format!("; known: {}", self.asked.join(", ")),
-            };
+            let hint = near_miss(name, self.asked.iter().copied())
+                .unwrap_or_else(|| format!("; known: {}", self.asked.join(", ")));
             problems.add(*pos, format!("{}: unknown member '{name}'{hint}", self.what));
         }
     }
