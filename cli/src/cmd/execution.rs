@@ -1,11 +1,11 @@
 //! `nokv execution`: what a store did last, whether it is whole, and what became of changes to its regions.
 
 use crate::args::client::Execution;
-use crate::args::values::show_duration;
 use crate::args::{Format, Global};
+use crate::cmd::reach::{self, NoAnswer};
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
-use nokv_env::{ClockExt, Env};
+use nokv_env::Env;
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{
     ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason, ExecutionAdmissionStatus,
@@ -13,27 +13,16 @@ use nokv_proto::admin::v1::{
     ExecutionTopologyOutcome as Outcome, ExecutionTopologyStatus,
 };
 use serde_json::{Map, Value, json};
-use tonic::Code as Grpc;
 
 /// Prints the state of one store.
 pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
     let mut admin = RaftAdminClient::new(env.net.connect(&args.addr));
-    let asked = env.clock.timeout(args.timeout, admin.execution_status(ExecutionStatusRequest {})).await;
-    let status = match asked {
-        Ok(Ok(reply)) => reply.into_inner(),
-        Ok(Err(status)) if status.code() == Grpc::Unimplemented => {
-            return Err(Failure::new(Code::WrongService, format!("{} is not a store", args.addr))
-                .next("stores usually listen on :20160, coordinators on :2379, meta-roots on :2380"));
-        }
-        Ok(Err(status)) => {
-            return Err(Failure::new(Code::Unavailable, format!("{}: {}", args.addr, status.message()))
-                .next("nokv status"));
-        }
-        Err(_) => {
-            let text = format!("{}: no answer within {}", args.addr, show_duration(args.timeout));
-            return Err(Failure::new(Code::Unavailable, text).next("nokv status"));
-        }
-    };
+    let asked = reach::ask(env, args.timeout, admin.execution_status(ExecutionStatusRequest {})).await;
+    let status = asked.map_err(|why| match why {
+        NoAnswer::OtherKind => Failure::new(Code::WrongService, format!("{} is not a store", args.addr))
+            .next("stores usually listen on :20160, coordinators on :2379, meta-roots on :2380"),
+        why => Failure::new(Code::Unavailable, format!("{}: {why}", args.addr)).next("nokv status"),
+    })?;
     let admission = status.last_admission.unwrap_or_default();
     let restart = status.restart.unwrap_or_default();
     let is_wanted = |row: &&ExecutionTopologyStatus| {

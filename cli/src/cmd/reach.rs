@@ -5,8 +5,10 @@ use crate::args::values::show_duration;
 use crate::config;
 use crate::errors::{Code, Failure, Result};
 use nokv_client::{Client, ClientConfig, ClientError};
-use nokv_env::Env;
+use nokv_env::{ClockExt, Env};
+use std::fmt::{Display, Formatter};
 use std::time::Duration;
+use tonic::{Code as Grpc, Response, Status};
 
 /// Where a coordinator is when nobody says otherwise.
 pub const COORDINATOR: &str = "127.0.0.1:2379";
@@ -51,6 +53,41 @@ impl Reach {
     /// Words a client's error.
     pub fn failure(&self, error: &ClientError) -> Failure {
         failure(error, &self.coordinators)
+    }
+}
+
+/// Why a process that was asked directly gave no answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NoAnswer {
+    /// It does not know such questions.
+    OtherKind,
+    /// It cannot be reached, or refused.
+    Refused(String),
+    /// It was silent for so long.
+    Silent(Duration),
+}
+
+impl Display for NoAnswer {
+    fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
+        match self {
+            NoAnswer::OtherKind => f.write_str("another kind of process listens there"),
+            NoAnswer::Refused(why) => f.write_str(why),
+            NoAnswer::Silent(patience) => write!(f, "no answer within {}", show_duration(*patience)),
+        }
+    }
+}
+
+/// Asks one process, and waits for its answer as long as `patience` lasts.
+pub async fn ask<T>(
+    env: &Env,
+    patience: Duration,
+    call: impl Future<Output = std::result::Result<Response<T>, Status>> + Send,
+) -> std::result::Result<T, NoAnswer> {
+    match env.clock.timeout(patience, call).await {
+        Ok(Ok(response)) => Ok(response.into_inner()),
+        Ok(Err(status)) if status.code() == Grpc::Unimplemented => Err(NoAnswer::OtherKind),
+        Ok(Err(status)) => Err(NoAnswer::Refused(status.message().to_owned())),
+        Err(_) => Err(NoAnswer::Silent(patience)),
     }
 }
 

@@ -1,8 +1,9 @@
 //! Asking everybody at once.
 
+use crate::cmd::reach;
 use futures_util::future::{join, join_all};
 use nokv_client::{Client, ClientConfig};
-use nokv_env::{BoxFuture, ClockExt, Env};
+use nokv_env::Env;
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     CoordinatorStatusRequest, CoordinatorStatusResponse, RegionRoute, StoreInfo,
@@ -76,8 +77,8 @@ fn holder_elsewhere(asked: &[Asked<CoordinatorStatusResponse>]) -> Option<String
 
 async fn root(env: &Env, addr: &str) -> Asked<Root> {
     let mut stub = MetadataRootClient::new(env.net.connect(addr));
-    let call = Box::pin(async move { stub.status(MetadataRootStatusRequest {}).await });
-    let answer = patiently(env, call).await.map(|status| Root {
+    let asked = stub.status(MetadataRootStatusRequest {});
+    let answer = patiently(env, asked).await.map(|status| Root {
         is_leader: status.is_leader,
         term: status.term,
         applied_index: status.applied_index,
@@ -87,8 +88,8 @@ async fn root(env: &Env, addr: &str) -> Asked<Root> {
 
 async fn coordinator(env: &Env, addr: &str) -> Asked<CoordinatorStatusResponse> {
     let mut stub = CoordinatorClient::new(env.net.connect(addr));
-    let call = Box::pin(async move { stub.status(CoordinatorStatusRequest {}).await });
-    Asked { addr: addr.to_owned(), answer: patiently(env, call).await }
+    let answer = patiently(env, stub.status(CoordinatorStatusRequest {})).await;
+    Asked { addr: addr.to_owned(), answer }
 }
 
 /// What any coordinator knows of stores and regions; nothing, when none answers.
@@ -106,19 +107,14 @@ async fn probe(env: &Env, addr: &str) -> Answer<()> {
         return Err("its address is not known yet".into());
     }
     let mut stub = HealthClient::new(env.net.connect(addr));
-    let call = Box::pin(async move { stub.check(HealthCheckRequest::default()).await });
-    patiently(env, call).await.map(drop)
+    patiently(env, stub.check(HealthCheckRequest::default())).await.map(drop)
 }
 
-async fn patiently<T>(env: &Env, call: BoxFuture<'static, Result<tonic::Response<T>, Status>>) -> Answer<T> {
-    match env.clock.timeout(PATIENCE, call).await {
-        Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) if status.code() == tonic::Code::Unimplemented => {
-            Err("another kind of process listens there".into())
-        }
-        Ok(Err(status)) => Err(status.message().to_owned()),
-        Err(_) => Err(format!("no answer within {} s", PATIENCE.as_secs())),
-    }
+async fn patiently<T>(
+    env: &Env,
+    call: impl Future<Output = Result<tonic::Response<T>, Status>> + Send,
+) -> Answer<T> {
+    reach::ask(env, PATIENCE, call).await.map_err(|why| why.to_string())
 }
 
 #[cfg(test)]
