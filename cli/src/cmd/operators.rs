@@ -38,7 +38,9 @@ pub async fn run(env: &Env, args: &Operators, global: &Global) -> Result<u8> {
             out.json(&json!({ "operators": operators, "waiting": listed.waiting }))?;
         }
         Format::Jsonl => {
-            listed.operators.iter().try_for_each(|record| out.line(&to_json(record).to_string()))?;
+            let operators = listed.operators.iter().map(to_json);
+            let waiting = listed.waiting.iter().map(|what| json!({ "waiting": what }));
+            operators.chain(waiting).try_for_each(|row| out.line(&row.to_string()))?;
         }
     }
     out.flush()?;
