@@ -121,6 +121,21 @@ expect 2 usage '--store-id' serve --workdir "$work/none"
 expect 2 usage 'scope' serve --store-id 1 --scope dokcer
 expect 2 usage 'no coordinator' serve --store-id 1 --workdir "$work/none"
 expect 2 usage '(got 2 and 2)' serve --store-id 1 --workdir "$work/none" --coordinator-addr a:1 --election-tick 2
+expect 2 usage 'cannot be used with' scan --prefix a --start b
+expect 2 usage 'statement 1' txn 'gt a'
+expect 2 usage 'the script is empty' txn ''
+expect 2 unknown_command "did you mean 'split'" region splti m
+expect 2 usage '<KEY>' region split
+expect 2 usage 'hexadecimal' region split --hex abc
+expect 2 usage '--store' region transfer-leader --region 1
+expect 2 usage 'ids start at 1' region add-peer --region 0 --store 1
+expect 2 usage 'whole number above zero' region remove-peer --region x --store 1
+expect 2 usage 'ids start at 1' operators --region 0
+expect 2 usage '<ID>' store decommission
+expect 2 usage 'needs a unit' store decommission 1 --wait 60
+expect 2 usage 'cannot be used with' store decommission 1 --cancel --wait 1s
+expect 2 usage '--addr' execution
+expect 2 usage 'has no port' execution --addr localhost
 root=(meta-root --workdir "$work/none" --node-id 1 --transport-addr 127.0.0.1:24380 --addr 127.0.0.1:24390)
 one=(--peer 1=127.0.0.1:24380) two=(--peer 2=127.0.0.1:24381) three=(--peer 3=127.0.0.1:24382)
 expect 2 usage 'need exactly 3 --peer, got 2 (1, 2)' "${root[@]}" "${one[@]}" "${two[@]}"
@@ -206,6 +221,12 @@ head -c $((4 * 1024 * 1024 + 1)) /dev/zero >"$work/large"
 expect 8 too_large 'the value has 4194305 bytes' put "${nobody[@]}" k --value-file "$work/large"
 expect 4 unavailable 'no answer' get "${nobody[@]}" k
 expect 4 unavailable 'no answer' put "${nobody[@]}" k v
+expect 2 key_empty 'the key is empty' region split "${nobody[@]}" ''
+expect 4 unavailable 'no answer' region split "${nobody[@]}" m
+expect 4 unavailable 'no answer' region remove-peer "${nobody[@]}" --region 1 --store 1
+expect 4 unavailable 'no answer' operators "${nobody[@]}"
+expect 4 unavailable 'no answer' store decommission "${nobody[@]}" 1
+expect 4 unavailable '127.0.0.1:24999' execution --addr 127.0.0.1:24999 --timeout 1s
 expect 3 file_not_found 'no-such-file' import "${nobody[@]}" --format tsv "$work/no-such-file"
 expect 3 not_a_workdir 'no such directory' regions --workdir "$work/no-such-dir"
 mkdir -p "$work/empty"
@@ -241,6 +262,14 @@ expect 5 wrong_service 'is not a coordinator' get --coordinator-addr 127.0.0.1:$
 expect 5 address_in_use "pid $(cat /proc/$demo/task/$demo/children 2>/dev/null | cut -d' ' -f4)" \
     coordinator --coordinator-id other --addr 127.0.0.1:$((2379 + offset)) --root-peer 1=a:1 --root-peer 2=a:2 --root-peer 3=a:3
 expect 5 workdir_in_use "pid $demo" demo --dir "$work/demo"
+expect 3 region_not_found 'no region 99' region transfer-leader "${live[@]}" --region 99 --store 1
+expect 5 refused 'region 1 has no peer on store 9' region transfer-leader "${live[@]}" --region 1 --store 9
+expect 5 refused 'no store 9 has joined' region add-peer "${live[@]}" --region 1 --store 9
+expect 3 region_not_found 'no region 99' region remove-peer "${live[@]}" --region 99 --store 1
+expect 5 refused 'no coordinator knows a store 9' store decommission "${live[@]}" 9
+expect 9 partly_done 'store 1 still has' store decommission "${live[@]}" 1 --wait 1s
+"$nokv" store decommission "${live[@]}" 1 --cancel >/dev/null
+expect 5 wrong_service 'is not a store' execution --addr 127.0.0.1:$((2379 + offset))
 elsewhere=(serve --config "$work/demo/raft_config.json" --coordinator-addr 127.0.0.1:24999)
 store=("${elsewhere[@]}" --addr 127.0.0.1:24170 --advertise-addr 127.0.0.1:24170)
 expect 5 workdir_in_use 'pid ' "${store[@]}" --store-id 1
