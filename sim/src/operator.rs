@@ -20,7 +20,7 @@ fn ask_all<F>(world: &World, call: impl Fn(RaftAdminClient<Channel>) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
-    let Some(node) = world.nodes().find(|node| world.role(*node) == Role::Client(1)) else { return };
+    let Some(node) = world.outside() else { return };
     for store in 1..=u64::from(world.config.stores) {
         let env = world.env(node);
         let channel = env.net.connect(&Role::Store(store).addr());
@@ -54,7 +54,7 @@ pub fn split(world: &World, key: &str) {
 
 /// Has a store emptied, or takes that back: asks every coordinator, one is enough.
 pub fn decommission(world: &World, store_id: u64, wanted: bool) {
-    let Some(node) = world.nodes().find(|node| world.role(*node) == Role::Client(1)) else { return };
+    let Some(node) = world.outside() else { return };
     let kind = if wanted { RootEventKind::StoreDecommissioned } else { RootEventKind::StoreRecommissioned };
     let membership = RootStoreMembership { store_id, address: String::new() };
     let event = RootEvent { kind: kind.into(), payload: Some(Payload::StoreMembership(membership)) };

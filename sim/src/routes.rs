@@ -6,7 +6,7 @@
 //! - What an answer says of its worth fits together.
 
 use crate::check::Violation;
-use crate::services::{Role, coordinators};
+use crate::services::coordinators;
 use crate::workload::keys;
 use crate::world::World;
 use bytes::Bytes;
@@ -31,7 +31,7 @@ pub fn ask(world: &Arc<World>, stop: Stop) {
     if pause.is_zero() {
         return;
     }
-    let Some(node) = world.nodes().find(|node| world.role(*node) == Role::Client(1)) else { return };
+    let Some(node) = world.outside() else { return };
     let (world, env) = (world.clone(), world.env(node));
     let asked = world.clone();
     asked.go_on(node, "routes", async move {

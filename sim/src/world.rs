@@ -174,6 +174,11 @@ impl World {
         self.nodes().find(|node| self.name(*node) == name)
     }
 
+    /// A place outside of the cluster, from where operators and observers ask: the first client node, if there is one.
+    pub fn outside(&self) -> Option<Node> {
+        self.nodes().find(|node| self.role(*node) == Role::Client(1))
+    }
+
     fn cell(&self, node: Node) -> &Cell {
         &self.cells[node.index() - 1]
     }
