@@ -19,7 +19,7 @@
 //! | `NODE/disk/survival` | everything unsynced survives the power loss | what does: number of the draws |
 //! | `core/KIND` | everything is healed at once | which node of the kind is left out of the core, and how |
 //! | `A>B/late` | on time | extra delay of the packet, nanoseconds |
-//! | `A>B/again` | a request, or a message of a stream, arrives once | how long after itself it arrives once more, nanoseconds |
+//! | `A>B/METHOD/again` | a request, or a message of a stream, arrives once | how long after itself it arrives once more, nanoseconds |
 //! | `A>B/rest` | what a stream held when it was cut off is lost | how long after that it arrives once more, nanoseconds |
 //! | `A>B/lost` | the packet gets through (asked only on lossy links) | delay by retransmission, nanoseconds |
 
