@@ -22,8 +22,8 @@ pub(crate) fn decide(picture: &Picture, board: &Board, now: Instant, limits: &Li
     rules.empty_stores_that_leave();
     rules.mend_the_number_of_replicas();
     if limits.balance {
-        rules.balance_replicas();
-        rules.balance_leaders();
+        rules.balance(Cause::Replicas, Rules::best_move);
+        rules.balance(Cause::Leaders, Rules::best_transfer);
     }
     rules.verdict
 }
@@ -260,11 +260,12 @@ impl<'a> Rules<'a> {
         region.peers.len() == self.limits.replicas && region.learners.is_empty() && region.silent.is_empty()
     }
 
-    fn balance_replicas(&mut self) {
+    /// Takes what is best, one after the other: each changes what is best next.
+    fn balance(&mut self, cause: Cause, best: impl Fn(&Self) -> Option<(u64, Action, String)>) {
         while self.room > 0
-            && let Some((id, action, reason)) = self.best_move()
+            && let Some((id, action, reason)) = best(self)
         {
-            self.decide(Cause::Replicas, id, action, reason);
+            self.decide(cause, id, action, reason);
         }
     }
 
@@ -297,14 +298,6 @@ impl<'a> Rules<'a> {
             }
         }
         None
-    }
-
-    fn balance_leaders(&mut self) {
-        while self.room > 0
-            && let Some((id, action, reason)) = self.best_transfer()
-        {
-            self.decide(Cause::Leaders, id, action, reason);
-        }
     }
 
     /// The first region of the store that leads most that another store could lead, which leads at least two fewer.
