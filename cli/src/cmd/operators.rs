@@ -7,7 +7,7 @@ use crate::cmd::reach::{self, Reach};
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
 use nokv_env::{ClockExt, Env};
-use nokv_proto::coordinator::v1::{OperatorRecord, OperatorState, StoreInfo};
+use nokv_proto::coordinator::v1::{ListOperatorsResponse, OperatorRecord, OperatorState, StoreInfo};
 use serde_json::{Value, json};
 use std::time::Duration;
 
@@ -37,11 +37,7 @@ pub async fn run(env: &Env, args: &Operators, global: &Global) -> Result<u8> {
             let operators: Vec<Value> = listed.operators.iter().map(to_json).collect();
             out.json(&json!({ "operators": operators, "waiting": listed.waiting }))?;
         }
-        Format::Jsonl => {
-            let operators = listed.operators.iter().map(to_json);
-            let waiting = listed.waiting.iter().map(|what| json!({ "waiting": what }));
-            operators.chain(waiting).try_for_each(|row| out.line(&row.to_string()))?;
-        }
+        Format::Jsonl => rows(&listed).try_for_each(|row| out.line(&row.to_string()))?,
     }
     out.flush()?;
     Ok(0)
@@ -96,6 +92,12 @@ fn to_json(record: &OperatorRecord) -> Value {
         "age_ms": record.age_ms,
         "took_ms": record.took_ms,
     })
+}
+
+/// One object an operator, then one for each thing that waits.
+fn rows(listed: &ListOperatorsResponse) -> impl Iterator<Item = Value> {
+    let waiting = listed.waiting.iter().map(|what| json!({ "waiting": what }));
+    listed.operators.iter().map(to_json).chain(waiting)
 }
 
 /// Carries out a verb of `nokv store`.
@@ -173,6 +175,17 @@ fn show(args: &Decommission, seen: &StoreInfo, done: bool, global: &Global) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_waits_comes_behind_the_operators() {
+        let record = OperatorRecord { operator_id: 7, ..OperatorRecord::default() };
+        let listed = ListOperatorsResponse { operators: vec![record], waiting: vec!["region 5".into()] };
+        let rows: Vec<Value> = rows(&listed).collect();
+        assert_eq!(
+            (&rows[0]["operator_id"], &rows[1..]),
+            (&json!(7), &[json!({ "waiting": "region 5" })][..])
+        );
+    }
 
     #[test]
     fn an_operator_is_one_line_that_says_what_where_and_how_far() {
