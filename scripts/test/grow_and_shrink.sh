@@ -17,8 +17,11 @@ done
 prepare "$work"
 
 declare -A serving
+writer=
 cleanup() {
     touch "$work/stop"
+    # Its last write must not find another cluster at the same addresses.
+    [ -z "$writer" ] || wait "$writer" || true
     kill -9 "${serving[@]}" 2>/dev/null || true
     stop_cluster
 }

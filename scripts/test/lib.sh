@@ -2,7 +2,7 @@
 # Shared by the scripts that torment a real cluster: two coordinators, three meta-roots and three stores on loopback.
 #
 # Source it from the top of the repository, then call `prepare`. It sets `work`, `dir` (the cluster's), `nokv` and `cluster`,
-# builds the binary when there is none, and points the client at both coordinators.
+# and points the client at both coordinators. The binary is NOKV_BIN or target/release/nokv, which is built when missing.
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2 && exit 1; }
@@ -11,8 +11,8 @@ die() { printf 'FAILED: %s\n' "$*" >&2 && exit 1; }
 prepare() {
     work=${1:-$(mktemp -d)}
     mkdir -p "$work"
-    [ -x target/release/nokv ] || cargo build --release
-    nokv=$PWD/target/release/nokv
+    nokv=${NOKV_BIN:-$PWD/target/release/nokv}
+    [ -x "$nokv" ] || cargo build --release
     cluster=$PWD/scripts/dev/cluster.sh
     dir=$work/cluster
     export NOKV_COORDINATOR_ADDR=127.0.0.1:2379,127.0.0.1:2378
