@@ -68,6 +68,9 @@ pub(super) fn decision(atom: &Atom, nodes: &[String]) -> String {
     if let Some(chance) = kind.strip_prefix("chance/") {
         return format!("{place} takes the rare branch {chance} the {nth} time it comes by");
     }
+    if let (Some(method), Some((from, to))) = (kind.strip_suffix("/again"), place.split_once('>')) {
+        return format!("the {nth} {method} from {from} to {to} arrives once more, {late} after itself");
+    }
     match kind {
         "schedule" => "tasks that could run at the same moment run in a random order".to_owned(),
         "jitter" => "packets take a random time on top of the latency of their link".to_owned(),
@@ -81,7 +84,6 @@ pub(super) fn decision(atom: &Atom, nodes: &[String]) -> String {
         }
         "disk/survival" => format!("the {nth} power loss of {place} takes what was not synced"),
         "late" => format!("{} is {late} late", packet()),
-        "again" => format!("{} arrives once more, {late} after itself", packet()),
         "rest" => format!(
             "what the {nth} stream cut between {} still held arrives {late} later",
             place.replace('>', " and ")
@@ -127,6 +129,10 @@ mod tests {
         assert_eq!(
             told("coord1>root2/late", 11, 18_073_197),
             "the 12th packet from coord1 to root2 is 18.1 ms late"
+        );
+        assert_eq!(
+            told("coord1>root2/ApplyCoordinatorLease/again", 0, 2_500_000_000),
+            "the 1st ApplyCoordinatorLease from coord1 to root2 arrives once more, 2500.0 ms after itself"
         );
         // 3 stores: number % 3 is the store, number / 3 % 3 is what befalls it.
         assert_eq!(

@@ -96,6 +96,7 @@ pub(super) fn rule(checker: &str) -> &'static str {
         }
         "client.time" | "timestamps" => "Timestamps must be unique and grow in real time. These do not:",
         "ids" => "Ids must be handed out once. These were not:",
+        "client.hold" => "A snapshot that is held must stay readable. This one did not:",
         "transactions" => "Transactions must keep what they promise. These do not:",
         "durability" => "Nothing may appear that nobody wrote. This does:",
         "raft" => {
@@ -104,6 +105,14 @@ pub(super) fn rule(checker: &str) -> &'static str {
         "authority" => {
             "A generation of the lease has one holder, and hands out numbers above all that were handed out before. Here that is broken:"
         }
+        "regions" => {
+            "Regions must cover all keys, never overlap and never go back in their epochs. Here one does not:"
+        }
+        "placement" => "No region may be left with fewer voters than it needs. This one is:",
+        "routes" => {
+            "A route must be as fresh as it says, and any coordinator must give one. Here that is broken:"
+        }
+        "garbage" => "A region that is said to be rid of old versions must have none. This one has:",
         "replicas" => "After healing, all replicas of a region must be equal. These are not:",
         "liveness" => "After healing, everything must serve within a bound. It does not:",
         "failure" => "No node may give up without an injected disk fault. This one did:",
@@ -198,7 +207,15 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
             number("region"),
             number("store")
         ),
-        "decommission" => format!("the operator has store{} emptied", number("store")),
+        "decommission" => {
+            let after = number("for_ms");
+            let back = if after > 0 {
+                format!(", and takes that back after {}", millis(after))
+            } else {
+                String::new()
+            };
+            format!("the operator has store{} emptied{back}", number("store"))
+        }
         "lose" => format!("{node} is lost for good"),
         "split" => format!("the operator splits a region at {}", text("key")),
         "rolling" => {
@@ -265,6 +282,10 @@ pub(super) fn operation(op: &Op, id: &str) -> (String, Vec<String>) {
         "put" | "insert" | "swap" => format!("{kind} k{} = {id}", number("key")),
         "delete" => format!("delete k{} ({id})", number("key")),
         "scan" => "scan everything".to_owned(),
+        "range" => {
+            let end = value["to"].as_u64().map_or_else(|| "the end".to_owned(), |to| format!("{to:02x}"));
+            format!("scan from {:02x} to {end}, at most {} pairs", number("from"), number("limit"))
+        }
         "transfer" => {
             let vanish = number("vanish_ms");
             let gone =
@@ -277,6 +298,13 @@ pub(super) fn operation(op: &Op, id: &str) -> (String, Vec<String>) {
         "snapshot" => format!("read {} in one snapshot", all()),
         "lists" => format!("read and append to {} in one transaction ({id})", all()),
         "skew" => format!("write {} after a look at its pair ({id})", all()),
+        "stale" => {
+            format!("read k{} from any replica, at most {} old", number("key"), millis(number("stale_ms")))
+        }
+        "old" => {
+            let held = if value["hold"].as_bool() == Some(true) { "a held" } else { "one" };
+            format!("read {} in {held} snapshot for {}", all(), millis(number("for_ms")))
+        }
         "fork_write" => format!("write {} ({id})", all()),
         "fork_read" => format!("read {} in one snapshot", all()),
         "read_list" => format!("read l{}", number("list")),
@@ -355,6 +383,12 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
         "Synced" => {
             format!("has entries up to {} of {group} on disk (term {})", number("last"), number("term"))
         }
+        "Members" => {
+            let (voters, outgoing) = (known.text("voters"), known.text("outgoing"));
+            let change =
+                if outgoing == "[]" { String::new() } else { format!(", on the way there from {outgoing}") };
+            format!("has {voters} as voters of {group}{change}")
+        }
         "Entry" => format!("writes entry {} of {group} (term {})", number("index"), number("term")),
         "Committed" => format!("knows entry {} of {group} to be committed", number("index")),
         "Purged" => format!("forgets the log of {group} up to {}", number("index")),
@@ -396,4 +430,57 @@ fn split_words(name: &str) -> String {
         words.extend(letter.to_lowercase());
     }
     words
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::WorldConfig;
+    use crate::plan::Plan;
+    use crate::workload::Workload;
+    use std::collections::BTreeSet;
+
+    #[test]
+    fn every_fault_has_words_of_its_own() {
+        for seed in 0..60 {
+            let config = WorldConfig::draw(seed);
+            for timed in Plan::draw(seed, &config, 20_000).faults {
+                let (words, kind) = fault(&timed.fault, &[]);
+                let value = serde_json::to_value(&timed.fault).expect("serializable");
+                assert_ne!(words, listed(&kind, &value, "kind"));
+            }
+        }
+    }
+
+    #[test]
+    fn every_operation_has_words_of_its_own() {
+        let mut kinds = BTreeSet::new();
+        let range = Op::Range { from: 0x1a, to: None, limit: 9, page: 2 };
+        assert_eq!(operation(&range, "v1").0, "scan from 1a to the end, at most 9 pairs");
+        for seed in 0..60 {
+            let workload = Workload::draw(seed, &WorldConfig::draw(seed), 20_000);
+            for step in workload.sessions.iter().flat_map(|session| &session.steps) {
+                let value = serde_json::to_value(&step.op).expect("serializable");
+                let kind = value["op"].as_str().expect("a kind").to_owned();
+                assert_ne!(operation(&step.op, "v1").0, listed(&kind, &value, "op"));
+                kinds.insert(kind);
+            }
+        }
+        assert_eq!(kinds.len(), 20, "all but ranges: {kinds:?}");
+    }
+
+    #[test]
+    fn every_checker_of_the_book_has_words_of_its_own() {
+        let book = include_str!("../../../docs/simulation.md");
+        let (_, checkers) = book.split_once("### Checkers").expect("a chapter on checkers");
+        let (checkers, _) = checkers.split_once("\n## ").expect("a chapter behind it");
+        let rows = checkers.lines().filter_map(|line| line.strip_prefix("| `")?.split(" |").next());
+        let names: Vec<&str> = rows.flat_map(|row| row.split(['`', ','])).map(str::trim).collect();
+        let names: Vec<&str> =
+            names.into_iter().filter(|name| !name.is_empty() && !name.contains('*')).collect();
+        assert!(names.len() > 12, "{names:?}");
+        for name in names {
+            assert_ne!(rule(name), rule("no such checker"), "{name}");
+        }
+    }
 }
