@@ -60,7 +60,7 @@ impl Config {
             id_window: 10_000,
             store_down_after: Duration::from_secs(20),
             gc_life: Duration::from_secs(600),
-            gc_interval: Duration::from_secs(20),
+            gc_interval: Duration::from_secs(120),
             gc_hold_ttl_max: Duration::from_secs(60),
             request_timeout: Duration::from_secs(3),
             schedule: Limits::default(),

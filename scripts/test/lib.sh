@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# Shared by the scripts that torment a real cluster: two coordinators, three meta-roots and three stores on loopback.
+# Shared by the scripts that torment a real cluster on loopback: two coordinators, three meta-roots, stores.
 #
 # Source it from the top of the repository, then call `prepare`. It sets `work`, `dir` (the cluster's), `nokv` and `cluster`,
 # and points the client at both coordinators. The binary is NOKV_BIN or target/release/nokv, which is built when missing.
@@ -18,8 +18,9 @@ prepare() {
     export NOKV_COORDINATOR_ADDR=127.0.0.1:2379,127.0.0.1:2378
 }
 
+# start_cluster [MORE]: MORE goes to cluster.sh. Returns when the cluster serves.
 start_cluster() {
-    "$cluster" --workdir "$dir" --coordinators 2 --background
+    "$cluster" --workdir "$dir" --coordinators 2 "$@" --background
     for _ in $(seq 120); do
         "$nokv" put '~probe~' yes >/dev/null 2>&1 && "$nokv" del '~probe~' >/dev/null 2>&1 && return 0
         sleep 0.5

@@ -79,6 +79,8 @@ fn settings(args: &Coordinator) -> Result<Config> {
     config.lease_renew_before = args.lease_renew_before;
     config.root_refresh = args.root_refresh;
     config.gc_life = args.gc_life;
+    // Each step wakes every region once.
+    config.gc_interval = (args.gc_life / 5).max(Duration::from_secs(1)).min(config.gc_interval);
     config.schedule.balance = !args.no_balance;
     config.schedule.replicas = args.replicas as usize;
     config.schedule.repair_after = args.repair_after;

@@ -72,7 +72,7 @@ impl Default for Limits {
             replicas: 3,
             repair_after: Duration::from_secs(30 * 60),
             settle_after: Duration::from_secs(5 * 60),
-            missing_after: Duration::from_secs(30),
+            missing_after: Duration::from_secs(5),
             cooldown: Duration::from_secs(10),
             give_up_after: Duration::from_secs(60 * 60),
             snapshots_per_store: 2,
