@@ -13,13 +13,21 @@ use std::time::Duration;
 pub struct Lease {
     generation: u64,
     trusted_until: Option<Instant>,
+    /// The newest generation that this coordinator ended itself; it never serves again.
+    ended: u64,
+    /// The meta-root has not confirmed the end yet.
+    unsealed: bool,
     /// Who held the lease when the root last refused it to us, and where that one serves.
     other_holder: Option<(String, String)>,
 }
 
 impl Lease {
-    /// The root granted (or renewed) `generation` in answer to a request sent at `sent`.
+    /// The root granted (or renewed) `generation` in answer to a request sent at `sent`. A generation that was ended here
+    /// stays so: the answer is older than the seal.
     pub fn granted(&mut self, generation: u64, sent: Instant, ttl: Duration) {
+        if generation <= self.ended {
+            return;
+        }
         let until = sent + ttl.mul_f64(0.9);
         // Answers may overtake each other; an older one must not shorten the lease or bring a generation back.
         if generation > self.generation {
@@ -37,9 +45,27 @@ impl Lease {
         self.other_holder = Some((holder.to_owned(), address.to_owned()));
     }
 
-    /// Gives the lease up (before releasing it at the root).
+    /// Stops trusting the lease until it is renewed.
     pub fn drop_it(&mut self) {
         self.trusted_until = None;
+    }
+
+    /// Ends the generation for good, before it is sealed at the root.
+    pub fn end(&mut self) {
+        if self.trusted_until.take().is_some() {
+            self.ended = self.generation;
+            self.unsealed = true;
+        }
+    }
+
+    /// The generation that has ended here and may not have at the root.
+    pub fn unsealed(&self) -> Option<u64> {
+        self.unsealed.then_some(self.ended)
+    }
+
+    /// The root knows that `generation` has ended.
+    pub fn sealed(&mut self, generation: u64) {
+        self.unsealed &= self.ended != generation;
     }
 
     /// The generation under which numbers may be handed out at `now`, if the lease is trusted.
@@ -53,6 +79,7 @@ impl Lease {
             Some((holder, address)) if address.is_empty() => format!("held by {holder}"),
             Some((holder, address)) => format!("held by {holder} at {address}"),
             None if self.generation == 0 => "not granted yet".to_owned(),
+            None if self.generation == self.ended => "handed over".to_owned(),
             None => "expired, waiting for the metadata root".to_owned(),
         }
     }
@@ -78,6 +105,20 @@ mod tests {
         lease.granted(4, Instant(0), Duration::from_secs(1));
         lease.granted(3, Instant(SECOND), Duration::from_secs(100));
         assert_eq!(lease.generation(Instant(2 * SECOND)), None);
+    }
+
+    #[test]
+    fn what_was_ended_is_never_revived() {
+        let mut lease = Lease::default();
+        lease.granted(4, Instant(0), Duration::from_secs(10));
+        lease.end();
+        assert_eq!((lease.generation(Instant(1)), lease.unsealed()), (None, Some(4)));
+        lease.granted(4, Instant(0), Duration::from_secs(10)); // a renewal that was under way
+        assert_eq!((lease.generation(Instant(1)), lease.reason()), (None, "handed over".to_owned()));
+        lease.sealed(4);
+        assert_eq!(lease.unsealed(), None);
+        lease.granted(5, Instant(0), Duration::from_secs(10));
+        assert_eq!(lease.generation(Instant(1)), Some(5));
     }
 
     #[test]

@@ -17,13 +17,15 @@ pub struct Peer {
     pub node: u64,
 }
 
-/// What coordinators hand out numbers for.
+/// What coordinators are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Duty {
     /// Ids.
     Ids,
     /// Timestamps.
     Timestamps,
+    /// Routes; nothing is handed out.
+    Routes,
 }
 
 /// Something a peer says to another that must stay true after a crash.
@@ -231,6 +233,14 @@ pub enum Fact {
         ids: u64,
         /// The fence of timestamps.
         timestamps: u64,
+        /// What that generation goes on above: ids, timestamps, cluster epoch.
+        inherited: [u64; 3],
+        /// The newest generation that was sealed; 0 = none.
+        sealed: u64,
+        /// The most that it may have handed out: ids, timestamps, cluster epoch.
+        consumed: [u64; 3],
+        /// The generation that closed it; 0 = none yet.
+        closed_by: u64,
     },
     /// A meta-root applied a change of regions: all of them, from now on.
     Regions {
@@ -268,7 +278,7 @@ pub enum Fact {
         /// How many.
         count: u64,
     },
-    /// A client took a coordinator's numbers for good.
+    /// A client believed a coordinator's reply. Routes have no numbers.
     Accepted {
         /// Tells clients of one node apart.
         client: u64,
@@ -276,6 +286,8 @@ pub enum Fact {
         duty: Duty,
         /// The lease generation of the reply.
         generation: u64,
+        /// The newest generation that is sealed, as the reply says; 0 = none.
+        sealed: u64,
         /// The lowest.
         first: u64,
         /// How many.

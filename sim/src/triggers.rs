@@ -67,7 +67,7 @@ pub fn event(fact: &Fact) -> &'static str {
         Fact::Installed { .. } => "fact.installed",
         Fact::Lease { .. } => "fact.lease",
         Fact::Granted { duty: Duty::Timestamps, .. } => "fact.timestamps",
-        Fact::Granted { duty: Duty::Ids, .. } => "fact.ids",
+        Fact::Granted { .. } => "fact.ids",
         Fact::Started { .. } => "fact.started",
         Fact::Members { .. } => "fact.members",
         Fact::Entry { .. } => "fact.entry",

@@ -370,6 +370,9 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
         "Timestamps" => numbers("timestamps"),
         "Ids" => numbers("ids"),
         "Granted" => numbers(&known.text("duty").to_lowercase()),
+        "Accepted" if known.text("duty") == "Routes" => {
+            format!("takes a route (generation {})", number("generation"))
+        }
         "Accepted" => numbers(&known.text("duty").to_lowercase()).replacen("hands out", "takes", 1),
         "Promised" => match known.text("promise") {
             "Accept" => format!(
@@ -405,7 +408,7 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
         }
         "Regions" => format!("applies a change of regions at index {}", number("index")),
         "Authority" => {
-            let live = if known.text("live") == "true" { "may serve" } else { "may not serve any more" };
+            let live = if known.text("live") == "true" { "may serve" } else { "has ended" };
             let (ids, timestamps) = (number("ids"), number("timestamps"));
             format!(
                 "knows that generation {} {live}, and that timestamps up to {timestamps} and ids up to {ids} may have been handed out",
