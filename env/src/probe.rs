@@ -219,6 +219,20 @@ pub enum Fact {
         /// The term in which the peer's leadership was confirmed; 0 = unknown.
         term: u64,
     },
+    /// A store served a read of a key at a timestamp, as good as its leader's.
+    Shown {
+        /// The user key.
+        key: Vec<u8>,
+        /// The read's timestamp.
+        version: u64,
+    },
+    /// A replica applied a commit of a key.
+    Written {
+        /// The user key.
+        key: Vec<u8>,
+        /// The commit's timestamp.
+        version: u64,
+    },
     /// A meta-root applied something that concerns the authority of coordinators.
     Authority {
         /// The meta-root node.

@@ -80,6 +80,8 @@ pub fn event(fact: &Fact) -> &'static str {
         Fact::ReadAsked { .. } => "fact.read_asked",
         Fact::ReadServed { .. } => "fact.read_served",
         Fact::Authority { .. } => "fact.authority",
+        Fact::Shown { .. } => "fact.shown",
+        Fact::Written { .. } => "fact.written",
         Fact::Regions { .. } => "fact.regions",
         Fact::Region { .. } => "fact.region",
         Fact::Accepted { .. } => "fact.accepted",

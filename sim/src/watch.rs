@@ -227,6 +227,8 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
             let words = [8, node, index, generation, u64::from(live), ids, timestamps, sealed, closed_by];
             inherited.into_iter().chain(consumed).fold(mix(&words), step)
         }
+        Fact::Shown { ref key, version } => mix(&[24, digest(key), version]),
+        Fact::Written { ref key, version } => mix(&[25, digest(key), version]),
         Fact::Regions { node, index, ref regions } => {
             regions.iter().fold(mix(&[22, node, index]), |hash, region| step(hash, of_region(region)))
         }

@@ -472,6 +472,16 @@ fn the_root_never_goes_back() {
     authority(&[lease("a"), lease("b")]).breaks("belongs to a and to b");
 }
 
+#[test]
+fn nothing_is_written_behind_a_served_read() {
+    let shown = |version| Fact::Shown { key: b"k".to_vec(), version };
+    let written = |key: &str, version| Fact::Written { key: key.as_bytes().to_vec(), version };
+    authority(&[written("k", 5), shown(9), written("k", 5), written("j", 7), written("k", 10)]).holds();
+    authority(&[shown(9), shown(4), written("k", 9)]).breaks("a write behind a served read: ");
+    authority(&[shown(9), written("k", 8)])
+        .breaks("commits key \"k\" at 8, and a read at 9 was served before");
+}
+
 fn region(id: u64, version: u64, start: &str, end: &str) -> Region {
     Region { id, version, conf_version: 1, start: start.into(), end: end.into() }
 }
