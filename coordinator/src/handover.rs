@@ -59,14 +59,27 @@ pub fn active_generation(state: &RootState) -> u64 {
     lease.map_or(0, |lease| lease.cert_generation)
 }
 
-/// What a request for the lease says of its predecessor: the digest of the seal that it has seen, and the frontiers that this
-/// coordinator vouches for. That is the regions it knows; numbers go on above the fences in any case. `None` before anything
-/// is known.
-pub fn claim(view: &View) -> Option<(String, Vec<RootDutyFrontier>)> {
+/// What a claim of the lease says of its predecessor.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Claim {
+    /// The newest generation that is known.
+    pub after: u64,
+    /// The digest of its seal, if that has been seen.
+    pub digest: String,
+    /// What this coordinator vouches for: the regions it knows. Numbers go on above the fences in any case.
+    pub frontiers: Vec<RootDutyFrontier>,
+}
+
+/// The claim that fits what is known; `None` before anything is.
+pub fn claim(view: &View) -> Option<Claim> {
     view.token.as_ref()?;
     let seal = view.state.coordinator_seal.as_ref().filter(|_| phase(&view.state) == Phase::Sealed);
     let known = RootDutyFrontier { duty_mask: DUTY_ROUTES, frontier: view.state.cluster_epoch };
-    Some((seal.map(|seal| seal.digest.clone()).unwrap_or_default(), vec![known]))
+    Some(Claim {
+        after: view.state.coordinator_lease.as_ref().map_or(0, |lease| lease.cert_generation),
+        digest: seal.map(|seal| seal.digest.clone()).unwrap_or_default(),
+        frontiers: vec![known],
+    })
 }
 
 /// The members `handoff`, `seal`, `audit` and `closure_witness` of `/debug/vars`.
@@ -248,10 +261,11 @@ mod tests {
         let mut know = |state: RootState, revision| {
             let token = RootTailToken { revision, ..Default::default() };
             view.install(RootCheckpoint { state: Some(state), ..Default::default() }, token);
-            claim(&view).map(|(digest, known)| (digest, known[0].duty_mask, known[0].frontier))
+            let claim = claim(&view).expect("something is known");
+            (claim.after, claim.digest, claim.frontiers[0].duty_mask, claim.frontiers[0].frontier)
         };
-        assert_eq!(know(handed_over(3, "c", [0; 3]), 1), Some(("d".into(), 4, 9)));
-        assert_eq!(know(handed_over(4, "d", [0; 3]), 2), Some((String::new(), 4, 9)), "succeeded meanwhile");
+        assert_eq!(know(handed_over(3, "c", [0; 3]), 1), (3, "d".into(), 4, 9));
+        assert_eq!(know(handed_over(4, "d", [0; 3]), 2), (4, String::new(), 4, 9), "succeeded meanwhile");
     }
 
     #[test]

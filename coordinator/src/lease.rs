@@ -13,6 +13,8 @@ use std::time::Duration;
 pub struct Lease {
     generation: u64,
     trusted_until: Option<Instant>,
+    /// The lease was granted and, as far as is known, not given to another or ended.
+    renewable: bool,
     /// The newest generation that this coordinator ended itself; it never serves again.
     ended: u64,
     /// The meta-root has not confirmed the end yet.
@@ -30,6 +32,7 @@ impl Lease {
         }
         let until = sent + ttl.mul_f64(0.9);
         // Answers may overtake each other; an older one must not shorten the lease or bring a generation back.
+        self.renewable |= generation >= self.generation;
         if generation > self.generation {
             self.generation = generation;
             self.trusted_until = Some(until);
@@ -41,8 +44,19 @@ impl Lease {
 
     /// Somebody else holds the lease.
     pub fn refused(&mut self, holder: &str, address: &str) {
-        self.trusted_until = None;
+        self.lost();
         self.other_holder = Some((holder.to_owned(), address.to_owned()));
+    }
+
+    /// The root does not renew the generation any more.
+    pub fn lost(&mut self) {
+        self.trusted_until = None;
+        self.renewable = false;
+    }
+
+    /// The generation to renew, if this process has one.
+    pub fn renewable(&self) -> Option<u64> {
+        self.renewable.then_some(self.generation)
     }
 
     /// Stops trusting the lease until it is renewed.
@@ -52,7 +66,8 @@ impl Lease {
 
     /// Ends the generation for good, before it is sealed at the root.
     pub fn end(&mut self) {
-        if self.trusted_until.take().is_some() {
+        if self.renewable {
+            self.lost();
             self.ended = self.generation;
             self.unsealed = true;
         }
@@ -115,10 +130,11 @@ mod tests {
         assert_eq!((lease.generation(Instant(1)), lease.unsealed()), (None, Some(4)));
         lease.granted(4, Instant(0), Duration::from_secs(10)); // a renewal that was under way
         assert_eq!((lease.generation(Instant(1)), lease.reason()), (None, "handed over".to_owned()));
+        assert_eq!(lease.renewable(), None);
         lease.sealed(4);
         assert_eq!(lease.unsealed(), None);
         lease.granted(5, Instant(0), Duration::from_secs(10));
-        assert_eq!(lease.generation(Instant(1)), Some(5));
+        assert_eq!((lease.generation(Instant(1)), lease.renewable()), (Some(5), Some(5)));
     }
 
     #[test]
@@ -126,6 +142,7 @@ mod tests {
         let mut lease = Lease::default();
         lease.granted(1, Instant(0), Duration::from_secs(10));
         lease.refused("c2", "host:1");
+        assert_eq!(lease.renewable(), None);
         assert_eq!(lease.generation(Instant(1)), None);
         assert_eq!(lease.reason(), "held by c2 at host:1");
     }

@@ -254,9 +254,8 @@ impl Shared {
         if !self.seal(self.config.request_timeout).await {
             return Duration::from_millis(200);
         }
-        let Some((predecessor_digest, handoff_frontiers)) = handover::claim(&self.view()) else {
-            return Duration::from_millis(50);
-        };
+        let Some(claim) = handover::claim(&self.view()) else { return Duration::from_millis(50) };
+        let renewed = self.lease().renewable();
         let sent = self.env.clock.now();
         let wall_nanos = self.env.clock.unix_millis() as i64 * 1_000_000;
         let command = meta::RootCoordinatorLeaseCommand {
@@ -266,19 +265,19 @@ impl Shared {
             expires_unix_nano: wall_nanos + ttl.as_nanos() as i64,
             ttl_millis: ttl.as_millis() as u64,
             address: self.config.advertise_addr.clone(),
-            predecessor_digest,
-            handoff_frontiers,
-            ..Default::default()
+            predecessor_digest: if renewed.is_none() { claim.digest } else { String::new() },
+            handoff_frontiers: claim.frontiers,
+            cert_generation: renewed.unwrap_or(0),
+            after_generation: renewed.is_none().then_some(claim.after),
         };
         let deadline = sent + self.config.request_timeout;
         let reply = match self.root.lease(deadline, command).await {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::debug!(%error, "lease request");
-                // A claim that does not cover its predecessor comes from a view that is behind.
-                if matches!(error, Error::RootRefused(_)) && self.catch_up(deadline).await.is_ok() {
-                    self.env.probe("coordinator.claim.behind");
-                    return Duration::from_millis(20);
+                if matches!(error, Error::RootRefused(_)) {
+                    self.lease().lost();
+                    return self.catch_up_for_claim(deadline).await;
                 }
                 return Duration::from_millis(200);
             }
@@ -296,9 +295,23 @@ impl Shared {
             }
             return renew;
         }
+        if renewed.is_none() && lease.cert_generation != claim.after {
+            return self.catch_up_for_claim(deadline).await;
+        }
         self.lease().refused(&lease.holder_id, &lease.address);
         // Standing by: look often enough that a dead holder is replaced soon after its lease ends.
         (ttl / 8).clamp(Duration::from_millis(100), Duration::from_secs(2))
+    }
+
+    /// A claim was refused that did not know or cover its predecessor: the view is behind. How long to wait before the next.
+    async fn catch_up_for_claim(&self, deadline: Instant) -> Duration {
+        match self.catch_up(deadline).await {
+            Ok(()) => {
+                self.env.probe("coordinator.claim.behind");
+                Duration::from_millis(20)
+            }
+            Err(_) => Duration::from_millis(200),
+        }
     }
 
     /// Seals the generation that was ended here, if there is one. Whether the root knows of it.

@@ -6,7 +6,8 @@
 //! proposes a take-over. The take-over names the generation and the number of renewals that the leader saw
 //! silent; if a renewal got into the log before it, it fails here, on every node alike.
 //!
-//! - ISSUE by the holder of a live lease is a renewal: same generation, `renewals` + 1.
+//! - ISSUE by the holder of a live lease is a renewal: same generation, `renewals` + 1. When it says after which generation it
+//!   comes, it is a claim by a new life of the holder: a generation belongs to one life of one process.
 //! - SEAL by the holder ends its generation. It says what it handed out of each duty (its *frontiers*), never more than it was
 //!   fenced; a duty that it leaves out counts as handed out up to the fence.
 //! - ISSUE by another is granted (generation + 1) when the lease was sealed, released or is taken over, else HELD. A
@@ -86,6 +87,9 @@ impl RootState {
         let ttl_millis = ttl_millis(command)?;
         check_frontiers(&command.handoff_frontiers)?;
         let current = self.lease.clone();
+        if !is_timely(command, current.as_ref()) {
+            return Ok(false);
+        }
         let next = match &current {
             None => self.successor(at, 1, command, &[])?,
             Some(current) if self.current_seal().is_some() => {
@@ -93,6 +97,9 @@ impl RootState {
                 self.succeed(at, current, command, events)?
             }
             Some(current) if current.ttl_millis == 0 => self.succeed(at, current, command, events)?,
+            Some(current) if current.holder_id == command.holder_id && command.after_generation.is_some() => {
+                self.succeed(at, current, command, events)?
+            }
             Some(current) if current.holder_id == command.holder_id => {
                 let next = renewed(current, command)?;
                 self.raise_fences(&command.handoff_frontiers)?;
@@ -399,6 +406,16 @@ fn renewed(
         return Err(Refusal::precondition("a renewal cannot change the predecessor digest"));
     }
     Ok(RootCoordinatorLease { renewals: current.renewals + 1, ..current.clone() })
+}
+
+/// Whether a request is about the lease as it is: it may have come late, or twice.
+fn is_timely(command: &RootCoordinatorLeaseCommand, current: Option<&RootCoordinatorLease>) -> bool {
+    let generation = current.map_or(0, |lease| lease.cert_generation);
+    let renews = command.cert_generation;
+    if renews != 0 {
+        return renews == generation && current.is_some_and(|lease| lease.holder_id == command.holder_id);
+    }
+    command.after_generation.is_none_or(|after| after == generation)
 }
 
 fn is_takeover(request: &Lease, current: &RootCoordinatorLease) -> bool {

@@ -591,6 +591,41 @@ fn a_takeover_seals_the_dead_generation_at_its_fences() {
     assert!(!root.closure_of(ClosureKind::Seal, "a", 1, &[(1, 40)]), "the dead comes back and seals");
 }
 
+/// What a coordinator sends: a renewal of `renews`, or a claim after what it knows.
+fn asks(root: &mut Root, holder: &str, renews: u64, after: Option<u64>, digest: &str) -> Option<u64> {
+    let command = RootCoordinatorLeaseCommand {
+        kind: LeaseKind::Issue as i32,
+        holder_id: holder.into(),
+        ttl_millis: 1000,
+        cert_generation: renews,
+        after_generation: after,
+        predecessor_digest: digest.into(),
+        handoff_frontiers: frontiers_of(&[(4, 1)]),
+        ..Default::default()
+    };
+    root.lease(command, (0, 0))
+}
+
+#[test]
+fn a_generation_belongs_to_one_life_of_its_holder() {
+    let mut root = fenced();
+    assert_eq!(asks(&mut root, "a", 1, None, ""), Some(1), "a renewal");
+    assert_eq!(asks(&mut root, "a", 0, Some(1), ""), Some(2), "a new life of the same coordinator");
+    let seal = root.state.seal.clone().expect("sealed");
+    assert_eq!((seal.by_root, by_duty(&seal.consumed_frontiers)[0]), (true, (1, 100)));
+    assert_eq!(asks(&mut root, "a", 1, None, ""), None, "a renewal of the last life");
+    assert_eq!(asks(&mut root, "a", 0, Some(1), ""), None, "the claim a second time");
+    assert!(!root.closure_of(ClosureKind::Seal, "a", 1, &[(1, 40)]), "a seal of the last life");
+    assert_eq!(asks(&mut root, "b", 2, None, ""), None, "a renewal by another");
+    assert_eq!(asks(&mut root, "b", 0, Some(2), ""), None, "held");
+    assert_eq!(asks(&mut root, "a", 2, None, ""), Some(2));
+    assert!(root.closure_of(ClosureKind::Seal, "a", 2, &[]));
+    let digest = root.state.seal.clone().map(|seal| seal.digest).unwrap_or_default();
+    assert_eq!(asks(&mut root, "a", 2, None, ""), None, "a renewal that comes after the seal");
+    assert_eq!(asks(&mut root, "b", 0, Some(1), &digest), None, "does not know the generation");
+    assert_eq!(asks(&mut root, "b", 0, Some(2), &digest), Some(3));
+}
+
 #[test]
 fn the_seal_digest_is_golden() {
     let seal = RootCoordinatorSeal {

@@ -9,7 +9,7 @@
 //! - *Silence*: no client takes numbers or routes of a generation that it was told is sealed (by any reply: that one generation
 //!   serves says that all before it are sealed).
 //!
-//! - A lease generation has one holder, generations grow one at a time, a seal never changes, fences never fall.
+//! - A lease generation has one holder, and serves in one life of its process; generations grow one at a time, a seal never changes, fences never fall.
 //! - A number is handed out once, and only below a fence that the root has applied (so it is durable there).
 //! - Generations share the numbers in their own order: whatever a successor hands out is above all that its
 //!   predecessors handed out. Reads are served at timestamps that were handed out, so no successor's write is behind one.
@@ -174,7 +174,7 @@ impl Authority {
             return Ok(());
         }
         for (numbers, duty) in [(&self.ids, 0), (&self.timestamps, 1)] {
-            let highest = numbers.highest.get(&sealed).copied().unwrap_or(0);
+            let highest = numbers.highest.get(&sealed).map_or(0, |(highest, _)| *highest);
             ensure(consumed[duty] >= highest, CHECKER, || {
                 let (what, told) = (DUTIES[duty], consumed[duty]);
                 format!(
@@ -237,13 +237,20 @@ impl Stretch {
 struct Numbers {
     /// By first number; disjoint.
     stretches: BTreeMap<u64, Stretch>,
-    /// Highest number of each generation.
-    highest: BTreeMap<u64, u64>,
+    /// Highest number of each generation, and the life of the process that it belongs to.
+    highest: BTreeMap<u64, (u64, Place)>,
 }
 
 impl Numbers {
     fn hand_out(&mut self, duty: Duty, first: u64, stretch: Stretch, names: &Names) -> Result<(), Violation> {
-        let highest = self.highest.entry(stretch.generation).or_default();
+        let (highest, place) = self.highest.entry(stretch.generation).or_insert((0, stretch.place));
+        ensure(*place == stretch.place, CHECKER, || {
+            let other = names.of(place.node);
+            format!(
+                "{} serves after another life of {other} did under the same generation",
+                stretch.who(names)
+            )
+        })?;
         *highest = (stretch.end - 1).max(*highest);
         let range = first..stretch.end;
         let below = self.stretches.range(..range.end).next_back();
