@@ -103,8 +103,9 @@ pub(super) fn rule(checker: &str) -> &'static str {
             "Raft's invariants must hold at every step (one vote of a peer and one leader a term; what was promised is on disk; what is committed stays). One is broken:"
         }
         "authority" => {
-            "A generation of the lease has one holder, and hands out numbers above all that were handed out before. Here that is broken:"
+            "One generation of the lease serves at a time, above all that was handed out before, and nobody believes one that is sealed. Here that is broken:"
         }
+        "reads" => "Nothing may be written behind a served read. Here something is:",
         "regions" => {
             "Regions must cover all keys, never overlap and never go back in their epochs. Here one does not:"
         }
@@ -415,6 +416,8 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
                 number("generation")
             )
         }
+        "Shown" => format!("shows a key as it is at {}", number("version")),
+        "Written" => format!("applies a commit at {}", number("version")),
         "ReadAsked" => format!("is asked to read from {group}"),
         "ReadServed" => {
             format!("reads from {group} at applied index {} (term {})", number("applied"), number("term"))
