@@ -106,11 +106,12 @@ fn is_consistent(reply: &GetRegionByKeyResponse) -> bool {
         return false;
     }
     let unwell = matches!(reply.sync_health(), SyncHealth::RootUnavailable | SyncHealth::BootstrapRequired);
+    let authoritative = reply.root_lag == 0 && reply.served_by_leader;
     match reply.serving_class() {
         ServingClass::Unspecified => true,
         ServingClass::Degraded => unwell,
-        ServingClass::Authoritative => !unwell && reply.root_lag == 0 && reply.served_by_leader,
-        ServingClass::BoundedStale => !unwell && !(reply.root_lag == 0 && reply.served_by_leader),
+        ServingClass::Authoritative => !unwell && authoritative,
+        ServingClass::BoundedStale => !unwell && !authoritative,
     }
 }
 
