@@ -293,7 +293,7 @@ impl nokv_replica::Machine for Machine {
         for event in outcome.events.iter().filter_map(|committed| committed.event.as_ref()) {
             match &event.payload {
                 Some(Payload::CoordinatorSeal(seal)) if seal.by_root => {
-                    self.env.probe("metaroot.generation.ended")
+                    self.env.probe("metaroot.generation.ended");
                 }
                 Some(Payload::CoordinatorSeal(_)) => self.env.probe("metaroot.generation.sealed"),
                 _ => {}

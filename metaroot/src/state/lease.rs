@@ -277,7 +277,7 @@ impl RootState {
         match command.kind() {
             ClosureKind::Seal => self.seal_lease(at, command, events)?,
             ClosureKind::Confirm | ClosureKind::Close | ClosureKind::Reattach => {
-                self.check_closed(command)?
+                self.check_closed(command)?;
             }
             ClosureKind::Unspecified => return Err(Refusal::invalid("unknown closure command")),
         }
