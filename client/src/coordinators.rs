@@ -34,8 +34,7 @@ pub(crate) struct Coordinators {
     view: AtomicUsize,
     /// Who held the lease last.
     holder: AtomicUsize,
-    timestamps: Mutex<Verifier>,
-    ids: Mutex<Verifier>,
+    verifier: Mutex<Verifier>,
     /// Tells this client from others on its node, for whoever watches.
     client: u64,
     /// Why the last refused request was refused; for callers whose patience ends before their request's.
@@ -55,8 +54,7 @@ impl Coordinators {
             env: env.clone(),
             view: AtomicUsize::new(0),
             holder: AtomicUsize::new(0),
-            timestamps: Mutex::default(),
-            ids: Mutex::default(),
+            verifier: Mutex::default(),
             client: env.rng.pure(name, 0),
             problem: Mutex::default(),
         }
@@ -126,7 +124,19 @@ impl Coordinators {
             let request = request.clone();
             Box::pin(async move { stub.get_region_by_key(request).await.map(Response::into_inner) })
         };
-        self.ask(shared, &self.view, attempt, call, |_| Ok(())).await
+        let check = |reply: &GetRegionByKeyResponse| {
+            lock(&self.verifier).route(reply)?;
+            self.env.fact(Fact::Accepted {
+                client: self.client,
+                duty: Duty::Routes,
+                generation: reply.cert_generation,
+                sealed: reply.observed_seal_generation,
+                first: 0,
+                count: 0,
+            });
+            Ok(())
+        };
+        self.ask(shared, &self.view, attempt, call, check).await
     }
 
     /// Every region, in key order.
@@ -216,13 +226,9 @@ impl Coordinators {
 
     /// Takes a grant for good, or says what is wrong with it. Timestamps are asked for one request at a time.
     fn accept(&self, duty: Duty, grant: &Grant, count: u64) -> std::result::Result<(), String> {
-        let (verifier, ordered) = match duty {
-            Duty::Timestamps => (&self.timestamps, true),
-            Duty::Ids => (&self.ids, false),
-        };
-        lock(verifier).accept(grant, count, ordered)?;
-        let &Grant { generation, first, .. } = grant;
-        self.env.fact(Fact::Accepted { client: self.client, duty, generation, first, count });
+        lock(&self.verifier).number(duty, grant, count)?;
+        let &Grant { generation, sealed, first, .. } = grant;
+        self.env.fact(Fact::Accepted { client: self.client, duty, generation, sealed, first, count });
         Ok(())
     }
 

@@ -102,6 +102,11 @@ impl Allocator {
         self.extend(1, deadline).await
     }
 
+    /// Hands out nothing under `generation` from here on. Gives the last number that was; `None` when only the root knows.
+    pub fn close(&self, generation: u64) -> Option<u64> {
+        self.lock().close(generation)
+    }
+
     /// (last handed out, fence), for people.
     pub fn window(&self) -> (u64, u64) {
         let window = self.lock();

@@ -13,15 +13,26 @@ use std::time::Duration;
 pub struct Lease {
     generation: u64,
     trusted_until: Option<Instant>,
+    /// The lease was granted and, as far as is known, not given to another or ended.
+    renewable: bool,
+    /// The newest generation that this coordinator ended itself; it never serves again.
+    ended: u64,
+    /// The meta-root has not confirmed the end yet.
+    unsealed: bool,
     /// Who held the lease when the root last refused it to us, and where that one serves.
     other_holder: Option<(String, String)>,
 }
 
 impl Lease {
-    /// The root granted (or renewed) `generation` in answer to a request sent at `sent`.
+    /// The root granted (or renewed) `generation` in answer to a request sent at `sent`. A generation that was ended here
+    /// stays so: the answer is older than the seal.
     pub fn granted(&mut self, generation: u64, sent: Instant, ttl: Duration) {
+        if generation <= self.ended {
+            return;
+        }
         let until = sent + ttl.mul_f64(0.9);
         // Answers may overtake each other; an older one must not shorten the lease or bring a generation back.
+        self.renewable |= generation >= self.generation;
         if generation > self.generation {
             self.generation = generation;
             self.trusted_until = Some(until);
@@ -33,13 +44,43 @@ impl Lease {
 
     /// Somebody else holds the lease.
     pub fn refused(&mut self, holder: &str, address: &str) {
-        self.trusted_until = None;
+        self.lost();
         self.other_holder = Some((holder.to_owned(), address.to_owned()));
     }
 
-    /// Gives the lease up (before releasing it at the root).
+    /// The root does not renew the generation any more.
+    pub fn lost(&mut self) {
+        self.trusted_until = None;
+        self.renewable = false;
+    }
+
+    /// The generation to renew, if this process has one.
+    pub fn renewable(&self) -> Option<u64> {
+        self.renewable.then_some(self.generation)
+    }
+
+    /// Stops trusting the lease until it is renewed.
     pub fn drop_it(&mut self) {
         self.trusted_until = None;
+    }
+
+    /// Ends the generation for good, before it is sealed at the root.
+    pub fn end(&mut self) {
+        if self.renewable {
+            self.lost();
+            self.ended = self.generation;
+            self.unsealed = true;
+        }
+    }
+
+    /// The generation that has ended here and may not have at the root.
+    pub fn unsealed(&self) -> Option<u64> {
+        self.unsealed.then_some(self.ended)
+    }
+
+    /// The root knows that `generation` has ended.
+    pub fn sealed(&mut self, generation: u64) {
+        self.unsealed &= self.ended != generation;
     }
 
     /// The generation under which numbers may be handed out at `now`, if the lease is trusted.
@@ -53,6 +94,7 @@ impl Lease {
             Some((holder, address)) if address.is_empty() => format!("held by {holder}"),
             Some((holder, address)) => format!("held by {holder} at {address}"),
             None if self.generation == 0 => "not granted yet".to_owned(),
+            None if self.generation == self.ended => "handed over".to_owned(),
             None => "expired, waiting for the metadata root".to_owned(),
         }
     }
@@ -81,10 +123,26 @@ mod tests {
     }
 
     #[test]
+    fn what_was_ended_is_never_revived() {
+        let mut lease = Lease::default();
+        lease.granted(4, Instant(0), Duration::from_secs(10));
+        lease.end();
+        assert_eq!((lease.generation(Instant(1)), lease.unsealed()), (None, Some(4)));
+        lease.granted(4, Instant(0), Duration::from_secs(10)); // a renewal that was under way
+        assert_eq!((lease.generation(Instant(1)), lease.reason()), (None, "handed over".to_owned()));
+        assert_eq!(lease.renewable(), None);
+        lease.sealed(4);
+        assert_eq!(lease.unsealed(), None);
+        lease.granted(5, Instant(0), Duration::from_secs(10));
+        assert_eq!((lease.generation(Instant(1)), lease.renewable()), (Some(5), Some(5)));
+    }
+
+    #[test]
     fn refusal_ends_trust_at_once() {
         let mut lease = Lease::default();
         lease.granted(1, Instant(0), Duration::from_secs(10));
         lease.refused("c2", "host:1");
+        assert_eq!(lease.renewable(), None);
         assert_eq!(lease.generation(Instant(1)), None);
         assert_eq!(lease.reason(), "held by c2 at host:1");
     }

@@ -10,6 +10,7 @@ mod allocator;
 mod config;
 mod error;
 mod gc;
+mod handover;
 mod lease;
 mod pace;
 mod root;
@@ -36,11 +37,14 @@ use rand_core::Rng;
 use root::RootClient;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
+use tokio::sync::Notify;
 use tonic::service::Routes;
 use view::View;
 
 /// How often the target rises while one version lives.
 const TARGETS_PER_LIFE: u64 = 8;
+/// How long a coordinator that stops waits for the meta-roots to know.
+const SEAL_PATIENCE: Duration = Duration::from_secs(2);
 /// Looks at the root's leader for one strong answer, when more is committed all the time.
 const CATCH_UPS: usize = 3;
 
@@ -61,6 +65,8 @@ struct Shared {
     view: Mutex<View>,
     gc: Mutex<gc::Gc>,
     scheduler: Mutex<scheduler::Scheduler>,
+    /// Woken when the lease has no holder.
+    vacancy: Notify,
     stop: Stop,
 }
 
@@ -78,6 +84,7 @@ impl Coordinator {
             view: Mutex::new(View::default()),
             gc: Mutex::default(),
             scheduler: Mutex::default(),
+            vacancy: Notify::new(),
             stop: Stop::new(),
             root: root.clone(),
             lease: lease.clone(),
@@ -107,11 +114,12 @@ impl Coordinator {
         self.server.local_addr()
     }
 
-    /// Stops serving and gives the lease back, so that a standby need not wait for it to expire.
+    /// Stops serving. A lease is sealed first, so that a standby need not wait for it to expire.
     pub async fn stop(self) {
         self.shared.stop.stop();
+        self.shared.lease().end();
+        self.shared.seal(SEAL_PATIENCE).await;
         self.server.stop().await;
-        self.shared.release_lease().await;
     }
 
     /// Number of regions known so far and where ids and timestamps stand, for the start-up lines.
@@ -192,7 +200,11 @@ impl Shared {
                 (checkpoint, meta::RootTailToken { cursor, revision })
             }
         };
-        self.view().install(checkpoint, token);
+        let mut view = self.view();
+        view.install(checkpoint, token);
+        if handover::phase(&view.state) != handover::Phase::Active {
+            self.vacancy.notify_one();
+        }
         Ok(())
     }
 
@@ -220,7 +232,9 @@ impl Shared {
             // A fifth of jitter keeps coordinators from marching in step.
             let jitter =
                 pause.mul_f64((rng.next_u32() as f64 / f64::from(u32::MAX)).mul_add(0.4, -0.2).abs());
-            self.env.clock.sleep(pause + jitter).await;
+            // Or until the holder hands over.
+            let vacant = std::pin::pin!(self.vacancy.notified());
+            futures_util::future::select(self.env.clock.sleep(pause + jitter), vacant).await;
         }
     }
 
@@ -234,6 +248,14 @@ impl Shared {
         if self.env.chance("coordinator.lease.drop", 0.01) {
             self.lease().drop_it();
         }
+        if self.env.chance("coordinator.lease.hand_over", 0.01) {
+            self.lease().end();
+        }
+        if !self.seal(self.config.request_timeout).await {
+            return Duration::from_millis(200);
+        }
+        let Some(claim) = handover::claim(&self.view()) else { return Duration::from_millis(50) };
+        let renewed = self.lease().renewable();
         let sent = self.env.clock.now();
         let wall_nanos = self.env.clock.unix_millis() as i64 * 1_000_000;
         let command = meta::RootCoordinatorLeaseCommand {
@@ -243,12 +265,20 @@ impl Shared {
             expires_unix_nano: wall_nanos + ttl.as_nanos() as i64,
             ttl_millis: ttl.as_millis() as u64,
             address: self.config.advertise_addr.clone(),
-            ..Default::default()
+            predecessor_digest: if renewed.is_none() { claim.digest } else { String::new() },
+            handoff_frontiers: claim.frontiers,
+            cert_generation: renewed.unwrap_or(0),
+            after_generation: renewed.is_none().then_some(claim.after),
         };
-        let reply = match self.root.lease(sent + self.config.request_timeout, command).await {
+        let deadline = sent + self.config.request_timeout;
+        let reply = match self.root.lease(deadline, command).await {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::debug!(%error, "lease request");
+                if matches!(error, Error::RootRefused(_)) {
+                    self.lease().lost();
+                    return self.catch_up_for_claim(deadline).await;
+                }
                 return Duration::from_millis(200);
             }
         };
@@ -265,30 +295,53 @@ impl Shared {
             }
             return renew;
         }
+        if renewed.is_none() && lease.cert_generation != claim.after {
+            return self.catch_up_for_claim(deadline).await;
+        }
         self.lease().refused(&lease.holder_id, &lease.address);
         // Standing by: look often enough that a dead holder is replaced soon after its lease ends.
         (ttl / 8).clamp(Duration::from_millis(100), Duration::from_secs(2))
     }
 
-    async fn release_lease(&self) {
-        let held = self.lease().generation(self.env.clock.now());
-        self.lease().drop_it();
-        let Some(generation) = held else { return };
-        let frontier = |duty_mask, frontier| meta::RootDutyFrontier { duty_mask, frontier };
-        let command = meta::RootCoordinatorLeaseCommand {
-            kind: meta::RootCoordinatorLeaseCommandKind::Release as i32,
-            holder_id: self.config.coordinator_id.clone(),
-            cert_generation: generation,
-            handoff_frontiers: vec![
-                frontier(1, self.ids.window().0),
-                frontier(2, self.timestamps.window().0),
-            ],
-            ..Default::default()
-        };
-        let deadline = self.env.clock.now() + Duration::from_secs(2);
-        if let Err(error) = self.root.lease(deadline, command).await {
-            tracing::warn!(%error, "lease not released; a standby waits until it expires");
+    /// A claim was refused that did not know or cover its predecessor: the view is behind. How long to wait before the next.
+    async fn catch_up_for_claim(&self, deadline: Instant) -> Duration {
+        match self.catch_up(deadline).await {
+            Ok(()) => {
+                self.env.probe("coordinator.claim.behind");
+                Duration::from_millis(20)
+            }
+            Err(_) => Duration::from_millis(200),
         }
+    }
+
+    /// Seals the generation that was ended here, if there is one. Whether the root knows of it.
+    async fn seal(&self, patience: Duration) -> bool {
+        let Some(generation) = self.lease().unsealed() else { return true };
+        // Closed first: nothing is handed out after the frontiers were read.
+        let consumed = [(1, self.ids.close(generation)), (2, self.timestamps.close(generation))];
+        let numbers = consumed.into_iter().filter_map(|(duty, last)| Some((duty, last?)));
+        let routes = (4, self.view().state.cluster_epoch);
+        let frontiers = numbers.chain([routes]);
+        let command = meta::RootCoordinatorClosureCommand {
+            kind: meta::RootCoordinatorClosureCommandKind::Seal as i32,
+            holder_id: self.config.coordinator_id.clone(),
+            now_unix_nano: self.env.clock.unix_millis() as i64 * 1_000_000,
+            frontiers: frontiers
+                .map(|(duty_mask, frontier)| meta::RootDutyFrontier { duty_mask, frontier })
+                .collect(),
+            cert_generation: generation,
+        };
+        match self.root.closure(self.env.clock.now() + patience, command).await {
+            Ok(_) => self.env.probe("coordinator.generation.sealed"),
+            // Somebody else has ended it already.
+            Err(error @ Error::RootRefused(_)) => tracing::debug!(%error, generation, "lease not sealed"),
+            Err(error) => {
+                tracing::warn!(%error, generation, "lease not sealed; a standby waits until it expires");
+                return false;
+            }
+        }
+        self.lease().sealed(generation);
+        true
     }
 
     /// Extends both windows ahead of need while the lease is held.

@@ -59,7 +59,20 @@ impl RootClient {
         Ok(reply.current)
     }
 
-    /// Issues, renews or releases the coordinator lease.
+    /// Seals a generation of the coordinator lease.
+    pub async fn closure(
+        &self,
+        deadline: Instant,
+        command: meta::RootCoordinatorClosureCommand,
+    ) -> Result<meta::MetadataRootApplyCoordinatorClosureResponse, Error> {
+        self.call(deadline, move |mut client| {
+            let request = meta::MetadataRootApplyCoordinatorClosureRequest { command: Some(command.clone()) };
+            Box::pin(async move { client.apply_coordinator_closure(request).await })
+        })
+        .await
+    }
+
+    /// Issues or renews the coordinator lease.
     pub async fn lease(
         &self,
         deadline: Instant,

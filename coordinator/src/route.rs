@@ -2,15 +2,15 @@
 //!
 //! Any coordinator answers, lease or not: routes are facts of the root, a stale one is corrected by the
 //! store's own epoch check. What the lease adds is only the generation in the reply, which lets a client
-//! refuse answers older than ones it has seen.
+//! refuse answers older than ones it has seen; between two holders it is 0.
 //!
 //! *Strong* answers know all that was committed before the question: the coordinator asks the leader of the meta-roots first,
 //! and says so (`served_by_leader`). *Bounded* ones know how far behind the newest token that this coordinator has heard of
 //! they are, and are refused beyond the bound. *Best effort* answers always, and says what it is worth. Tokens are places in
 //! the meta-root's log, so they mean the same on every node.
 
-use crate::Error;
 use crate::view::View;
+use crate::{Error, handover};
 use nokv_proto::coordinator::v1 as pb;
 use nokv_proto::meta::v1 as meta;
 
@@ -141,7 +141,7 @@ fn evidence(
         catch_up_state: catch_up as i32,
         serving_class: class as i32,
         sync_health: health as i32,
-        cert_generation: view.state.coordinator_lease.as_ref().map_or(0, |lease| lease.cert_generation),
+        cert_generation: handover::active_generation(&view.state),
         observed_seal_generation: view.state.coordinator_seal.as_ref().map_or(0, |seal| seal.cert_generation),
         ..Default::default()
     }

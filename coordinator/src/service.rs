@@ -1,11 +1,10 @@
 //! The coordinator's front door: `nokv.coordinator.v1.Coordinator`.
 
-use crate::view::View;
-use crate::{Error, Shared, route, transition};
+use crate::{Error, Shared, handover, route, transition};
 use nokv_proto::coordinator::v1 as pb;
 use nokv_proto::coordinator::v1::coordinator_server::Coordinator;
 use nokv_proto::meta::v1 as meta;
-use serde_json::json;
+use serde_json::{Value, json};
 use std::sync::Arc;
 use std::time::Duration;
 use tonic::{Request, Response, Status};
@@ -18,10 +17,6 @@ type Reply<T> = Result<Response<T>, Status>;
 
 fn required(id: u64, what: &str) -> Result<u64, Error> {
     if id == 0 { Err(Error::InvalidRequest(format!("{what} is 0"))) } else { Ok(id) }
-}
-
-fn seal_generation(view: &View) -> u64 {
-    view.state.coordinator_seal.as_ref().map_or(0, |seal| seal.cert_generation)
 }
 
 #[tonic::async_trait]
@@ -138,7 +133,7 @@ impl Coordinator for Service {
             count: grant.count,
             cert_generation: grant.generation,
             consumed_frontier: grant.last(),
-            observed_seal_generation: seal_generation(&self.0.view()),
+            observed_seal_generation: handover::sealed_generation(&self.0.view().state),
         }))
     }
 
@@ -149,7 +144,7 @@ impl Coordinator for Service {
             count: grant.count,
             cert_generation: grant.generation,
             consumed_frontier: grant.last(),
-            observed_seal_generation: seal_generation(&self.0.view()),
+            observed_seal_generation: handover::sealed_generation(&self.0.view().state),
         }))
     }
 
@@ -232,6 +227,8 @@ impl Coordinator for Service {
             lease_holder: lease.holder_id,
             lease_holder_addr: lease.address,
             lease_generation: own.unwrap_or(lease.cert_generation),
+            lease_phase: handover::phase(&view.state).name().to_owned(),
+            sealed_generation: handover::sealed_generation(&view.state),
             root_leader_id: 0,
             root_lag: view.root_lag(),
             root_available: view.token.is_some() && view.root_error.is_none(),
@@ -257,6 +254,7 @@ pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
     let now = shared.env.clock.now();
     let own = shared.lease().generation(now);
     let lease = view.state.coordinator_lease.clone().unwrap_or_default();
+    let phase = handover::phase(&view.state);
     let token = |token: &meta::RootTailToken| {
         let cursor = token.cursor.unwrap_or_default();
         json!({"term": cursor.term, "index": cursor.index, "revision": token.revision})
@@ -269,7 +267,7 @@ pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
         .map(|(mask, name, frontier)| json!({"duty_mask": mask, "duty_name": name, "frontier": frontier}))
         .collect();
     let available = view.token.is_some() && view.root_error.is_none();
-    json!({"state": {
+    let mut state = json!({
         "regions": view.region_count(),
         "allocator": {"id_current": id_current, "id_window_high": id_high,
                       "tso_current": tso_current, "tso_window_high": tso_high},
@@ -289,6 +287,10 @@ pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
             "renew_before_nanos": shared.config.lease_renew_before.as_nanos() as u64,
             "holder_id": lease.holder_id,
             "expires_unix_nano": lease.expires_unix_nano,
+            // Wall clocks are never compared.
+            "clock_skew_nanos": 0,
+            "active": phase == handover::Phase::Active,
+            "phase": phase.name(),
             "held_by_self": lease.holder_id == shared.config.coordinator_id,
             "usable_by_self": own.is_some(),
             "cert_generation": lease.cert_generation,
@@ -302,5 +304,9 @@ pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
             "holds": shared.gc().hold_count(),
             "life_ms": shared.config.gc_life.as_millis() as u64,
         },
-    }})
+    });
+    if let (Value::Object(state), Value::Object(evidence)) = (&mut state, handover::evidence(&view.state)) {
+        state.extend(evidence);
+    }
+    json!({"state": state})
 }

@@ -23,12 +23,27 @@ pub struct Window {
     last: u64,
     /// Highest number that may be handed out: committed by the root.
     fence: u64,
+    /// The newest generation whose window was closed for good.
+    closed: u64,
 }
 
 impl Window {
-    /// Starts the window of `generation`: everything up to `floor` belongs to the past.
+    /// Starts the window of `generation`: everything up to `floor` belongs to the past. One that was closed stays closed.
     pub fn open(&mut self, generation: u64, floor: u64) {
-        *self = Window { generation, last: floor, fence: floor };
+        if generation > self.closed {
+            *self = Window { generation, last: floor, fence: floor, closed: self.closed };
+        }
+    }
+
+    /// Ends the window of `generation` for good. Gives the last number that may have been handed out under it; `None` when
+    /// the window was not open, so that only the root can say.
+    pub fn close(&mut self, generation: u64) -> Option<u64> {
+        let last = self.is_open(generation).then_some(self.last);
+        self.closed = self.closed.max(generation);
+        if self.generation <= self.closed {
+            self.generation = 0;
+        }
+        last
     }
 
     /// Raises the fence after the root committed it for `generation`. An answer to an older question is ignored.
@@ -104,6 +119,22 @@ mod tests {
         window.extend(1, 1000);
         assert_eq!(window.take(1), None);
         assert!(window.is_open(2) && !window.is_open(1));
+    }
+
+    #[test]
+    fn a_closed_window_stays_closed() {
+        let mut window = Window::default();
+        assert_eq!(window.close(1), None, "never opened: the root knows better");
+        window.open(1, 10);
+        assert!(!window.is_open(1));
+        window.open(2, 10);
+        window.extend(2, 20);
+        assert_eq!((window.take(5), window.close(2)), (Some(11), Some(15)));
+        window.open(2, 20); // an answer that was under way
+        window.extend(2, 30);
+        assert!(!window.is_open(2));
+        window.open(3, 30);
+        assert!(window.is_open(3));
     }
 
     #[test]

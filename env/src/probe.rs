@@ -17,13 +17,15 @@ pub struct Peer {
     pub node: u64,
 }
 
-/// What coordinators hand out numbers for.
+/// What coordinators are asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Duty {
     /// Ids.
     Ids,
     /// Timestamps.
     Timestamps,
+    /// Routes; nothing is handed out.
+    Routes,
 }
 
 /// Something a peer says to another that must stay true after a crash.
@@ -217,6 +219,20 @@ pub enum Fact {
         /// The term in which the peer's leadership was confirmed; 0 = unknown.
         term: u64,
     },
+    /// A store served a read of a key at a timestamp, as good as its leader's.
+    Shown {
+        /// The user key.
+        key: Vec<u8>,
+        /// The read's timestamp.
+        version: u64,
+    },
+    /// A replica applied a commit of a key.
+    Written {
+        /// The user key.
+        key: Vec<u8>,
+        /// The commit's timestamp.
+        version: u64,
+    },
     /// A meta-root applied something that concerns the authority of coordinators.
     Authority {
         /// The meta-root node.
@@ -231,6 +247,14 @@ pub enum Fact {
         ids: u64,
         /// The fence of timestamps.
         timestamps: u64,
+        /// What that generation goes on above: ids, timestamps, cluster epoch.
+        inherited: [u64; 3],
+        /// The newest generation that was sealed; 0 = none.
+        sealed: u64,
+        /// The most that it may have handed out: ids, timestamps, cluster epoch.
+        consumed: [u64; 3],
+        /// The generation that closed it; 0 = none yet.
+        closed_by: u64,
     },
     /// A meta-root applied a change of regions: all of them, from now on.
     Regions {
@@ -268,7 +292,7 @@ pub enum Fact {
         /// How many.
         count: u64,
     },
-    /// A client took a coordinator's numbers for good.
+    /// A client believed a coordinator's reply. Routes have no numbers.
     Accepted {
         /// Tells clients of one node apart.
         client: u64,
@@ -276,6 +300,8 @@ pub enum Fact {
         duty: Duty,
         /// The lease generation of the reply.
         generation: u64,
+        /// The newest generation that is sealed, as the reply says; 0 = none.
+        sealed: u64,
         /// The lowest.
         first: u64,
         /// How many.

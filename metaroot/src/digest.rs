@@ -15,7 +15,7 @@ use sha2::{Digest, Sha256};
 use std::fmt::Write;
 
 /// Duty bits, in the order in which digests list them: ids, timestamps, routes, lease start.
-pub(crate) const DUTIES: [u32; 4] = [1, 2, 4, 8];
+const DUTIES: [u32; 4] = [1, 2, 4, 8];
 
 /// The hash of a descriptor's content; says nothing of when it was published.
 pub(crate) fn descriptor(region: &RegionDescriptor) -> Bytes {

@@ -5,13 +5,14 @@
 
 use crate::image::Image;
 use crate::lease::LeaseWatch;
-use crate::state::{Outcome, Reply};
+use crate::state::{Outcome, Reply, RootState};
 use crate::workdir::Workdir;
 use bytes::Bytes;
 use nokv_env::{BoxFuture, Env, Fact, Instant, Region};
 use nokv_proto::meta::v1::root_command::Command;
+use nokv_proto::meta::v1::root_event::Payload;
 use nokv_proto::meta::v1::{
-    RegionDescriptor, RootCommand, RootCoordinatorLeaseCommandKind, RootCursor, RootImage,
+    RegionDescriptor, RootCommand, RootCoordinatorLeaseCommandKind, RootCursor, RootDutyFrontier, RootImage,
 };
 use nokv_replica::{Applied, ConfChangeInfo, Fatal, GroupId, MachineSnapshot, Role};
 use prost::Message;
@@ -40,8 +41,60 @@ pub(crate) struct Core {
     told_epoch: u64,
 }
 
-/// What decides whose numbers count: the newest generation, whether it may serve, the fences of ids and timestamps.
-type Authority = (u64, bool, u64, u64);
+/// What decides whose numbers count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Authority {
+    generation: u64,
+    live: bool,
+    ids: u64,
+    timestamps: u64,
+    inherited: [u64; 3],
+    sealed: u64,
+    consumed: [u64; 3],
+    closed_by: u64,
+}
+
+impl Authority {
+    fn of(state: &RootState) -> Self {
+        let (ids, timestamps) = state.fences();
+        let protocol = state.protocol();
+        let (lease, seal) = (protocol.lease.unwrap_or_default(), protocol.seal.unwrap_or_default());
+        let closure = protocol.closure.filter(|closure| closure.seal_generation == seal.cert_generation);
+        Self {
+            generation: lease.cert_generation,
+            live: state.live_lease().is_some(),
+            ids,
+            timestamps,
+            inherited: by_duty(&lease.handoff_frontiers),
+            sealed: seal.cert_generation,
+            consumed: by_duty(&seal.consumed_frontiers),
+            closed_by: closure.map_or(0, |closure| closure.successor_generation),
+        }
+    }
+
+    fn fact(self, node: u64, index: u64) -> Fact {
+        let Self { generation, live, ids, timestamps, inherited, sealed, consumed, closed_by } = self;
+        Fact::Authority {
+            node,
+            index,
+            generation,
+            live,
+            ids,
+            timestamps,
+            inherited,
+            sealed,
+            consumed,
+            closed_by,
+        }
+    }
+}
+
+/// The frontiers of ids, timestamps and routes.
+fn by_duty(frontiers: &[RootDutyFrontier]) -> [u64; 3] {
+    [1, 2, 4].map(|duty| {
+        frontiers.iter().find(|frontier| frontier.duty_mask == duty).map_or(0, |found| found.frontier)
+    })
+}
 
 impl Shared {
     /// A node that begins with `image`.
@@ -97,10 +150,7 @@ impl Core {
 
     /// The authority, if it changed since the last call.
     fn new_authority(&mut self) -> Option<Authority> {
-        let state = &self.image.state;
-        let generation = state.lease().map_or(0, |lease| lease.cert_generation);
-        let (ids, timestamps) = state.fences();
-        let now = (generation, state.live_lease().is_some(), ids, timestamps);
+        let now = Authority::of(&self.image.state);
         (std::mem::replace(&mut self.told, now) != now).then_some(now)
     }
 
@@ -164,8 +214,8 @@ impl Machine {
             (core.new_authority(), core.new_regions())
         };
         let node = self.node_id;
-        if let Some((generation, live, ids, timestamps)) = authority {
-            self.env.fact(Fact::Authority { node, index, generation, live, ids, timestamps });
+        if let Some(authority) = authority {
+            self.env.fact(authority.fact(node, index));
         }
         if let Some(regions) = regions {
             self.env.fact(Fact::Regions { node, index, regions });
@@ -239,6 +289,15 @@ impl nokv_replica::Machine for Machine {
         let outcome = self.shared.lock().apply(at, &command, self.env.clock.now());
         if !outcome.events.is_empty() {
             self.shared.changed.notify_waiters();
+        }
+        for event in outcome.events.iter().filter_map(|committed| committed.event.as_ref()) {
+            match &event.payload {
+                Some(Payload::CoordinatorSeal(seal)) if seal.by_root => {
+                    self.env.probe("metaroot.generation.ended");
+                }
+                Some(Payload::CoordinatorSeal(_)) => self.env.probe("metaroot.generation.sealed"),
+                _ => {}
+            }
         }
         self.after_apply(entry.index)?;
         Ok(outcome.reply)

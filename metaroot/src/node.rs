@@ -71,6 +71,8 @@ pub struct Status {
     pub lease_holder: String,
     /// Generation of that lease.
     pub lease_generation: u64,
+    /// The newest generation that has ended; 0: none.
+    pub sealed_generation: u64,
     /// Stores that are to be emptied.
     pub decommissioned_stores: Vec<u64>,
 }
@@ -174,6 +176,7 @@ impl MetaRoot {
             applied_index: core.image.applied.index,
             lease_holder: lease.holder_id,
             lease_generation: lease.cert_generation,
+            sealed_generation: state.coordinator_seal.map_or(0, |seal| seal.cert_generation),
             decommissioned_stores: core.image.state.decommissioned(),
         }
     }

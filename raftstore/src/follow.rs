@@ -50,7 +50,8 @@ impl Terms {
         terms
     }
 
-    fn is_strong(&self) -> bool {
+    /// Whether nothing may be missing.
+    pub(crate) fn is_strong(&self) -> bool {
         self.stale.is_zero() && self.behind == 0
     }
 }

@@ -157,7 +157,7 @@ fn unwell(region: &RegionDescriptor, raft: &GroupStatus) -> (Vec<u64>, Vec<u64>)
 pub(crate) async fn fetch_timestamps(shared: &Shared) {
     let mut rng = shared.env.rng.stream("store-timestamps");
     let mut backoff = Backoff::new(TSO_PAUSE_MAX);
-    let mut generation = 0;
+    let (mut generation, mut sealed) = (0, 0);
     loop {
         let leading: Vec<_> =
             shared.door.regions.all().into_iter().filter(|r| r.state().role.is_leader).collect();
@@ -176,13 +176,20 @@ pub(crate) async fn fetch_timestamps(shared: &Shared) {
             .first(|mut client| async move { client.tso(TsoRequest { count: 1 }).await })
             .await;
         match reply {
-            // A coordinator of an older generation than one heard before has lost its lease without knowing.
-            Ok(reply) if reply.timestamp != 0 && reply.cert_generation >= generation => {
+            // A coordinator of an older generation than one heard before has lost its lease without knowing; a sealed one
+            // has answered before its end.
+            Ok(reply)
+                if reply.timestamp != 0
+                    && reply.cert_generation >= generation
+                    && (sealed == 0 || reply.cert_generation > sealed) =>
+            {
                 generation = reply.cert_generation;
+                sealed = sealed.max(reply.observed_seal_generation);
                 shared.env.fact(Fact::Accepted {
                     client: 0,
                     duty: Duty::Timestamps,
                     generation,
+                    sealed: reply.observed_seal_generation,
                     first: reply.timestamp,
                     count: 1,
                 });

@@ -18,7 +18,7 @@ use crate::split::{self, Halves};
 use crate::store::group_config;
 use bytes::{Buf, Bytes};
 use nokv_engine::{Cf, Db, WriteBatch};
-use nokv_env::{BoxFuture, Env};
+use nokv_env::{BoxFuture, Env, Fact};
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::key::{KeyRange, decode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
@@ -395,6 +395,11 @@ impl Machine for StoreMachine {
         }
         if outcome.is_err() {
             self.env.probe("store.apply.refused");
+        }
+        if self.env.watching() {
+            for (key, version) in writes.commits() {
+                self.env.fact(Fact::Written { key: key.to_vec(), version });
+            }
         }
         let mut batch = WriteBatch::new();
         if let (Cmd::Gc(request), Ok(_)) = (&command.cmd, &outcome) {

@@ -7,8 +7,9 @@ use crate::machine::{Proposal, Reply};
 use crate::region::refuse;
 use crate::store::Shared;
 use crate::{command, mvcc, read};
+use bytes::Bytes;
 use nokv_engine::{Pressure, Snapshot};
-use nokv_env::ClockExt;
+use nokv_env::{ClockExt, Fact};
 use nokv_proto::admin::v1::{ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason};
 use nokv_proto::kv::v1::no_kv_server::NoKv;
 use nokv_proto::kv::v1::{
@@ -75,9 +76,13 @@ impl NoKv for KvService {
         let cmd = Cmd::Get(get.clone());
         check_limits(&cmd)?;
         let touch = Touch::Keys(vec![&get.key]);
-        let ended = self.read(request.context.as_ref(), &touch, get.version).await;
+        let context = request.context.as_ref();
+        let ended = self.read(context, &touch, get.version).await;
         let ended =
             ended.and_then(|(admitted, moment)| self.look(|ms| self.get(&admitted, &moment, &get, ms)));
+        if let Ok(GetResponse { error: None, .. }) = &ended {
+            self.shown(context, get.version, [&get.key]);
+        }
         respond!(KvGetResponse, ended)
     }
 
@@ -96,6 +101,10 @@ impl NoKv for KvService {
                 Ok(BatchGetResponse { responses: gets.collect::<mvcc::Result<_>>()? })
             })
         });
+        if let Ok(response) = &ended {
+            let got = batch.requests.iter().zip(&response.responses).filter(|(_, got)| got.error.is_none());
+            got.for_each(|(get, _)| self.shown(request.context.as_ref(), get.version, [&get.key]));
+        }
         respond!(KvBatchGetResponse, ended)
     }
 
@@ -110,6 +119,9 @@ impl NoKv for KvService {
                 None => mvcc::scan(&moment, &scan, &admitted.descriptor.range(), ms),
             })
         });
+        if let Ok(ScanResponse { error: None, kvs, .. }) = &ended {
+            self.shown(request.context.as_ref(), scan.version, kvs.iter().map(|pair| &pair.key));
+        }
         self.0.env.tasks.yield_now().await;
         respond!(KvScanResponse, ended)
     }
@@ -209,6 +221,17 @@ impl KvService {
         }
         self.0.env.probe("store.read.below_safe_point");
         Some(mvcc::too_old(version, safe_point))
+    }
+
+    /// Tells whoever watches that keys were shown as they are at `version`. A stale read promises less, and one of the newest
+    /// versions nothing of later ones.
+    fn shown<'a>(&self, context: Option<&Context>, version: u64, keys: impl IntoIterator<Item = &'a Bytes>) {
+        let env = &self.0.env;
+        if env.watching() && version != u64::MAX && Terms::of(context).is_strong() {
+            for key in keys {
+                env.fact(Fact::Shown { key: key.to_vec(), version });
+            }
+        }
     }
 
     fn get(

@@ -238,13 +238,14 @@ pub const HOLDER: &str = "holder";
 pub const HERE: &str = "here";
 
 /// Events that are worth a fault: something is between two states there.
-const EVENTS: [&str; 46] = [
+const EVENTS: [&str; 48] = [
     "fact.leader",
     "fact.vote",
     "fact.installed",
     "fact.lease",
     "fact.timestamps",
     "client.commit_in_doubt",
+    "coordinator.generation.sealed",
     "coordinator.lease.granted",
     "coordinator.repair.decided",
     "coordinator.window.opened",
@@ -256,6 +257,7 @@ const EVENTS: [&str; 46] = [
     "engine.flush.early",
     "engine.wal.torn_tail",
     "metaroot.checkpoint",
+    "metaroot.generation.sealed",
     "metaroot.lease.granted",
     "metaroot.snapshot.installed",
     "mvcc.lock.expired",

@@ -114,7 +114,8 @@ impl Scenario {
         config.prewrite_bytes = world.config.prewrite_bytes;
         config.scan_page = world.config.scan_page;
         config.follower_reads = world.config.follower_reads;
-        config.name = format!("session{session}");
+        // Checks come one after the other, each with a client of its own.
+        config.name = format!("session{session} of {}", world.now());
         Runner {
             session,
             node,

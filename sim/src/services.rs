@@ -207,6 +207,7 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         ("peer changes", status.pending_peer_changes as u64),
         ("range changes", status.pending_range_changes as u64),
         ("lease generation", status.lease_generation),
+        ("sealed generation", status.sealed_generation),
     ];
     let rows = facts.map(|(name, value)| (0, name.as_bytes().to_vec(), value.to_be_bytes().to_vec()));
     Replica {

@@ -206,15 +206,29 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         Fact::Applied { peer, index, digest, .. } => of_peer(3, peer, &[index, digest]),
         Fact::Installed { peer, index, term } => of_peer(4, peer, &[index, term]),
         Fact::Granted { duty, generation, first, count } => mix(&[5, duty as u64, generation, first, count]),
-        Fact::Accepted { client, duty, generation, first, count } => {
-            mix(&[6, client, duty as u64, generation, first, count])
+        Fact::Accepted { client, duty, generation, sealed, first, count } => {
+            mix(&[6, client, duty as u64, generation, sealed, first, count])
         }
         Fact::Lease { node, ref holder, generation } => {
             mix(&[7, digest(holder.as_bytes()), node, generation])
         }
-        Fact::Authority { node, index, generation, live, ids, timestamps } => {
-            mix(&[8, node, index, generation, u64::from(live), ids, timestamps])
+        Fact::Authority {
+            node,
+            index,
+            generation,
+            live,
+            ids,
+            timestamps,
+            inherited,
+            sealed,
+            consumed,
+            closed_by,
+        } => {
+            let words = [8, node, index, generation, u64::from(live), ids, timestamps, sealed, closed_by];
+            inherited.into_iter().chain(consumed).fold(mix(&words), step)
         }
+        Fact::Shown { ref key, version } => mix(&[24, digest(key), version]),
+        Fact::Written { ref key, version } => mix(&[25, digest(key), version]),
         Fact::Regions { node, index, ref regions } => {
             regions.iter().fold(mix(&[22, node, index]), |hash, region| step(hash, of_region(region)))
         }

@@ -122,7 +122,19 @@ fn judge_coordinators(picture: &Picture, judgement: &mut Judgement) {
     if answers.clone().count() == 0 {
         judgement.add(Health::Unavailable, "no coordinator answers".into());
     } else if picture.lease_holder().is_none() {
-        judgement.add(Health::Unavailable, "no coordinator holds the lease; no ids or timestamps".into());
+        let newest = answers.clone().max_by_key(|status| status.lease_generation);
+        let why = newest.map_or_else(String::new, |status| match status.lease_phase.as_str() {
+            "active" => {
+                let holder = &status.lease_holder;
+                format!(" ({holder} has generation {} and does not answer)", status.lease_generation)
+            }
+            "sealed" => {
+                format!(" (generation {} is sealed and has no successor yet)", status.lease_generation)
+            }
+            _ => String::new(),
+        });
+        let problem = format!("no coordinator holds the lease{why}; no ids or timestamps");
+        judgement.add(Health::Unavailable, problem);
     }
     for status in answers.filter(|status| !status.root_available) {
         judgement.add(
@@ -295,6 +307,24 @@ mod tests {
             breaks(&mut picture);
             assert_eq!(judge(&picture).health, Health::Unavailable);
         }
+    }
+
+    #[test]
+    fn a_lease_without_a_holder_says_which_generation_it_waits_for() {
+        let problem = |phase: &str, answers: bool| {
+            let mut picture = good();
+            if let Ok(status) = &mut picture.coordinators[0].answer {
+                status.lease_phase = phase.into();
+                (status.lease_generation, status.lease_holder) = (6, "c2".into());
+            }
+            match &mut picture.coordinators[1].answer {
+                Ok(status) if answers => status.holds_lease = false,
+                answer => down(answer),
+            }
+            judge(&picture).problems.pop().unwrap_or_default()
+        };
+        assert!(problem("sealed", true).contains("generation 6 is sealed and has no successor yet"));
+        assert!(problem("active", false).contains("c2 has generation 6 and does not answer"));
     }
 
     #[test]

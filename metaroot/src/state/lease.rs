@@ -1,13 +1,21 @@
-//! The coordinator lease, and its formal end: seal, confirm, close, reattach.
+//! The coordinator lease, and how it changes hands: every generation that ends is sealed, every generation that begins
+//! covers the seal before it.
 //!
 //! The state machine knows no time. A lease on record is *live* until it is released, sealed or taken over;
 //! whether it has run out is judged by the root leader's own monotonic clock (`crate::lease`), which then
 //! proposes a take-over. The take-over names the generation and the number of renewals that the leader saw
 //! silent; if a renewal got into the log before it, it fails here, on every node alike.
 //!
-//! - ISSUE by the holder of a live lease is a renewal: same generation, `renewals` + 1.
-//! - ISSUE by another is granted (generation + 1) when the lease was released, sealed or is taken over, else HELD.
-//! - After a seal the successor must name the seal's digest and cover every frontier that was consumed.
+//! - ISSUE by the holder of a live lease is a renewal: same generation, `renewals` + 1. When it says after which generation it
+//!   comes, it is a claim by a new life of the holder: a generation belongs to one life of one process.
+//! - SEAL by the holder ends its generation. It says what it handed out of each duty (its *frontiers*), never more than it was
+//!   fenced; a duty that it leaves out counts as handed out up to the fence.
+//! - ISSUE by another is granted (generation + 1) when the lease was sealed, released or is taken over, else HELD. A
+//!   generation that did not seal itself is sealed by the same entry, at its fences: a dead coordinator has handed out nothing
+//!   above them. After a seal of its own hand the successor names the seal's digest, so it cannot come from before the seal.
+//! - The entry that grants also *closes*: the new lease goes on above the fences, which are at or above every frontier of the
+//!   seal, and its holder knows all regions that its predecessor knew. What CONFIRM, CLOSE and REATTACH would ask is
+//!   decided there, so they only repeat it; see `docs/design/009-a-hand-over-of-two-entries.md`.
 //! - FenceAllocator may name holder and generation; then it counts only for the live lease. So a coordinator
 //!   that lost its lease cannot raise a fence and hand out what lies below it.
 
@@ -26,6 +34,8 @@ use nokv_proto::meta::v1::{
 const DUTY_IDS: u32 = 1;
 /// Duty bit of timestamps.
 const DUTY_TIMESTAMPS: u32 = 2;
+/// Duty bit of routes; their frontier is the cluster epoch.
+const DUTY_ROUTES: u32 = 4;
 /// Ids, timestamps and routes.
 const DUTIES_DEFAULT: u32 = 7;
 /// Nobody may hold the cluster for longer than this after falling silent.
@@ -76,25 +86,95 @@ impl RootState {
     ) -> Result<bool, Refusal> {
         let ttl_millis = ttl_millis(command)?;
         check_frontiers(&command.handoff_frontiers)?;
-        let next = match &self.lease {
-            None => fresh(1, at, command),
+        let current = self.lease.clone();
+        if !is_timely(command, current.as_ref()) {
+            return Ok(false);
+        }
+        let next = match &current {
+            None => self.successor(at, 1, command, &[])?,
             Some(current) if self.current_seal().is_some() => {
-                self.check_succession(command)?;
-                fresh(current.cert_generation + 1, at, command)
+                self.check_lineage(command)?;
+                self.succeed(at, current, command, events)?
             }
-            Some(current) if current.ttl_millis == 0 => fresh(current.cert_generation + 1, at, command),
-            Some(current) if current.holder_id == command.holder_id => renewed(current, command)?,
-            Some(current) if is_takeover(request, current) => fresh(current.cert_generation + 1, at, command),
+            Some(current) if current.ttl_millis == 0 => self.succeed(at, current, command, events)?,
+            Some(current) if current.holder_id == command.holder_id && command.after_generation.is_some() => {
+                self.succeed(at, current, command, events)?
+            }
+            Some(current) if current.holder_id == command.holder_id => {
+                let next = renewed(current, command)?;
+                self.raise_fences(&command.handoff_frontiers)?;
+                next
+            }
+            Some(current) if is_takeover(request, current) => self.succeed(at, current, command, events)?,
             Some(_) => return Ok(false),
         };
+        let generation = next.cert_generation;
         let lease = RootCoordinatorLease {
             ttl_millis,
             expires_unix_nano: command.expires_unix_nano,
             address: command.address.clone(),
             ..next
         };
-        self.record_lease(lease, &command.handoff_frontiers, events)?;
+        self.record_lease(lease, events);
+        if current.is_some_and(|before| before.cert_generation < generation) {
+            self.close(at, events);
+        }
         Ok(true)
+    }
+
+    /// The lease of the generation after `current`, which is sealed at its fences if it did not seal itself.
+    fn succeed(
+        &mut self,
+        at: RootCursor,
+        current: &RootCoordinatorLease,
+        command: &RootCoordinatorLeaseCommand,
+        events: &mut Vec<RootEvent>,
+    ) -> Result<RootCoordinatorLease, Refusal> {
+        let consumed = match self.current_seal() {
+            Some(seal) => seal.consumed_frontiers.clone(),
+            None => self.frontiers(),
+        };
+        let next = self.successor(at, current.cert_generation + 1, command, &consumed)?;
+        if self.current_seal().is_none() {
+            self.record_seal(at, current, consumed, true, events);
+        }
+        let digest = self.current_seal().map(|seal| seal.digest.clone()).unwrap_or_default();
+        Ok(RootCoordinatorLease { predecessor_digest: digest, ..next })
+    }
+
+    /// The lease of a new generation, on top of what its predecessor consumed. Raises the fences to what the command says.
+    fn successor(
+        &mut self,
+        at: RootCursor,
+        generation: u64,
+        command: &RootCoordinatorLeaseCommand,
+        consumed: &[RootDutyFrontier],
+    ) -> Result<RootCoordinatorLease, Refusal> {
+        if let Some(why) = uncovered(consumed, &command.handoff_frontiers) {
+            return Err(Refusal::Precondition(why));
+        }
+        self.raise_fences(&command.handoff_frontiers)?;
+        // Numbers go on above the fences, whoever knows them; what it knows of regions only the coordinator can say.
+        let known = frontier(&command.handoff_frontiers, DUTY_ROUTES);
+        let mut inherited = self.frontiers();
+        for routes in inherited.iter_mut().filter(|frontier| frontier.duty_mask == DUTY_ROUTES) {
+            routes.frontier = routes.frontier.min(known);
+        }
+        Ok(RootCoordinatorLease {
+            holder_id: command.holder_id.clone(),
+            cert_generation: generation,
+            issued_cursor: Some(at),
+            duty_mask: DUTIES_DEFAULT,
+            handoff_frontiers: inherited,
+            ..Default::default()
+        })
+    }
+
+    /// The most that anybody can have handed out so far, of each duty.
+    fn frontiers(&self) -> Vec<RootDutyFrontier> {
+        [(DUTY_IDS, self.id_fence), (DUTY_TIMESTAMPS, self.tso_fence), (DUTY_ROUTES, self.cluster_epoch)]
+            .map(|(duty_mask, frontier)| RootDutyFrontier { duty_mask, frontier })
+            .to_vec()
     }
 
     fn release(
@@ -117,38 +197,33 @@ impl RootState {
                 renewals: lease.renewals + 1,
                 ..lease.clone()
             };
-            self.record_lease(lease, &command.handoff_frontiers, events)?;
+            self.raise_fences(&command.handoff_frontiers)?;
+            self.record_lease(lease, events);
         }
         Ok(true)
     }
 
-    fn record_lease(
-        &mut self,
-        lease: RootCoordinatorLease,
-        frontiers: &[RootDutyFrontier],
-        events: &mut Vec<RootEvent>,
-    ) -> Result<(), Refusal> {
+    fn raise_fences(&mut self, frontiers: &[RootDutyFrontier]) -> Result<(), Refusal> {
         use nokv_proto::meta::v1::RootAllocatorKind as Allocator;
         for (duty, allocator) in [(DUTY_IDS, Allocator::Id), (DUTY_TIMESTAMPS, Allocator::Tso)] {
             self.raise_fence(allocator, frontier(frontiers, duty))?;
         }
-        self.lease = Some(lease.clone());
-        events.push(RootEvent {
-            kind: RootEventKind::CoordinatorLease as i32,
-            payload: Some(Payload::CoordinatorLease(lease)),
-        });
         Ok(())
     }
 
-    /// After a seal: the successor must know what it succeeds, and go on above it.
-    fn check_succession(&self, command: &RootCoordinatorLeaseCommand) -> Result<(), Refusal> {
-        let Some(seal) = self.current_seal() else { return Ok(()) };
-        if command.predecessor_digest != digest::seal(seal) {
-            return Err(Refusal::precondition("predecessor digest is not that of the sealed generation"));
-        }
-        match uncovered(seal, &command.handoff_frontiers) {
-            Some(why) => Err(Refusal::Precondition(why)),
-            None => Ok(()),
+    fn record_lease(&mut self, lease: RootCoordinatorLease, events: &mut Vec<RootEvent>) {
+        self.lease = Some(lease.clone());
+        let payload = Some(Payload::CoordinatorLease(lease));
+        events.push(RootEvent { kind: RootEventKind::CoordinatorLease as i32, payload });
+    }
+
+    /// Whoever succeeds a generation that sealed itself has seen the seal.
+    fn check_lineage(&self, command: &RootCoordinatorLeaseCommand) -> Result<(), Refusal> {
+        match self.current_seal() {
+            Some(seal) if command.predecessor_digest != seal.digest => {
+                Err(Refusal::precondition("predecessor digest is not that of the sealed generation"))
+            }
+            _ => Ok(()),
         }
     }
 
@@ -201,9 +276,9 @@ impl RootState {
         }
         match command.kind() {
             ClosureKind::Seal => self.seal_lease(at, command, events)?,
-            ClosureKind::Confirm => self.confirm(at, command, events)?,
-            ClosureKind::Close => self.advance(at, command, Stage::Closed, events)?,
-            ClosureKind::Reattach => self.advance(at, command, Stage::Reattached, events)?,
+            ClosureKind::Confirm | ClosureKind::Close | ClosureKind::Reattach => {
+                self.check_closed(command)?;
+            }
             ClosureKind::Unspecified => return Err(Refusal::invalid("unknown closure command")),
         }
         self.committed(at, events);
@@ -216,96 +291,80 @@ impl RootState {
         command: &RootCoordinatorClosureCommand,
         events: &mut Vec<RootEvent>,
     ) -> Result<(), Refusal> {
-        let lease = self.owned_lease(&command.holder_id)?;
+        let lease = self.owned_lease(&command.holder_id)?.clone();
+        let (meant, current) = (command.cert_generation, lease.cert_generation);
+        if meant != 0 && meant != current {
+            return Err(Refusal::precondition(format!(
+                "lease generation {meant} has passed: it is {current} now"
+            )));
+        }
         if self.current_seal().is_some() {
             return Ok(());
         }
-        check_frontiers(&command.frontiers)?;
-        let seal = RootCoordinatorSeal {
+        let mut consumed = self.frontiers();
+        for known in &mut consumed {
+            let told = command.frontiers.iter().filter(|told| told.duty_mask == known.duty_mask);
+            let Some(told) = told.map(|told| told.frontier).max() else { continue };
+            if told > known.frontier {
+                return Err(Refusal::invalid(format!(
+                    "frontier {told} of duty {} is above the fence {}",
+                    known.duty_mask, known.frontier
+                )));
+            }
+            known.frontier = told;
+        }
+        self.record_seal(at, &lease, consumed, false, events);
+        Ok(())
+    }
+
+    /// Ends the generation of `lease`. What was closed before is history now.
+    fn record_seal(
+        &mut self,
+        at: RootCursor,
+        lease: &RootCoordinatorLease,
+        consumed_frontiers: Vec<RootDutyFrontier>,
+        by_root: bool,
+        events: &mut Vec<RootEvent>,
+    ) {
+        let mut seal = RootCoordinatorSeal {
             holder_id: lease.holder_id.clone(),
             cert_generation: lease.cert_generation,
             duty_mask: if lease.duty_mask == 0 { DUTIES_DEFAULT } else { lease.duty_mask },
-            consumed_frontiers: command.frontiers.clone(),
+            consumed_frontiers,
             sealed_at_cursor: Some(at),
+            by_root,
+            digest: String::new(),
         };
+        seal.digest = digest::seal(&seal);
         self.seal = Some(seal.clone());
         self.closure = None;
         let payload = Some(Payload::CoordinatorSeal(seal));
         events.push(RootEvent { kind: RootEventKind::CoordinatorSeal as i32, payload });
-        Ok(())
     }
 
-    /// The holder of a live later generation proves that it goes on above everything the sealed one consumed.
-    fn confirm(
-        &mut self,
-        at: RootCursor,
-        command: &RootCoordinatorClosureCommand,
-        events: &mut Vec<RootEvent>,
-    ) -> Result<(), Refusal> {
-        let seal = self.seal.clone().ok_or_else(|| Refusal::precondition("no generation is sealed"))?;
-        let lease = self.live_holder(&command.holder_id)?;
-        if lease.cert_generation <= seal.cert_generation {
-            return Err(Refusal::precondition("the sealed generation has no successor yet"));
-        }
-        let digest = digest::seal(&seal);
-        if lease.predecessor_digest != digest {
-            return Err(Refusal::invalid("the successor's predecessor digest is not that of the seal"));
-        }
-        if let Some(why) = uncovered(&seal, &lease.handoff_frontiers) {
-            return Err(Refusal::Invalid(why));
-        }
+    /// The lease just granted covers the seal before it.
+    fn close(&mut self, at: RootCursor, events: &mut Vec<RootEvent>) {
+        let (Some(seal), Some(lease)) = (&self.seal, &self.lease) else { return };
         let closure = RootCoordinatorClosure {
             holder_id: lease.holder_id.clone(),
             seal_generation: seal.cert_generation,
             successor_generation: lease.cert_generation,
-            seal_digest: digest,
-            stage: Stage::Confirmed as i32,
+            seal_digest: seal.digest.clone(),
+            stage: Stage::Reattached as i32,
             confirmed_at_cursor: Some(at),
-            ..Default::default()
+            closed_at_cursor: Some(at),
+            reattached_at_cursor: Some(at),
         };
-        let same = self.closure.as_ref().is_some_and(|known| {
-            known.successor_generation == closure.successor_generation
-                && known.seal_generation == closure.seal_generation
-                && known.stage() != Stage::PendingConfirm
-        });
-        if !same {
-            self.record_closure(closure, events);
-        }
-        Ok(())
+        self.record_closure(closure, events);
     }
 
-    /// CONFIRMED -> CLOSED -> REATTACHED, by the successor that confirmed.
-    fn advance(
-        &mut self,
-        at: RootCursor,
-        command: &RootCoordinatorClosureCommand,
-        stage: Stage,
-        events: &mut Vec<RootEvent>,
-    ) -> Result<(), Refusal> {
+    /// CONFIRM, CLOSE and REATTACH: the grant has done it, if it is the caller's.
+    fn check_closed(&self, command: &RootCoordinatorClosureCommand) -> Result<(), Refusal> {
         let generation = self.live_holder(&command.holder_id)?.cert_generation;
-        let mut closure =
-            self.closure.clone().ok_or_else(|| Refusal::precondition("no closure is confirmed"))?;
-        if closure.holder_id != command.holder_id || closure.successor_generation != generation {
-            return Err(Refusal::precondition("the closure belongs to another holder or generation"));
+        match &self.closure {
+            Some(closure) if closure.successor_generation == generation => Ok(()),
+            _ => Err(Refusal::precondition("the generation of this lease succeeds none")),
         }
-        let before = if stage == Stage::Closed { Stage::Confirmed } else { Stage::Closed };
-        if closure.stage >= stage as i32 {
-            return Ok(());
-        }
-        if closure.stage() != before {
-            let now = closure.stage().as_str_name();
-            return Err(Refusal::precondition(format!(
-                "closure is at {now}, not at {}",
-                before.as_str_name()
-            )));
-        }
-        closure.stage = stage as i32;
-        match stage {
-            Stage::Closed => closure.closed_at_cursor = Some(at),
-            _ => closure.reattached_at_cursor = Some(at),
-        }
-        self.record_closure(closure, events);
-        Ok(())
     }
 
     fn record_closure(&mut self, closure: RootCoordinatorClosure, events: &mut Vec<RootEvent>) {
@@ -338,19 +397,6 @@ fn ttl_millis(command: &RootCoordinatorLeaseCommand) -> Result<u64, Refusal> {
     }
 }
 
-/// A lease of a new generation.
-fn fresh(generation: u64, at: RootCursor, command: &RootCoordinatorLeaseCommand) -> RootCoordinatorLease {
-    RootCoordinatorLease {
-        holder_id: command.holder_id.clone(),
-        cert_generation: generation,
-        issued_cursor: Some(at),
-        duty_mask: DUTIES_DEFAULT,
-        predecessor_digest: command.predecessor_digest.clone(),
-        handoff_frontiers: command.handoff_frontiers.clone(),
-        ..Default::default()
-    }
-}
-
 /// The same lease with a new life.
 fn renewed(
     current: &RootCoordinatorLease,
@@ -360,6 +406,16 @@ fn renewed(
         return Err(Refusal::precondition("a renewal cannot change the predecessor digest"));
     }
     Ok(RootCoordinatorLease { renewals: current.renewals + 1, ..current.clone() })
+}
+
+/// Whether a request is about the lease as it is: it may have come late, or twice.
+fn is_timely(command: &RootCoordinatorLeaseCommand, current: Option<&RootCoordinatorLease>) -> bool {
+    let generation = current.map_or(0, |lease| lease.cert_generation);
+    let renews = command.cert_generation;
+    if renews != 0 {
+        return renews == generation && current.is_some_and(|lease| lease.holder_id == command.holder_id);
+    }
+    command.after_generation.is_none_or(|after| after == generation)
 }
 
 fn is_takeover(request: &Lease, current: &RootCoordinatorLease) -> bool {
@@ -386,10 +442,13 @@ fn frontier(frontiers: &[RootDutyFrontier], duty: u32) -> u64 {
         .unwrap_or(0)
 }
 
-/// Which sealed frontier the successor does not reach, if any.
-fn uncovered(seal: &RootCoordinatorSeal, successor: &[RootDutyFrontier]) -> Option<String> {
-    digest::DUTIES.iter().filter(|duty| seal.duty_mask & **duty != 0).find_map(|&duty| {
-        let (required, actual) = (frontier(&seal.consumed_frontiers, duty), frontier(successor, duty));
-        (actual < required).then(|| format!("frontier {actual} of duty {duty} does not cover {required}"))
+/// Which consumed frontier the successor does not reach, if any. Of numbers it need not speak: they go on above the fences.
+fn uncovered(consumed: &[RootDutyFrontier], successor: &[RootDutyFrontier]) -> Option<String> {
+    consumed.iter().find_map(|consumed| {
+        let (duty, required) = (consumed.duty_mask, consumed.frontier);
+        let actual = frontier(successor, duty);
+        let spoken = duty == DUTY_ROUTES || successor.iter().any(|frontier| frontier.duty_mask == duty);
+        (spoken && actual < required)
+            .then(|| format!("frontier {actual} of duty {duty} does not cover {required}"))
     })
 }

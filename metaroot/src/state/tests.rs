@@ -115,10 +115,21 @@ impl Root {
     }
 
     fn closure(&mut self, kind: ClosureKind, holder: &str, frontiers: &[(u32, u64)]) -> bool {
+        self.closure_of(kind, holder, 0, frontiers)
+    }
+
+    fn closure_of(
+        &mut self,
+        kind: ClosureKind,
+        holder: &str,
+        generation: u64,
+        frontiers: &[(u32, u64)],
+    ) -> bool {
         let command = RootCoordinatorClosureCommand {
             kind: kind as i32,
             holder_id: holder.into(),
             frontiers: frontiers_of(frontiers),
+            cert_generation: generation,
             ..Default::default()
         };
         let outcome = self.does(Command::Closure(Closure { command: Some(command) }));
@@ -511,26 +522,108 @@ fn frontiers_of_a_release_raise_the_fences() {
     assert_eq!((state.id_fence, state.tso_fence), (40, 70));
 }
 
+/// Frontiers of ids, timestamps and routes.
+fn by_duty(frontiers: &[RootDutyFrontier]) -> Vec<(u32, u64)> {
+    frontiers.iter().map(|frontier| (frontier.duty_mask, frontier.frontier)).collect()
+}
+
+/// A root with one region (cluster epoch 1), whose generation 1 of `a` has fenced ids to 100 and timestamps to 200.
+fn fenced() -> Root {
+    let mut root = Root::default();
+    root.takes(bootstrap(region(1, "", "", (1, 1), &[1])));
+    assert_eq!(root.issue_as("a", (0, 0), "", &[(4, 1)]), Some(1));
+    root.fence(RootAllocatorKind::Id, 100, ("a", 1));
+    root.fence(RootAllocatorKind::Tso, 200, ("a", 1));
+    root
+}
+
 #[test]
 fn a_sealed_generation_is_succeeded_and_closed() {
-    let mut root = Root::default();
-    root.issue("a", (0, 0));
+    let mut root = fenced();
     assert!(!root.closure(ClosureKind::Seal, "b", &[]), "not the owner");
-    assert!(root.closure(ClosureKind::Seal, "a", &[(1, 40), (2, 70)]));
-    assert!(root.closure(ClosureKind::Seal, "a", &[]), "again");
-    let digest = digest::seal(root.state.seal.as_ref().expect("sealed"));
-    assert_eq!(root.issue("b", (0, 0)), None, "wrong digest");
-    assert_eq!(root.issue_as("b", (0, 0), &digest, &[(1, 40), (2, 69)]), None, "not covered");
+    assert!(!root.closure_of(ClosureKind::Seal, "a", 2, &[]), "of another generation");
+    assert!(!root.closure(ClosureKind::Seal, "a", &[(1, 101)]), "above the fence");
+    assert!(root.closure_of(ClosureKind::Seal, "a", 1, &[(1, 40), (2, 70)]));
+    assert!(root.closure(ClosureKind::Seal, "a", &[(1, 90)]), "again changes nothing");
+    assert_eq!(root.fence(RootAllocatorKind::Tso, 300, ("a", 1)), None, "sealed");
+    let seal = root.state.seal.clone().expect("sealed");
+    assert_eq!(by_duty(&seal.consumed_frontiers), [(1, 40), (2, 70), (4, 1)]);
+    assert_eq!((seal.by_root, &seal.digest), (false, &digest::seal(&seal)));
+
+    let digest = seal.digest;
+    assert_eq!(root.issue_as("b", (0, 0), "", &[(4, 1)]), None, "knows nothing of the seal");
+    assert_eq!(root.issue_as("a", (0, 0), "", &[(4, 1)]), None, "a renewal that comes late");
+    assert_eq!(root.issue_as("b", (0, 0), &digest, &[(1, 40), (2, 69), (4, 1)]), None, "below a number");
+    assert_eq!(root.issue_as("b", (0, 0), &digest, &[]), None, "does not know the region");
     assert!(!root.closure(ClosureKind::Confirm, "a", &[]), "no successor yet");
-    assert_eq!(root.issue_as("b", (0, 0), &digest, &[(1, 41), (2, 70)]), Some(2));
-    assert_eq!(root.issue_as("a", (0, 0), &digest, &[(1, 41), (2, 70)]), None, "held by the successor");
-    assert!(!root.closure(ClosureKind::Close, "b", &[]), "not confirmed");
-    assert!(root.closure(ClosureKind::Confirm, "b", &[]));
-    assert!(!root.closure(ClosureKind::Reattach, "b", &[]), "not closed");
-    assert!(root.closure(ClosureKind::Close, "b", &[]) && root.closure(ClosureKind::Reattach, "b", &[]));
-    assert!(root.closure(ClosureKind::Confirm, "b", &[]), "confirming again changes nothing");
-    let closure = root.state.closure.clone().expect("closure");
+    assert_eq!(root.issue_as("b", (0, 0), &digest, &[(4, 1)]), Some(2));
+    let lease = root.state.lease.clone().expect("granted");
+    assert_eq!(by_duty(&lease.handoff_frontiers), [(1, 100), (2, 200), (4, 1)]);
+    assert_eq!(lease.predecessor_digest, digest);
+    let closure = root.state.closure.clone().expect("closed by the same entry");
     assert_eq!((closure.seal_generation, closure.successor_generation, closure.stage), (1, 2, 3));
+
+    assert_eq!(root.issue_as("a", (0, 0), &digest, &[(4, 1)]), None, "held by the successor");
+    for kind in [ClosureKind::Confirm, ClosureKind::Close, ClosureKind::Reattach] {
+        assert!(root.closure(kind, "b", &[]), "{kind:?}: already so");
+        assert!(!root.closure(kind, "a", &[]), "{kind:?} by another");
+    }
+    assert!(!root.closure_of(ClosureKind::Seal, "b", 1, &[]), "a seal that comes late");
+    assert!(root.closure_of(ClosureKind::Seal, "b", 2, &[]));
+    assert!(!root.closure(ClosureKind::Reattach, "b", &[]), "sealed meanwhile");
+    assert_eq!(root.issue_as("b", (0, 0), &digest, &[(4, 1)]), None, "the digest of the seal before");
+    let seal = root.state.seal.clone().expect("sealed");
+    assert_eq!(by_duty(&seal.consumed_frontiers), [(1, 100), (2, 200), (4, 1)], "the fences, unless told");
+}
+
+#[test]
+fn a_takeover_seals_the_dead_generation_at_its_fences() {
+    let mut root = fenced();
+    assert_eq!(root.issue_as("b", (1, 0), "", &[(4, 0)]), None, "does not know the region");
+    assert!(root.state.seal.is_none(), "refused as a whole");
+    assert_eq!(root.issue_as("b", (1, 0), "", &[(4, 1)]), Some(2));
+    let seal = root.state.seal.clone().expect("sealed by the root");
+    assert_eq!((seal.by_root, &*seal.holder_id, seal.cert_generation), (true, "a", 1));
+    assert_eq!(by_duty(&seal.consumed_frontiers), [(1, 100), (2, 200), (4, 1)]);
+    let lease = root.state.lease.clone().expect("granted");
+    assert_eq!((&lease.predecessor_digest, by_duty(&lease.handoff_frontiers)[1]), (&seal.digest, (2, 200)));
+    assert_eq!(root.state.closure.clone().map(|closure| closure.successor_generation), Some(2));
+    assert!(!root.closure_of(ClosureKind::Seal, "a", 1, &[(1, 40)]), "the dead comes back and seals");
+}
+
+/// What a coordinator sends: a renewal of `renews`, or a claim after what it knows.
+fn asks(root: &mut Root, holder: &str, renews: u64, after: Option<u64>, digest: &str) -> Option<u64> {
+    let command = RootCoordinatorLeaseCommand {
+        kind: LeaseKind::Issue as i32,
+        holder_id: holder.into(),
+        ttl_millis: 1000,
+        cert_generation: renews,
+        after_generation: after,
+        predecessor_digest: digest.into(),
+        handoff_frontiers: frontiers_of(&[(4, 1)]),
+        ..Default::default()
+    };
+    root.lease(command, (0, 0))
+}
+
+#[test]
+fn a_generation_belongs_to_one_life_of_its_holder() {
+    let mut root = fenced();
+    assert_eq!(asks(&mut root, "a", 1, None, ""), Some(1), "a renewal");
+    assert_eq!(asks(&mut root, "a", 0, Some(1), ""), Some(2), "a new life of the same coordinator");
+    let seal = root.state.seal.clone().expect("sealed");
+    assert_eq!((seal.by_root, by_duty(&seal.consumed_frontiers)[0]), (true, (1, 100)));
+    assert_eq!(asks(&mut root, "a", 1, None, ""), None, "a renewal of the last life");
+    assert_eq!(asks(&mut root, "a", 0, Some(1), ""), None, "the claim a second time");
+    assert!(!root.closure_of(ClosureKind::Seal, "a", 1, &[(1, 40)]), "a seal of the last life");
+    assert_eq!(asks(&mut root, "b", 2, None, ""), None, "a renewal by another");
+    assert_eq!(asks(&mut root, "b", 0, Some(2), ""), None, "held");
+    assert_eq!(asks(&mut root, "a", 2, None, ""), Some(2));
+    assert!(root.closure_of(ClosureKind::Seal, "a", 2, &[]));
+    let digest = root.state.seal.clone().map(|seal| seal.digest).unwrap_or_default();
+    assert_eq!(asks(&mut root, "a", 2, None, ""), None, "a renewal that comes after the seal");
+    assert_eq!(asks(&mut root, "b", 0, Some(1), &digest), None, "does not know the generation");
+    assert_eq!(asks(&mut root, "b", 0, Some(2), &digest), Some(3));
 }
 
 #[test]
@@ -541,6 +634,7 @@ fn the_seal_digest_is_golden() {
         duty_mask: 3,
         consumed_frontiers: frontiers_of(&[(2, 9), (8, 1)]),
         sealed_at_cursor: Some(RootCursor { term: 1, index: 7 }),
+        ..Default::default()
     };
     let mut bytes = vec![0, 0, 0, 2, b'c', b'1', 0, 0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 3];
     for (duty, frontier) in [(1u8, 0u8), (2, 9), (8, 1)] {
@@ -568,6 +662,7 @@ fn random_logs_keep_the_rules_on_every_node() {
             let now = (state.id_fence, state.tso_fence, generation);
             assert!(now.0 >= highest.0 && now.1 >= highest.1 && now.2 >= highest.2);
             highest = now;
+            check_authority(&root.state);
         }
         let mut other = Root::default();
         for command in log {
@@ -575,6 +670,23 @@ fn random_logs_keep_the_rules_on_every_node() {
         }
         assert_eq!(other.state, root.state);
     }
+}
+
+/// Every generation but the newest is sealed; a sealed one waits for its successor or is closed by it, above all it consumed.
+fn check_authority(state: &RootState) {
+    let protocol = state.protocol();
+    let generation = protocol.lease.as_ref().map_or(0, |lease| lease.cert_generation);
+    let sealed = protocol.seal.as_ref().map_or(0, |seal| seal.cert_generation);
+    assert!(sealed == generation || sealed + 1 == generation, "{sealed} is sealed, {generation} is granted");
+    assert!(state.live_lease().is_none() || sealed < generation);
+    let closed_by = protocol.closure.map_or(0, |closure| closure.successor_generation);
+    assert_eq!(closed_by, if sealed != 0 && sealed < generation { generation } else { 0 });
+    let (Some(seal), Some(lease)) = (protocol.seal, protocol.lease) else { return };
+    let covers = |(duty, consumed): (u32, u64)| {
+        by_duty(&lease.handoff_frontiers).contains(&(duty, consumed))
+            || by_duty(&lease.handoff_frontiers).iter().any(|known| known.0 == duty && known.1 > consumed)
+    };
+    assert!(sealed == generation || by_duty(&seal.consumed_frontiers).into_iter().all(covers));
 }
 
 fn random_command(rng: &mut impl Rng, state: &RootState) -> Command {
@@ -631,11 +743,26 @@ fn random_command(rng: &mut impl Rng, state: &RootState) -> Command {
                 });
             }
             let current = state.lease.clone().unwrap_or_default();
+            if draw(5) == 0 {
+                let command = RootCoordinatorClosureCommand {
+                    kind: 1 + draw(4) as i32,
+                    holder_id: holder,
+                    frontiers: frontiers_of(&[(1 + draw(2) as u32, draw(1000))]),
+                    cert_generation: current.cert_generation.saturating_sub(draw(2)),
+                    ..Default::default()
+                };
+                return Command::Closure(Closure { command: Some(command) });
+            }
+            let digest = state.seal.as_ref().filter(|_| draw(2) == 0).map(|seal| seal.digest.clone());
             let command = RootCoordinatorLeaseCommand {
                 kind: if draw(4) == 0 { LeaseKind::Release } else { LeaseKind::Issue } as i32,
                 holder_id: holder,
                 ttl_millis: draw(3),
-                handoff_frontiers: frontiers_of(&[(1, draw(1000))]),
+                predecessor_digest: digest.unwrap_or_default(),
+                handoff_frontiers: frontiers_of(&[
+                    (1, draw(1000)),
+                    (4, state.cluster_epoch - draw(2).min(state.cluster_epoch)),
+                ]),
                 ..Default::default()
             };
             return Command::Lease(Lease {

@@ -147,6 +147,17 @@ impl Writes {
         self.probes.push(name);
     }
 
+    /// The user keys that are committed here, and when. Records that only conflict do not count.
+    pub(crate) fn commits(&self) -> impl Iterator<Item = (Bytes, u64)> {
+        self.changes.iter().filter_map(|(cf, versioned, value)| {
+            let value = value.as_ref().filter(|_| *cf == CF_WRITE)?;
+            let record = record::Write::decode(versioned, value.clone()).ok()?;
+            let (stored, commit_ts) = key::split_version(versioned)?;
+            let changes = matches!(record.kind, record::Kind::Put | record::Kind::Delete);
+            changes.then(|| key::user(stored)).flatten().map(|user_key| (user_key, commit_ts))
+        })
+    }
+
     /// Moves the changes into an engine batch.
     pub fn into_batch(self, batch: &mut engine::WriteBatch) {
         for (cf, key, value) in self.changes {

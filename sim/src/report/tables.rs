@@ -13,7 +13,7 @@ use crate::workload::keys::Name;
 use std::collections::BTreeMap;
 
 /// Marks that happen all the time; far from the story only some of them are kept.
-const ORDINARY: [&str; 13] = [
+const ORDINARY: [&str; 15] = [
     "Applied",
     "Entry",
     "Synced",
@@ -27,6 +27,8 @@ const ORDINARY: [&str; 13] = [
     "Ids",
     "Authority",
     "Purged",
+    "Shown",
+    "Written",
 ];
 /// Ordinary marks and packets that are kept, those nearest to the violation first.
 const ORDINARY_MAX: usize = 30_000;

@@ -103,8 +103,9 @@ pub(super) fn rule(checker: &str) -> &'static str {
             "Raft's invariants must hold at every step (one vote of a peer and one leader a term; what was promised is on disk; what is committed stays). One is broken:"
         }
         "authority" => {
-            "A generation of the lease has one holder, and hands out numbers above all that were handed out before. Here that is broken:"
+            "One generation of the lease serves at a time, above all that was handed out before, and nobody believes one that is sealed. Here that is broken:"
         }
+        "reads" => "Nothing may be written behind a served read. Here something is:",
         "regions" => {
             "Regions must cover all keys, never overlap and never go back in their epochs. Here one does not:"
         }
@@ -370,6 +371,9 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
         "Timestamps" => numbers("timestamps"),
         "Ids" => numbers("ids"),
         "Granted" => numbers(&known.text("duty").to_lowercase()),
+        "Accepted" if known.text("duty") == "Routes" => {
+            format!("takes a route (generation {})", number("generation"))
+        }
         "Accepted" => numbers(&known.text("duty").to_lowercase()).replacen("hands out", "takes", 1),
         "Promised" => match known.text("promise") {
             "Accept" => format!(
@@ -405,13 +409,15 @@ pub(super) fn fact(known: &Known, candidate: &str) -> String {
         }
         "Regions" => format!("applies a change of regions at index {}", number("index")),
         "Authority" => {
-            let live = if known.text("live") == "true" { "may serve" } else { "may not serve any more" };
+            let live = if known.text("live") == "true" { "may serve" } else { "has ended" };
             let (ids, timestamps) = (number("ids"), number("timestamps"));
             format!(
                 "knows that generation {} {live}, and that timestamps up to {timestamps} and ids up to {ids} may have been handed out",
                 number("generation")
             )
         }
+        "Shown" => format!("shows a key as it is at {}", number("version")),
+        "Written" => format!("applies a commit at {}", number("version")),
         "ReadAsked" => format!("is asked to read from {group}"),
         "ReadServed" => {
             format!("reads from {group} at applied index {} (term {})", number("applied"), number("term"))

@@ -43,10 +43,10 @@ fn coordinators(picture: &Picture) -> Vec<Vec<String>> {
     let row =
         |asked: &super::Asked<nokv_proto::coordinator::v1::CoordinatorStatusResponse>| match &asked.answer {
             Ok(status) => {
-                let lease = if status.holds_lease {
-                    format!("holder, generation {}", status.lease_generation)
-                } else {
-                    "standby".to_owned()
+                let lease = match (status.holds_lease, status.lease_phase.as_str()) {
+                    (true, _) => format!("holder, generation {}", status.lease_generation),
+                    (false, "sealed") => format!("standby, generation {} is sealed", status.lease_generation),
+                    (false, _) => "standby".to_owned(),
                 };
                 vec![status.coordinator_id.clone(), asked.addr.clone(), state(true), lease]
             }
@@ -104,6 +104,8 @@ pub fn json(picture: &Picture, judgement: &Judgement) -> Value {
                 "coordinator_id": status.map(|status| &status.coordinator_id), "addr": asked.addr,
                 "up": status.is_some(), "holds_lease": status.is_some_and(|status| status.holds_lease),
                 "lease_generation": status.map(|status| status.lease_generation),
+                "lease_phase": status.map(|status| &status.lease_phase),
+                "sealed_generation": status.map(|status| status.sealed_generation),
                 "root_available": status.is_some_and(|status| status.root_available),
             })
         })

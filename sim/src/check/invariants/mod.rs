@@ -1,8 +1,8 @@
 //! Invariants of protocols, checked at the very fact that breaks them.
 //!
 //! [`raft`] keeps a mirror of every peer's log as its disk must have it, and what each group has committed;
-//! [`authority`] keeps who may hand out numbers, what was handed out and what clients took; [`regions`] keeps which
-//! ranges regions had at which epoch. All learn from
+//! [`authority`] keeps who may hand out numbers, what was handed out and what clients took; [`reads`] keeps what was shown at
+//! which timestamp; [`regions`] keeps which ranges regions had at which epoch. All learn from
 //! facts alone and know nothing of faults: a crash shows as a peer that starts again.
 
 mod authority;
@@ -11,6 +11,7 @@ mod group;
 mod mirror;
 mod peer;
 mod raft;
+mod reads;
 mod regions;
 #[cfg(test)]
 mod tests;
@@ -25,6 +26,7 @@ pub struct Invariants {
     raft: raft::Raft,
     authority: authority::Authority,
     regions: regions::Regions,
+    reads: reads::Reads,
     names: Names,
     /// No region may be left with fewer voters.
     voters_min: usize,
@@ -67,6 +69,7 @@ impl Invariants {
             Fact::Lease { .. } | Fact::Authority { .. } | Fact::Granted { .. } | Fact::Accepted { .. } => {
                 self.authority.observe(place, fact, &self.names)
             }
+            Fact::Shown { .. } | Fact::Written { .. } => self.reads.observe(place, fact, &self.names),
             Fact::Regions { .. } | Fact::Region { .. } => self.regions.observe(place, fact, &self.names),
             _ => self.raft.observe(place, fact, &self.names),
         }

@@ -344,8 +344,33 @@ fn a_disk_that_was_lost_on_purpose_is_forgotten() {
     story.restart(2, 0, 0, 0, 0).holds();
 }
 
+/// What a root says: every generation that ended had handed out timestamps up to 100, and its successor goes on there. Sealed
+/// when not live.
 fn root(index: u64, generation: u64, live: bool, timestamps: u64) -> Fact {
-    Fact::Authority { node: 1, index, generation, live, ids: 1000, timestamps }
+    let sealed = if live { generation.saturating_sub(1) } else { generation };
+    let closed_by = if live && sealed > 0 { generation } else { 0 };
+    let consumed = if sealed == 0 { [0; 3] } else { [0, 100, 1] };
+    Fact::Authority {
+        node: 1,
+        index,
+        generation,
+        live,
+        ids: 1000,
+        timestamps,
+        inherited: if generation > 1 { [0, 100, 1] } else { [0; 3] },
+        sealed,
+        consumed,
+        closed_by,
+    }
+}
+
+/// The same with one thing wrong.
+fn root_with(fact: Fact, change: impl FnOnce(&mut [u64; 3], &mut u64, &mut [u64; 3], &mut u64)) -> Fact {
+    let mut fact = fact;
+    if let Fact::Authority { inherited, sealed, consumed, closed_by, .. } = &mut fact {
+        change(inherited, sealed, consumed, closed_by);
+    }
+    fact
 }
 
 fn granted(generation: u64, first: u64, count: u64) -> Fact {
@@ -353,7 +378,11 @@ fn granted(generation: u64, first: u64, count: u64) -> Fact {
 }
 
 fn accepted(client: u64, generation: u64, first: u64, count: u64) -> Fact {
-    Fact::Accepted { client, duty: Duty::Timestamps, generation, first, count }
+    Fact::Accepted { client, duty: Duty::Timestamps, generation, sealed: 0, first, count }
+}
+
+fn routed(client: u64, generation: u64, sealed: u64) -> Fact {
+    Fact::Accepted { client, duty: Duty::Routes, generation, sealed, first: 0, count: 0 }
 }
 
 /// The facts come from node 1, behind a root whose generation 1 may hand out timestamps up to 100.
@@ -379,22 +408,52 @@ fn numbers_are_handed_out_once_below_the_fence() {
 
 #[test]
 fn a_successor_goes_on_above_its_predecessors() {
-    let successor = root(2, 2, true, 200);
-    authority(&[granted(1, 10, 5), successor.clone(), granted(2, 101, 5), granted(1, 20, 5)]).holds();
-    authority(&[granted(1, 50, 5), successor.clone(), granted(2, 20, 5)])
-        .breaks("on the wrong side of 50..55");
-    authority(&[successor, granted(2, 20, 5), granted(1, 50, 5)]).breaks("on the wrong side of 20..25");
+    let (sealed, successor) = (root(2, 1, false, 100), root(3, 2, true, 200));
+    let handed = [granted(1, 10, 5), sealed.clone(), successor.clone(), granted(2, 101, 5)];
+    authority(&handed).holds();
+    // A take-over seals and grants at once.
+    authority(&[granted(1, 10, 5), root(2, 2, true, 200), granted(2, 101, 5)]).holds();
+    authority(&[successor.clone(), granted(2, 100, 5)]).breaks("granted above 100");
+    let modest = root_with(sealed, |_, _, consumed, _| consumed[1] = 13);
+    authority(&[granted(1, 10, 5), modest.clone()]).breaks("up to 14, its seal says 13");
+    let below = root_with(successor.clone(), |inherited, _, _, _| inherited[1] = 99);
+    authority(&[below]).breaks("breaks Inheritance: generation 2 goes on at timestamps");
+    let unread = root_with(successor.clone(), |inherited, _, _, _| inherited[2] = 0);
+    authority(&[unread]).breaks("goes on at cluster epochs");
 }
 
 #[test]
-fn what_a_predecessor_hands_out_late_is_not_taken() {
-    let begin = [root(2, 2, true, 200), granted(2, 101, 5), accepted(7, 2, 101, 5), granted(1, 20, 5)];
-    authority(&begin).holds();
-    let taken = [&begin[..], &[accepted(8, 1, 20, 5)]].concat();
-    authority(&taken).breaks("handed out after generation 2 had served");
-    let early = [granted(1, 20, 5), root(2, 2, true, 200), granted(2, 101, 5), accepted(7, 2, 101, 5)];
-    authority(&[&early[..], &[accepted(8, 1, 20, 5)]].concat()).holds();
-    authority(&[&early[..], &[accepted(7, 1, 20, 5)]].concat()).breaks("after some of generation 2");
+fn one_generation_serves_and_the_others_are_sealed() {
+    let (sealed, successor) = (root(2, 1, false, 100), root(3, 2, true, 200));
+    authority(&[sealed.clone(), granted(1, 10, 5)])
+        .breaks("break Primacy: for the root generation 1 has ended");
+    authority(&[successor.clone(), granted(1, 10, 5)])
+        .breaks("break Primacy: for the root generation 2 serves, 1 is");
+    authority(&[granted(2, 10, 5)]).breaks("break Primacy");
+    let unsealed = root_with(successor.clone(), |_, sealed, _, _| *sealed = 0);
+    authority(&[unsealed]).breaks("generation 2 is granted (live: true), and 0 is sealed");
+    let open = root_with(successor.clone(), |_, _, _, closed_by| *closed_by = 0);
+    authority(&[open]).breaks("breaks Finality: generation 1 is sealed, 2 is granted, and 0 closed it");
+    let early = root_with(sealed.clone(), |_, _, _, closed_by| *closed_by = 2);
+    authority(&[early]).breaks("breaks Finality");
+    let other = root_with(successor, |inherited, _, consumed, _| {
+        inherited[0] = 1;
+        consumed[0] = 1;
+    });
+    authority(&[sealed, other]).breaks("breaks Finality: the seal goes from");
+}
+
+#[test]
+fn what_a_predecessor_handed_out_is_taken_only_before_its_seal_is_known() {
+    let begun = [granted(1, 20, 9), root(2, 2, true, 200), granted(2, 101, 5)];
+    let then = |more: &[Fact]| authority(&[&begun[..], more].concat());
+    then(&[accepted(7, 2, 101, 5), accepted(8, 1, 20, 5)]).holds(); // nobody told client 8
+    then(&[accepted(7, 2, 101, 5), accepted(7, 1, 20, 5)])
+        .breaks("breaks Silence: it took timestamps of generation 1");
+    then(&[routed(7, 1, 0), accepted(7, 1, 20, 5), routed(7, 0, 1)]).holds();
+    then(&[routed(7, 0, 1), accepted(7, 1, 20, 5)]).breaks("breaks Silence");
+    then(&[accepted(7, 2, 101, 5), routed(7, 1, 0)]).breaks("breaks Silence: it took routes of generation 1");
+    then(&[routed(7, 2, 2)]).breaks("breaks Silence");
     authority(&[granted(1, 20, 5), accepted(7, 1, 22, 3)]).holds();
     authority(&[granted(1, 20, 5), accepted(7, 1, 22, 4)]).breaks("which nobody handed out");
 }
@@ -411,6 +470,16 @@ fn the_root_never_goes_back() {
     let lease = |holder: &str| Fact::Lease { node: 1, holder: holder.to_owned(), generation: 1 };
     authority(&[lease("a"), lease("a")]).holds();
     authority(&[lease("a"), lease("b")]).breaks("belongs to a and to b");
+}
+
+#[test]
+fn nothing_is_written_behind_a_served_read() {
+    let shown = |version| Fact::Shown { key: b"k".to_vec(), version };
+    let written = |key: &str, version| Fact::Written { key: key.as_bytes().to_vec(), version };
+    authority(&[written("k", 5), shown(9), written("k", 5), written("j", 7), written("k", 10)]).holds();
+    authority(&[shown(9), shown(4), written("k", 9)]).breaks("a write behind a served read: ");
+    authority(&[shown(9), written("k", 8)])
+        .breaks("commits key \"k\" at 8, and a read at 9 was served before");
 }
 
 fn region(id: u64, version: u64, start: &str, end: &str) -> Region {
