@@ -29,6 +29,13 @@ pub(crate) struct Transition {
     regions: Vec<u64>,
 }
 
+impl Transition {
+    /// The same under a more telling name.
+    pub(crate) fn called(self, action: &'static str) -> Self {
+        Self { action, ..self }
+    }
+}
+
 /// How it ended, as far as this store knows.
 pub(crate) struct Outcome {
     told: Told,

@@ -117,6 +117,8 @@ expect 2 usage 'contradict' get --json -o plain k
 expect 2 usage 'json' scan -o xml
 expect 2 usage 'lies before' scan --start b --end a
 expect 2 usage 'hexadecimal' get --hex abc
+expect 2 usage '--split-bytes' serve --store-id 1 --split-bytes many
+expect 2 usage '--split-requests' serve --store-id 1 --split-requests=-1
 expect 2 usage '--store-id' serve --workdir "$work/none"
 expect 2 usage 'scope' serve --store-id 1 --scope dokcer
 expect 2 usage 'no coordinator' serve --store-id 1 --workdir "$work/none"
