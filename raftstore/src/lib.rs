@@ -36,6 +36,7 @@ mod gc;
 mod graves;
 mod heartbeat;
 mod image;
+mod inspect;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
