@@ -88,18 +88,18 @@ impl Version {
         self.levels.iter().skip(level + 1).any(|tables| find(tables, cf, user).is_some())
     }
 
-    /// Adds the sources of all levels that overlap `span`.
-    pub(crate) fn sources(&self, span: &Span, direction: Direction, out: &mut Vec<Source>) {
+    /// Adds the sources of all levels that overlap `span`. What they read is kept in the cache if `fill_cache`.
+    pub(crate) fn sources(&self, span: &Span, direction: Direction, fill_cache: bool, out: &mut Vec<Source>) {
         let inside = |table: &&Arc<Table>| span.overlaps(&table.meta.smallest, &table.meta.largest);
         for table in self.levels[0].iter().filter(inside) {
-            out.push(Box::new(TableSource::new(table.clone(), span.clone(), direction, true)));
+            out.push(Box::new(TableSource::new(table.clone(), span.clone(), direction, fill_cache)));
         }
         for level in &self.levels[1..] {
             let start = level.partition_point(|table| table.meta.largest < span.low);
             let tables: std::collections::VecDeque<_> =
                 level[start..].iter().take_while(inside).cloned().collect();
             if !tables.is_empty() {
-                out.push(Box::new(LevelSource::new(tables, span.clone(), direction, true)));
+                out.push(Box::new(LevelSource::new(tables, span.clone(), direction, fill_cache)));
             }
         }
     }

@@ -58,14 +58,14 @@ impl View {
     }
 
     /// The newest version of every key in `span` at or below `sequence`, tombstones included.
-    pub(crate) fn scan(&self, span: &Span, direction: Direction, sequence: u64) -> Newest {
+    pub(crate) fn scan(&self, span: &Span, direction: Direction, sequence: u64, fill_cache: bool) -> Newest {
         let mut sources: Vec<Source> = Vec::new();
         for memtable in std::iter::once(&self.active).chain(&self.immutables) {
             if !memtable.is_empty() {
                 sources.push(Box::new(MemtableSource::new(memtable.clone(), span.clone(), direction)));
             }
         }
-        self.version.sources(span, direction, &mut sources);
+        self.version.sources(span, direction, fill_cache, &mut sources);
         Newest::new(sources, direction, sequence)
     }
 }

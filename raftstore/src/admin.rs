@@ -8,8 +8,9 @@ use nokv_proto::admin::v1::{
     ExecutionStatusResponse, ExportRegionSnapshotRequest, ExportRegionSnapshotResponse,
     ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ImportRegionSnapshotRequest,
     ImportRegionSnapshotResponse, ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse,
-    RegionRuntimeStatusRequest, RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse,
-    SplitRegionRequest, SplitRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
+    MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest, RegionRuntimeStatusResponse,
+    RemovePeerRequest, RemovePeerResponse, SplitRegionRequest, SplitRegionResponse, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -132,6 +133,12 @@ impl RaftAdmin for AdminService {
         topology::note(&self.0, topology::split(region_id, right), region_id, Outcome::of(&result));
         let halves = result?;
         Ok(Response::new(SplitRegionResponse { left: Some(halves.left), right: Some(halves.right) }))
+    }
+
+    async fn mvcc_get(&self, request: Request<MvccGetRequest>) -> RpcResult<MvccGetResponse> {
+        let request = request.into_inner();
+        required(request.region_id, "region id")?;
+        Ok(Response::new(self.0.mvcc_get(&request).await?))
     }
 
     async fn execution_status(

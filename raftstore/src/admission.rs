@@ -44,6 +44,17 @@ pub(crate) enum Touch<'a> {
     Scan(&'a ScanRequest),
 }
 
+impl<'a> Touch<'a> {
+    /// The keys that stand for the request when load is measured: of a scan the one where it begins.
+    fn keys(&self) -> impl Iterator<Item = &'a Bytes> {
+        let (keys, scan) = match self {
+            Touch::Keys(keys) => (&keys[..], None),
+            Touch::Scan(scan) => (&[][..], Some(&scan.start_key)),
+        };
+        keys.iter().copied().chain(scan)
+    }
+}
+
 /// A request that may go on.
 #[derive(Clone)]
 pub(crate) struct Admitted {
@@ -146,6 +157,9 @@ impl Door {
         }
         if !state.role.is_leader && !anywhere {
             return Err((Reason::NotLeader, refuse::not_leader(&state).into()));
+        }
+        if state.role.is_leader {
+            region.load().note(touch.keys().filter(|key| state.descriptor.contains(key)));
         }
         let State { descriptor, .. } = state;
         Ok(Admitted { region, descriptor })

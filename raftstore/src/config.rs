@@ -1,6 +1,6 @@
 //! What a store needs to know to start.
 
-use crate::Error;
+use crate::{Error, SplitLimits};
 use nokv_engine as engine;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -51,6 +51,8 @@ pub struct Config {
     pub address_refresh: Duration,
     /// A peer that has known no leader for this long asks the coordinators whether it is still a member.
     pub orphan_after: Duration,
+    /// When regions are split by themselves.
+    pub split: SplitLimits,
 }
 
 impl Config {
@@ -86,6 +88,7 @@ impl Config {
             command_timeout: Duration::from_secs(3),
             address_refresh: Duration::from_secs(5),
             orphan_after: Duration::from_secs(30),
+            split: SplitLimits::default(),
         }
     }
 
@@ -106,6 +109,7 @@ impl Config {
             || self.command_timeout.is_zero()
             || self.address_refresh.is_zero()
             || self.orphan_after.is_zero()
+            || self.split.interval.is_zero()
         {
             "intervals and timeouts must be positive"
         } else {

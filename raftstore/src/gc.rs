@@ -152,7 +152,7 @@ pub(crate) async fn tend(shared: &Shared, region: &Arc<Region>) -> Result<(), St
 }
 
 /// Whether what a snapshot of the engine shows is the region's. Once its peer has left, rows go; the region tells first.
-fn still_here(region: &Region, version: u64) -> Result<(), String> {
+pub(crate) fn still_here(region: &Region, version: u64) -> Result<(), String> {
     let now = region.state();
     if now.is_hosted() && now.descriptor.epoch_pair().0 == version {
         return Ok(());

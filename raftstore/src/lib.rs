@@ -13,6 +13,7 @@
 //! - `service`, `admin`: the two gRPC doors; `admission` what is checked there; `one_pc` when one round trip is enough.
 //! - `read` how the leader answers reads, `follow` how other replicas do.
 //! - `gc`: old versions are removed through the log, below a safe point that all regions have agreed to.
+//! - `auto_split`: regions that outgrow a limit are split by their leader.
 //! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators.
 //! - [`mode`], [`seed`]: whose directory it is, and its first regions.
 //!
@@ -23,6 +24,7 @@
 mod admin;
 mod admission;
 mod apply;
+mod auto_split;
 mod bells;
 pub mod catalog;
 mod command;
@@ -34,6 +36,7 @@ mod gc;
 mod graves;
 mod heartbeat;
 mod image;
+mod inspect;
 mod machine;
 #[cfg(test)]
 mod machine_tests;
@@ -57,6 +60,7 @@ mod store_tests;
 mod testing;
 mod topology;
 
+pub use auto_split::SplitLimits;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use status::{EngineStatus, RaftStatus, RegionStatus, StoreStatus};

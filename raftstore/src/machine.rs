@@ -155,9 +155,11 @@ impl StoreMachine {
         if self.is_gone(group) {
             return Ok(());
         }
+        let grown = batch.bytes();
         catalog::put_applied(&mut batch, group.0, at);
         let sequence = self.db.apply(batch).map_err(|error| fatal(group, error))?;
         let hosted = self.hosted(group)?;
+        hosted.region.grow(grown);
         hosted.region.set_applied(at);
         hosted.marks.applied(sequence, at.index);
         Ok(())
@@ -274,6 +276,7 @@ impl StoreMachine {
         region.set_descriptor(image.region, self.store_id);
         region.set_gc(image.gc);
         region.tell(&self.env);
+        region.grow(batch.bytes());
         self.db.apply(batch).map_err(|error| fatal(group, error))?;
         self.db.flush().await.map_err(|error| fatal(group, error))?;
         region.set_applied(at);

@@ -1,5 +1,6 @@
 //! The regions of this store as everybody in it sees them: written by the raft driver, read by the services.
 
+use crate::auto_split::Load;
 use crate::catalog::{Entry, Gc, Members, Position};
 use crate::follow::Confirmed;
 use crate::gc::Swept;
@@ -34,6 +35,10 @@ pub(crate) struct Region {
     confirmed: Mutex<Confirmed>,
     /// Rings when more was applied.
     advanced: Notify,
+    /// Bytes that were written here, by what was applied or installed since the start.
+    grown: AtomicU64,
+    /// What it was asked for lately.
+    load: Mutex<Load>,
 }
 
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
@@ -84,6 +89,8 @@ impl Region {
             swept: Mutex::default(),
             confirmed: Mutex::default(),
             advanced: Notify::new(),
+            grown: AtomicU64::new(0),
+            load: Mutex::default(),
         }
     }
 
@@ -123,6 +130,18 @@ impl Region {
 
     pub(crate) fn advanced(&self) -> &Notify {
         &self.advanced
+    }
+
+    pub(crate) fn grow(&self, bytes: usize) {
+        self.grown.fetch_add(bytes as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn grown(&self) -> u64 {
+        self.grown.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn load(&self) -> MutexGuard<'_, Load> {
+        lock(&self.load)
     }
 
     pub(crate) fn swept(&self) -> MutexGuard<'_, Swept> {

@@ -2,6 +2,7 @@
 
 use crate::admin::AdminService;
 use crate::admission::Door;
+use crate::auto_split;
 use crate::bells::Bells;
 use crate::catalog::{self, Entry};
 use crate::control::Coordinators;
@@ -271,6 +272,7 @@ fn spawn_loops(shared: &Arc<Shared>) {
     if shared.coordinators.len() == 0 {
         return;
     }
+    spawn(shared, "store-split", |shared| async move { auto_split::run(&shared).await });
     spawn(shared, "store-gc", |shared| async move { gc::run(&shared).await });
     spawn(shared, "store-orphans", |shared| async move { graves::find(&shared).await });
     for at in 0..shared.coordinators.len() {

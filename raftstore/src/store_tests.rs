@@ -7,7 +7,7 @@ use nokv_engine::Options;
 use nokv_env::ClockExt;
 use nokv_env::mem_disk::{CrashMode, MemDisk};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
-use nokv_proto::admin::v1::{RegionRuntimeStatusRequest, TransferLeaderRequest};
+use nokv_proto::admin::v1::{MvccGetRequest, RegionRuntimeStatusRequest, TransferLeaderRequest};
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::kv::v1::no_kv_client::NoKvClient;
 use nokv_proto::kv::v1::*;
@@ -382,4 +382,34 @@ fn a_snapshot_brings_the_safe_point_along() {
     cluster.converge();
     let gc = cluster.stores[&behind].shared.door.regions.get(1).unwrap().gc();
     assert_eq!((gc.fence, gc.safe_point), (middle, middle));
+}
+
+#[test]
+fn what_replicas_hold_of_a_key_is_shown_and_only_the_leader_vouches_for_it() {
+    let mut cluster = Cluster::new();
+    cluster.put("k", "one");
+    cluster.put("k", "two");
+    let (leader, start) = (cluster.leader(), cluster.ts());
+    assert_eq!(cluster.prewrite(leader, "k", "three", start, 0).response.unwrap().errors, []);
+    let ask = |store: u64, key: &str, any_replica| {
+        let key = Bytes::copy_from_slice(key.as_bytes());
+        let request = MvccGetRequest { region_id: 1, key, any_replica, limit: 0 };
+        let mut admin = RaftAdminClient::new(cluster.any().shared.env.net.connect(&addr(store)));
+        cluster.world.run(async { admin.mvcc_get(request).await.map(tonic::Response::into_inner) })
+    };
+    let seen = ask(leader, "k", false).unwrap();
+    assert!(seen.leader && seen.store_id == leader && !seen.more);
+    assert_eq!(seen.lock.unwrap().start_ts, start);
+    let values: Vec<_> = seen.records.iter().map(|row| row.value.clone().unwrap().head).collect();
+    assert_eq!(values, ["two", "one"]);
+    cluster.converge();
+    let other = 1 + leader % 3;
+    let refused = ask(other, "k", false).unwrap_err();
+    assert_eq!(refused.code(), Code::FailedPrecondition);
+    assert!(refused.message().contains(&format!("led by store {leader}")), "{}", refused.message());
+    let replica = ask(other, "k", true).unwrap();
+    assert!(!replica.leader && replica.records == seen.records);
+    assert_eq!(ask(leader, "", false).unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(ask(leader, &"k".repeat(5000), true).unwrap_err().code(), Code::InvalidArgument);
+    assert_eq!(ask(leader, "other", true).unwrap().records, []);
 }

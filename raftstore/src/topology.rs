@@ -29,6 +29,13 @@ pub(crate) struct Transition {
     is_published: bool,
 }
 
+impl Transition {
+    /// The same under a more telling name.
+    pub(crate) fn called(self, action: &'static str) -> Self {
+        Self { action, ..self }
+    }
+}
+
 /// How it ended, as far as this store knows.
 pub(crate) struct Outcome {
     told: Told,

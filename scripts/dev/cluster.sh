@@ -12,6 +12,7 @@
 #   --coordinator-listen ADDR address of the first coordinator           (127.0.0.1:2379)
 #   --coordinator-id ID       name of the first coordinator              (coordinator-1)
 #   --root-refresh, --lease-ttl, --lease-renew-before                    (200ms, 10s, 3s)
+#   --split-bytes             size at which stores split regions         (that of nokv serve)
 #   --raft-debug-log, --no-raft-debug-log                                (off)
 #   --background              return once all ports answer; without it, logs go to the terminal until Ctrl-C
 #
@@ -21,7 +22,7 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 
 workdir=./artifacts/cluster config=./raft_config.example.json
 coordinators=1 listen=127.0.0.1:2379 coordinator_id=coordinator-1
-root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false
+root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false split_bytes=
 background=false command=start name=
 
 say() { printf '== %s\n' "$*"; }
@@ -45,6 +46,7 @@ while [ $# -gt 0 ]; do
     --root-refresh) value "$@" && root_refresh=$2 && shift ;;
     --lease-ttl) value "$@" && lease_ttl=$2 && shift ;;
     --lease-renew-before) value "$@" && lease_renew_before=$2 && shift ;;
+    --split-bytes) value "$@" && split_bytes=$2 && shift ;;
     --raft-debug-log) raft_debug_log=true ;;
     --no-raft-debug-log) raft_debug_log=false ;;
     --background) background=true ;;
@@ -105,7 +107,7 @@ arguments() {
         addr=$(store_addr "$n")
         [ -n "$addr" ] || die "$config has no store $n"
         args=(serve --config "$config" --store-id "$n" --workdir "$workdir/$1" --coordinator-addr "$(coordinator_list)"
-            "--raft-debug-log=$raft_debug_log")
+            "--raft-debug-log=$raft_debug_log" ${split_bytes:+--split-bytes "$split_bytes"})
         ;;
     *)
         for n in $(seq "$coordinators") 0; do

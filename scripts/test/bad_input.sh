@@ -117,6 +117,13 @@ expect 2 usage 'contradict' get --json -o plain k
 expect 2 usage 'json' scan -o xml
 expect 2 usage 'lies before' scan --start b --end a
 expect 2 usage 'hexadecimal' get --hex abc
+expect 2 usage '--split-bytes' serve --store-id 1 --split-bytes many
+expect 2 usage '--split-requests' serve --store-id 1 --split-requests=-1
+expect 2 usage 'hexadecimal' mvcc get --hex abc
+expect 2 usage '--limit' mvcc get --limit 0 k
+expect 2 usage '--store' mvcc get --store 0 k
+expect 2 usage 'KEY' mvcc get
+expect 2 unknown_command "did you mean 'get'" mvcc gett k
 expect 2 usage '--store-id' serve --workdir "$work/none"
 expect 2 usage 'scope' serve --store-id 1 --scope dokcer
 expect 2 usage 'no coordinator' serve --store-id 1 --workdir "$work/none"
@@ -227,6 +234,9 @@ expect 4 unavailable 'no answer' region remove-peer "${nobody[@]}" --region 1 --
 expect 4 unavailable 'no answer' operators "${nobody[@]}"
 expect 4 unavailable 'no answer' store decommission "${nobody[@]}" 1
 expect 4 unavailable '127.0.0.1:24999' execution --addr 127.0.0.1:24999 --timeout 1s
+expect 2 key_empty 'the key is empty' mvcc get "${nobody[@]}" ''
+expect 8 too_large 'the key has 4097 bytes' mvcc get "${nobody[@]}" "$(printf 'k%.0s' $(seq 4097))"
+expect 4 unavailable 'no answer' mvcc get "${nobody[@]}" k
 expect 3 file_not_found 'no-such-file' import "${nobody[@]}" --format tsv "$work/no-such-file"
 expect 3 not_a_workdir 'no such directory' regions --workdir "$work/no-such-dir"
 mkdir -p "$work/empty"
@@ -259,6 +269,8 @@ awk 'BEGIN { for (i = 0; i < 5000; i++) printf "%s%05d\tvalue %d\n", (i % 2 ? "a
 
 expect 3 key_not_found 'no value at "missing"' get "${live[@]}" missing
 expect 5 wrong_service 'is not a coordinator' get --coordinator-addr 127.0.0.1:$((20170 + offset)) k
+expect 5 wrong_service 'is not a coordinator' mvcc get --coordinator-addr 127.0.0.1:$((20170 + offset)) k
+expect 5 refused 'has no peer on store 9' mvcc get "${live[@]}" --store 9 k
 expect 5 address_in_use "pid $(cat /proc/$demo/task/$demo/children 2>/dev/null | cut -d' ' -f4)" \
     coordinator --coordinator-id other --addr 127.0.0.1:$((2379 + offset)) --root-peer 1=a:1 --root-peer 2=a:2 --root-peer 3=a:3
 expect 5 workdir_in_use "pid $demo" demo --dir "$work/demo"

@@ -180,6 +180,12 @@ pub struct WorldConfig {
     /// How long a store is down before the scheduler replaces its replicas, in milliseconds; the same for a region with
     /// too many or too few.
     pub repair_after_ms: u64,
+    /// Regions of this many bytes are split by themselves; 0: none.
+    pub split_bytes: u64,
+    /// Regions that get this many requests a second are split by themselves; 0: none.
+    pub split_requests: u64,
+    /// A store that hosts this many regions splits none: every one costs the run time.
+    pub split_regions_max: usize,
     /// More may be damaged than can be recovered: unavailability is legal then, wrong answers are not.
     pub unlimited_damage: bool,
     /// Fault classes in use.
@@ -250,6 +256,9 @@ impl WorldConfig {
             routes_ms: Draw::new(seed, "config-routes").pick(&[0, 100, 400]),
             schedule_ms: Draw::new(seed, "config-schedule").pick(&[0, 200, 1_000]),
             repair_after_ms: Draw::new(seed, "config-repair").pick(&[500, 3_000, 10_000]),
+            split_bytes: Draw::new(seed, "config-split").pick(&[0, 0, 4 << 10, 16 << 10, 64 << 10]),
+            split_requests: Draw::new(seed, "config-split-load").pick(&[0, 0, 0, 5, 20]),
+            split_regions_max: Draw::new(seed, "config-split-max").pick(&[4, 6, 9]),
             unlimited_damage: false,
             faults: if quiet { Vec::new() } else { faults },
             fault_pause_ms: draw.pick(&[400, 1_500, 1_500, 4_000]),
@@ -308,6 +317,9 @@ impl WorldConfig {
             routes_ms: 0,
             schedule_ms: 0,
             repair_after_ms: 3_000,
+            split_bytes: 0,
+            split_requests: 0,
+            split_regions_max: 9,
             unlimited_damage: false,
             faults: Vec::new(),
             fault_pause_ms: 1_500,

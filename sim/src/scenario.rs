@@ -2,7 +2,7 @@
 //! rest, last reads, replicas.
 
 use crate::check::Violation;
-use crate::check::replicas::{Replica, misplaced};
+use crate::check::replicas::{Replica, misplaced, outgrown};
 use crate::exec::Node;
 use crate::faults::Faults;
 use crate::history::Recorder;
@@ -24,6 +24,8 @@ use std::time::Duration;
 const BOOT_MS: u64 = 60_000;
 /// After healing, sessions end and everything serves within this time and [`Scenario::leftovers_ms`].
 const LIVENESS_MS: u64 = 30_000;
+/// Regions that are too large are split within this time after everything serves.
+const SPLIT_MS: u64 = 60_000;
 /// With a scheduler, replicas are where they should be within this time after everything serves, and the time after which a
 /// store counts as lost.
 const PLACE_MS: u64 = 120_000;
@@ -89,6 +91,7 @@ impl Scenario {
         self.sessions_end(healed, &running).await?;
         self.last_reads(healed).await?;
         routes.stop();
+        self.split_up().await?;
         self.placed().await?;
         self.quiet().await
     }
@@ -232,6 +235,23 @@ impl Scenario {
         })
         .await?;
         self.world.note("everything was read once more".to_owned());
+        Ok(())
+    }
+
+    /// Regions above the limit on their size are split, as often as it takes.
+    async fn split_up(&self) -> Result<(), Violation> {
+        let (world, config) = (&self.world, &self.world.config);
+        if config.split_bytes == 0 || config.unlimited_damage {
+            return Ok(());
+        }
+        let deadline = world.now() + SPLIT_MS * 1_000_000;
+        while let Some(wrong) = outgrown(&world.replicas(), config.split_bytes, config.split_regions_max) {
+            if world.now() > deadline {
+                let facts = format!("{wrong}, long after healing; {}", world.standings());
+                return Err(Violation::new("liveness", facts));
+            }
+            world.sleep_ms(500).await;
+        }
         Ok(())
     }
 

@@ -325,6 +325,14 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
     settings.log_keep_entries = config.log_keep_entries;
     settings.orphan_after = Duration::from_millis(20 * config.tick_ms);
     settings.heartbeat_interval = Duration::from_millis(config.heartbeat_ms);
+    settings.split = nokv_raftstore::SplitLimits {
+        bytes: config.split_bytes,
+        requests: config.split_requests,
+        requests_for: Duration::from_secs(1),
+        interval: Duration::from_millis(500),
+        rest: Duration::from_secs(1),
+        regions_max: config.split_regions_max,
+    };
     settings.engine.memtable_bytes = config.memtable_bytes as usize;
     settings.engine.wal_segment_bytes = config.log_segment_bytes;
     settings.engine.table_bytes = config.memtable_bytes;

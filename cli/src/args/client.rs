@@ -274,6 +274,35 @@ pub struct RegionAddPeer {
     pub peer: Option<u64>,
 }
 
+/// `nokv mvcc`.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Mvcc {
+    /// Show all versions, the lock and the rollback records of a key
+    Get(MvccGet),
+}
+
+/// `nokv mvcc get`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Without --store the leader of the key's region answers, as of now. A replica answers as it is, which may be behind."
+)]
+pub struct MvccGet {
+    /// The key
+    pub key: OsString,
+    /// Key and values are written as hexadecimal digits
+    #[arg(long)]
+    pub hex: bool,
+    /// Ask the replica on this store
+    #[arg(long, value_name = "ID", value_parser = clap::value_parser!(u64).range(1..))]
+    pub store: Option<u64>,
+    /// Most records, newest first
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub limit: u32,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
 /// `nokv operators`.
 #[derive(Debug, Clone, Args)]
 #[command(

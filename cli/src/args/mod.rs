@@ -108,6 +108,9 @@ pub enum Command {
     /// Split a region, or move its leader
     #[command(subcommand)]
     Region(client::Region),
+    /// Show what replicas hold of a key: versions, lock, rollback records
+    #[command(subcommand)]
+    Mvcc(client::Mvcc),
     /// List what the scheduler does and why, and what it cannot do
     Operators(client::Operators),
     /// Show what a store did last and what became of changes to its regions

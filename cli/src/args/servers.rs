@@ -63,6 +63,12 @@ pub struct Serve {
           require_equals = true, default_value_t = false, default_missing_value = "true", hide_default_value = true,
           hide_possible_values = true)]
     pub raft_debug_log: bool,
+    /// Split a region in the middle when its keys and values take this many bytes; 0: never
+    #[arg(long, env = "NOKV_SPLIT_BYTES", value_name = "BYTES", default_value_t = 96 << 20)]
+    pub split_bytes: u64,
+    /// Split a region when it gets this many requests a second for 10 s; 0: never
+    #[arg(long, env = "NOKV_SPLIT_REQUESTS", value_name = "N", default_value_t = 5_000)]
+    pub split_requests: u64,
     /// Patience with one request to a coordinator
     #[arg(long, env = "NOKV_COORDINATOR_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
     pub coordinator_timeout: Duration,

@@ -214,7 +214,7 @@ fn publish(publish: Publish) -> &'static str {
 }
 
 /// Nanoseconds since 1970 as RFC 3339 writes them, in UTC.
-fn instant(nanos: i64) -> String {
+pub(super) fn instant(nanos: i64) -> String {
     let (seconds, fraction) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
     let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
     // Eras of 400 years that begin on the 1st of March, so that the leap day is the last of its year.

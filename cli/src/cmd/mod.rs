@@ -9,6 +9,7 @@ mod help;
 mod import;
 mod kv;
 mod meta_root;
+mod mvcc;
 mod operators;
 mod reach;
 mod region;
@@ -43,6 +44,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Status(args) => client(async |env| status::run(&env, &args, global).await),
         Command::Regions(args) => client(async |env| regions::run(&env, &args, global).await),
         Command::Region(command) => client(async |env| region::run(&env, &command, global).await),
+        Command::Mvcc(command) => client(async |env| mvcc::run(&env, &command, global).await),
         Command::Operators(args) => client(async |env| operators::run(&env, &args, global).await),
         Command::Store(command) => client(async |env| operators::store(&env, &command, global).await),
         Command::Execution(args) => client(async |env| execution::run(&env, &args, global).await),

@@ -30,7 +30,7 @@ pub async fn run(env: &Env, command: &Region, global: &Global) -> Result<u8> {
 }
 
 /// The way to the stores that lead regions.
-struct Leaders {
+pub(super) struct Leaders {
     env: Env,
     reach: reach::Reach,
     give_up: Instant,
@@ -38,13 +38,16 @@ struct Leaders {
 }
 
 impl Leaders {
-    fn new(env: &Env, cluster: &crate::args::client::Cluster) -> Result<Self> {
+    pub(super) fn new(env: &Env, cluster: &crate::args::client::Cluster) -> Result<Self> {
         let give_up = env.clock.now() + cluster.timeout;
         Ok(Self { env: env.clone(), reach: reach::reach(env, cluster)?, give_up, timeout: cluster.timeout })
     }
 
     /// The region that `wanted` picks.
-    async fn find(&self, wanted: impl Fn(&RegionDescriptor) -> bool) -> Result<Option<RegionRoute>> {
+    pub(super) async fn find(
+        &self,
+        wanted: impl Fn(&RegionDescriptor) -> bool,
+    ) -> Result<Option<RegionRoute>> {
         let routes = self.reach.client.list_regions().await.map_err(|error| self.reach.failure(&error))?;
         Ok(routes.into_iter().find(|route| route.descriptor.as_ref().is_some_and(&wanted)))
     }
@@ -57,10 +60,15 @@ impl Leaders {
     }
 
     /// The store that leads the region of `route`, and its address, once both are known.
-    async fn leader(&self, route: &RegionRoute) -> Result<Option<(u64, String)>> {
+    pub(super) async fn leader(&self, route: &RegionRoute) -> Result<Option<(u64, String)>> {
         let Some(store) = route.leader.map(|peer| peer.store_id).filter(|store| *store != 0) else {
             return Ok(None);
         };
+        self.store(store).await
+    }
+
+    /// A store and its address, once that is known.
+    pub(super) async fn store(&self, store: u64) -> Result<Option<(u64, String)>> {
         let stores = self.reach.client.list_stores().await.map_err(|error| self.reach.failure(&error))?;
         let known = stores.into_iter().find(|info| info.store_id == store && !info.address.is_empty());
         Ok(known.map(|info| (store, info.address)))
@@ -76,7 +84,7 @@ impl Leaders {
     }
 
     /// Whether the command is worth another try after `cause`; the failure when time is up or it never will be.
-    async fn again(&self, what: &str, cause: &Status) -> Result {
+    pub(super) async fn again(&self, what: &str, cause: &Status) -> Result {
         let passing = [Grpc::FailedPrecondition, Grpc::Unavailable, Grpc::Aborted, Grpc::NotFound];
         if !passing.contains(&cause.code()) {
             let code =

@@ -115,6 +115,8 @@ fn settings(args: &Serve) -> Result<Config> {
     config.heartbeat_ticks = args.heartbeat_tick;
     config.max_message_bytes = args.raft_max_msg_bytes;
     config.max_inflight = args.raft_max_inflight;
+    config.split.bytes = args.split_bytes;
+    config.split.requests = args.split_requests;
     config.coordinator_timeout = args.coordinator_timeout;
     config.engine.lock_owner = format!("pid {}, nokv serve --store-id {}", std::process::id(), args.store_id);
     config.validate().map_err(|error| startup::store(&error))?;
@@ -176,6 +178,13 @@ mod tests {
     fn flags_are_enough_and_win() {
         let config = parsed("nokv serve --store-id 7 --workdir d --coordinator-addr a:1,b:2").unwrap();
         assert_eq!((config.listen_addr.as_str(), config.coordinators.len()), (ADDR, 2));
+        let defaults = nokv_raftstore::SplitLimits::default();
+        assert_eq!((config.split.bytes, config.split.requests), (defaults.bytes, defaults.requests));
+        let config = parsed(
+            "nokv serve --store-id 7 --workdir d --coordinator-addr a:1 --split-bytes 0 --split-requests 9",
+        )
+        .unwrap();
+        assert_eq!((config.split.bytes, config.split.requests), (0, 9));
         let config =
             parsed(&format!("nokv serve --store-id 2 --config {FILE} --addr h:1 --store-addr 3=x:9"))
                 .unwrap();

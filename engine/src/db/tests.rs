@@ -554,3 +554,16 @@ fn everything_may_move_between_threads() {
     world.run(sent(db.flush())).unwrap();
     world.run(sent(sent(db.clone()).close())).unwrap();
 }
+
+#[test]
+fn a_walk_that_nobody_asked_for_leaves_the_cache_to_others() {
+    let world = World::new(1);
+    let (db, model) = filled(&world, 0..100);
+    world.run(db.flush()).unwrap();
+    let (snapshot, before) = (db.snapshot(), db.stats().cache_bytes);
+    let walked: Map = snapshot.iter_uncached(Cf(0), ..).map(Result::unwrap).collect();
+    assert_eq!((walked, db.stats().cache_bytes), (model.clone(), before));
+    let read: Map = snapshot.iter(Cf(0), ..).map(Result::unwrap).collect();
+    assert_eq!(read, model);
+    assert!(db.stats().cache_bytes > before);
+}

@@ -22,11 +22,12 @@
 //!   transaction stays as it was decided.
 //!
 //! Start at [`prewrite`] and [`commit`]; `read` and `scan` look, `resolve` cleans up after others, `heartbeat` keeps a
-//! transaction alive, `gc` removes old versions, `key` and `record` hold every stored byte. Nothing here knows regions, Raft, clocks or randomness.
+//! transaction alive, `gc` removes old versions, `inspect` shows operators a key, `key` and `record` hold every stored byte. Nothing here knows regions, Raft, clocks or randomness.
 
 mod commit;
 mod gc;
 mod heartbeat;
+mod inspect;
 mod key;
 mod look;
 #[cfg(test)]
@@ -42,6 +43,7 @@ pub(crate) mod testing;
 pub use commit::commit;
 pub use gc::{OldLock, collect, garbage, is_forgotten, is_too_old, locks_below, too_old};
 pub use heartbeat::heartbeat;
+pub use inspect::{Inspection, inspect};
 pub use prewrite::prewrite;
 pub use read::get;
 pub use resolve::{batch_rollback, check_txn_status, resolve_lock};

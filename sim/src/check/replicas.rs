@@ -1,6 +1,7 @@
 //! After healing, all replicas of a region hold the same content at the same applied index.
 
 use super::Violation;
+use nokv_proto::key::decode_key;
 use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -65,6 +66,35 @@ pub fn unplaced(regions: &BTreeMap<u64, RegionDescriptor>, gone: &[u64], replica
             "region {id} still has a replica on store{}, which is lost or to be emptied",
             peer.store_id
         ))
+    })
+}
+
+/// A region that stores should have split by now, with `limit` bytes as the limit and `regions_max` regions on a store as the
+/// bound: it is well above the limit, and some key has a fair share of it on either side.
+pub fn outgrown(replicas: &[Replica], limit: u64, regions_max: usize) -> Option<String> {
+    let hosted =
+        |node: &str| replicas.iter().filter(|replica| replica.region != 0 && replica.node == node).count();
+    if replicas.iter().any(|replica| hosted(&replica.node) >= regions_max) {
+        return None;
+    }
+    // Stores need not measure again before an eighth of the limit was written.
+    let (large, share) = (limit + limit / 8, limit / 8);
+    replicas.iter().filter(|replica| replica.region != 0).find_map(|replica| {
+        let mut bytes_of: BTreeMap<Vec<u8>, u64> = BTreeMap::new();
+        for (_, key, value) in &replica.rows {
+            let user = decode_key(key).map(|(user, _)| user).unwrap_or_default();
+            *bytes_of.entry(user).or_default() += (key.len() + value.len()) as u64;
+        }
+        let bytes: u64 = bytes_of.values().sum();
+        let mut before = 0;
+        let divisible = bytes_of.values().any(|bytes_here| {
+            let fair = before >= share && bytes - before >= share;
+            before += bytes_here;
+            fair
+        });
+        let (region, node) = (replica.region, &replica.node);
+        (bytes >= large && divisible)
+            .then(|| format!("region {region} has {bytes} bytes on {node}, and {limit} is the limit"))
     })
 }
 
@@ -153,6 +183,21 @@ mod tests {
             home: Some((1, vec!["store1".to_owned(), "store2".to_owned()])),
             garbage: None,
         }
+    }
+
+    #[test]
+    fn a_region_above_the_limit_is_to_be_split_if_it_can_be() {
+        let rows = |keys: u8, bytes: usize| {
+            let row = |key| (2, nokv_proto::key::encode_key(&[key]), vec![0; bytes]);
+            Replica { rows: (1..=keys).map(row).collect(), ..replica("store1", 5, 0) }
+        };
+        let found = outgrown(&[rows(10, 97)], 800, 4).expect("outgrown");
+        assert!(found.contains("region 1 has 1000 bytes on store1"), "{found}");
+        assert_eq!(outgrown(&[rows(8, 97)], 800, 4), None, "not above the limit by much");
+        assert_eq!(outgrown(&[rows(1, 9_000)], 800, 4), None, "one key");
+        let many: Vec<_> = (1..=4).map(|region| Replica { region, ..rows(10, 97) }).collect();
+        assert_eq!(outgrown(&many, 800, 4), None, "enough regions");
+        assert!(outgrown(&many, 800, 5).is_some());
     }
 
     #[test]
