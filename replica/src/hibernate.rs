@@ -15,7 +15,9 @@
 //! it speaks to.
 //!
 //! One thing would never be heard of: a peer is removed while its node beats, but everything that was sent to the peer
-//! itself was lost. So followers wake now and then, ask by standing for election, and learn of it.
+//! itself was lost. So followers wake now and then and ask their leader, by an answer to a heartbeat that it did not
+//! send. Who gets none in return stands for election, and learns of it. To stand for election at once would do, but two
+//! followers that wake together would elect one of them.
 //!
 //! Known as quiescence from CockroachDB and as hibernating regions from TiKV.
 
@@ -74,6 +76,7 @@ impl<M: Machine> Core<M> {
         let Some(hibernation) = group.hibernation else { return false };
         if self.ticks >= hibernation.until {
             self.env.probe("replica.hibernate.look");
+            self.ask_leader(id);
         } else if group.relies_on().any(|node| self.is_silent(node)) {
             self.env.probe("replica.hibernate.silence");
         } else {
@@ -81,6 +84,22 @@ impl<M: Machine> Core<M> {
         }
         self.wake(id);
         false
+    }
+
+    fn ask_leader(&mut self, id: GroupId) {
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let raft = &mut group.raw.raft;
+        let mut question = Message {
+            to: raft.leader_id,
+            from: group.peer,
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            ..Message::default()
+        };
+        question.set_msg_type(MessageType::MsgHeartbeatResponse);
+        raft.msgs.push(question);
+        group.asks_leader = true;
+        self.touched(id);
     }
 
     /// Nothing came from the node for an election timeout.
@@ -119,7 +138,7 @@ impl<M: Machine> Core<M> {
         // heartbeats of before come late on a busy node; who has a reason to stay awake stands for election.
         let is_activity = match news.kind {
             MessageType::MsgHeartbeat => group.hibernation.is_some(),
-            MessageType::MsgHeartbeatResponse => false,
+            MessageType::MsgHeartbeatResponse => news.says_hibernate && group.hibernation.is_some(),
             _ => true,
         };
         if is_activity {
@@ -197,7 +216,11 @@ impl<M: Machine> Group<M> {
     }
 }
 
-/// Whether the leader's heartbeats leave with the word to hibernate.
-pub(crate) fn says_hibernate<M: Machine>(group: &Group<M>, message: &Message) -> bool {
-    group.hibernation.is_some() && message.get_msg_type() == MessageType::MsgHeartbeat
+/// Whether a message leaves with the word: a leader's heartbeat that is the last one, a follower's question.
+pub(crate) fn says_hibernate<M: Machine>(group: &mut Group<M>, message: &Message) -> bool {
+    match message.get_msg_type() {
+        MessageType::MsgHeartbeat => group.hibernation.is_some(),
+        MessageType::MsgHeartbeatResponse => std::mem::take(&mut group.asks_leader),
+        _ => false,
+    }
 }

@@ -16,7 +16,7 @@ pub(crate) struct Incoming {
     pub(crate) group: GroupId,
     pub(crate) message: Message,
     pub(crate) region: Option<RegionDescriptor>,
-    /// A leader's heartbeat, before it stops sending any (see [`crate::hibernate`]).
+    /// A leader's last heartbeat before it hibernates, or the question of a follower that did (see [`crate::hibernate`]).
     pub(crate) says_hibernate: bool,
 }
 
