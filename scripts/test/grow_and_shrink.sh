@@ -73,7 +73,7 @@ torment() {
 replicated() {
     local regions replicas
     "$nokv" regions -o json >"$work/regions.json" 2>/dev/null || return 1
-    regions=$(grep -o '"start_key":' "$work/regions.json" | wc -l)
+    regions=$(grep -o '"epoch":' "$work/regions.json" | wc -l)
     replicas=$(grep -o '"peer_id":' "$work/regions.json" | wc -l)
     [ "$regions" -ge 4 ] && [ "$replicas" -eq $((3 * regions)) ]
 }
