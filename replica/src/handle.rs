@@ -85,6 +85,13 @@ impl<M: Machine> Handle<M> {
         self.shared.status(group)
     }
 
+    /// A group as it is now, for those who cannot wait for the lists in [`Handle::status`] to be brought up to date.
+    pub async fn status_now(&self, group: GroupId) -> Option<GroupStatus> {
+        let (reply, answer) = oneshot::channel();
+        self.desk.ask(Request::Status { group, reply }).ok()?;
+        answer.await.ok().flatten()
+    }
+
     /// All groups as they were after the driver's last round.
     pub fn statuses(&self) -> BTreeMap<GroupId, GroupStatus> {
         self.shared.statuses()
