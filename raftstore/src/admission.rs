@@ -1,9 +1,10 @@
 //! The door: what is checked before a request may touch a region, in which order, and what the last visitor was told.
 //!
-//! Order: request complete → store → region known → epoch → key range → hosted → leader. Problems of the request
+//! Order: request complete → store → region known → not being merged → epoch → key range → hosted → leader. Problems of the request
 //! itself are gRPC errors; problems of routing are region errors inside an OK answer, which clients act upon.
 
 use crate::follow::Terms;
+use crate::merge::is_frozen;
 use crate::region::{Region, Regions, State, epoch_matches, is_tombstone, lock, refuse};
 use bytes::Bytes;
 use nokv_proto::admin::v1::{
@@ -143,7 +144,14 @@ impl Door {
         let region = self.regions.get(context.region_id).ok_or_else(not_hosted)?;
         let state = region.state();
         if is_tombstone(&state.descriptor) {
-            return Err(not_hosted());
+            // Perhaps a neighbour took it over.
+            let Some(heir) = self.regions.covering(&state.descriptor.start_key) else {
+                return Err(not_hosted());
+            };
+            return Err((Reason::EpochMismatch, refuse::epoch(&heir.descriptor()).into()));
+        }
+        if is_frozen(&state.descriptor) {
+            return Err((Reason::EpochMismatch, refuse::stale().into()));
         }
         if !epoch_matches(&state.descriptor, context.region_epoch.as_ref()) {
             let known = self.regions.with_neighbour(&state.descriptor);
