@@ -313,6 +313,29 @@ mod tests {
     }
 
     #[test]
+    fn a_region_that_is_being_merged_asks_for_patience_and_one_that_is_gone_names_its_heir() {
+        let door = door(true);
+        let region = door.regions.get(7).unwrap();
+        let refused = |door: &Door| {
+            let key = Bytes::from_static(b"c");
+            let refused = door.admit(Class::Read, Some(&context()), &Touch::Keys(vec![&key]), 0);
+            let Err(Refused::Region(error)) = refused else { panic!("admitted") };
+            *error
+        };
+        let mut now = (*region.descriptor()).clone();
+        now.set_state(RegionReplicaState::Merging);
+        region.set_descriptor(now.clone(), 1);
+        assert!(refused(&door).stale_command.is_some());
+        now.set_state(RegionReplicaState::Tombstone);
+        region.set_descriptor(now.clone(), 1);
+        assert!(refused(&door).region_not_found.is_some(), "nobody here has its keys");
+        let heir = RegionDescriptor { region_id: 9, start_key: "".into(), ..now };
+        let heir = RegionDescriptor { state: RegionReplicaState::Running.into(), ..heir };
+        door.regions.get_or_insert(&heir, 1);
+        assert_eq!(refused(&door).epoch_not_match.unwrap().regions, [heir]);
+    }
+
+    #[test]
     fn scans_must_begin_in_the_region() {
         let region = door(true).regions.get(7).unwrap().descriptor();
         let begins = |start: &'static str, reverse, include_start| {

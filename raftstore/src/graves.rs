@@ -71,7 +71,7 @@ pub(crate) async fn clear(shared: &Shared) {
 async fn clear_one(shared: &Shared, region: &Arc<Region>) -> Result<(), String> {
     let left = region.descriptor().epoch_pair();
     // The tombstone shows before it is in the engine; once the driver answers, it is there.
-    shared.raft.status_now(region.group()).await;
+    shared.raft.status_now(region.group()).await.map_err(|error| error.to_string())?;
     shared.db.flush().await.map_err(|error| error.to_string())?;
     // A later peer may have come meanwhile. Its descriptor is set before its status shows, so the status is asked first.
     let status = shared.raft.status(region.group());

@@ -99,8 +99,11 @@ async fn unite(
     target: &Arc<Region>,
     watched: &Watched,
 ) -> Result<(), String> {
-    let (source_status, target_status) =
-        (shared.raft.status_now(region.group()).await, shared.raft.status_now(target.group()).await);
+    let now_of = |region: &Region| {
+        let status = shared.raft.status_now(region.group());
+        async move { status.await.ok().flatten() }
+    };
+    let (source_status, target_status) = (now_of(region).await, now_of(target).await);
     // After the driver has answered, the applied position is not before the one at which the region was frozen.
     let now = region.state();
     if now.descriptor.epoch != state.descriptor.epoch {
@@ -207,7 +210,7 @@ impl Shared {
             return Err(self.follow(&source, &target_state).await);
         }
         for region in [&source.region, &target].into_iter().filter(|_| !hasty) {
-            let status = self.raft.status_now(region.group()).await;
+            let status = self.raft.status_now(region.group()).await.ok().flatten();
             is_whole(status.as_ref()).map_err(|why| refuse(format!("region {}: {why}", region.id)))?;
         }
         let freeze = merge::to_freeze(&source.state.descriptor, &target_state.descriptor);
