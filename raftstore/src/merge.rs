@@ -13,7 +13,7 @@
 //! The target's log decides. "unite" takes effect only in the very epoch of the target that "freeze" names, and whatever takes
 //! effect moves the epoch on, "refuse" included. A region remembers what it took over, and what that had taken over. So of a
 //! target past that epoch anybody can tell whether it took the source over or never will ([`verdict`]); only then
-//! may the source thaw. See `docs/design/008`.
+//! may the source thaw. See `docs/design/011`.
 
 use crate::catalog::{Gc, Members};
 use crate::region::refuse;
