@@ -9,9 +9,8 @@ use nokv_proto::admin::v1::{
     ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ImportRegionSnapshotRequest,
     ImportRegionSnapshotResponse, ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse,
     MergeRegionsRequest, MergeRegionsResponse, MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest,
-    RegionRuntimeStatusResponse,
-    RemovePeerRequest, RemovePeerResponse, SplitRegionRequest, SplitRegionResponse, TransferLeaderRequest,
-    TransferLeaderResponse,
+    RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse, SplitRegionRequest,
+    SplitRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};

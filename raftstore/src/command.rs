@@ -186,7 +186,7 @@ mod tests {
             frozen_term: 4,
             ..MergeCommand::default()
         };
-        let expected = [0xad, 0x08, 2, 0x1a, 13, 0x08, 7, 0x10, 9, 0xa0, 6, 3, 0xc0, 6, 0xac, 2, 0xc8, 6, 4];
+        let expected = [0xad, 0x08, 2, 0x1a, 14, 0x08, 7, 0x10, 9, 0xa0, 6, 3, 0xc0, 6, 0xac, 2, 0xc8, 6, 4];
         assert_eq!(&encode_merge(merge.clone())[..], expected);
         assert_eq!(LogEntry::decode(&encode_merge(merge.clone())), Ok(LogEntry::Merge(Box::new(merge))));
     }
