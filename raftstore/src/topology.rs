@@ -90,7 +90,7 @@ pub(crate) fn split(region: u64, right: u64) -> Transition {
 
 /// A region is merged into a neighbour.
 pub(crate) fn merge(source: u64, target: u64) -> Transition {
-    Transition { id: format!("merge:{source}:{target}"), action: "merge", regions: vec![source, target] }
+    Transition { id: format!("merge:{source}:{target}"), action: "merge", is_published: true }
 }
 
 /// Remembers what became of a transition.
