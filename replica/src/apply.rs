@@ -26,12 +26,7 @@ impl<M: Machine> Core<M> {
             EntryType::EntryNormal if entry.data.is_empty() => self.apply_empty(id, place, None)?,
             EntryType::EntryNormal => {
                 let applied = Applied { index: place.index, term: place.term, data: &entry.data };
-                if let Some(needed) = self.machine.needs(id, applied) {
-                    self.catch_up(id, needed)?;
-                }
-                let reply = self.machine.apply(id, applied).map_err(Halt::machine(id))?;
-                self.shelve_absorbed();
-                Outcome::Reply(reply)
+                Outcome::Reply(self.machine.apply(id, applied).map_err(Halt::machine(id))?)
             }
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => match decode(&entry) {
                 Ok(change) => self.apply_change(id, place, &change)?,

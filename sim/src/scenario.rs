@@ -73,8 +73,7 @@ impl Scenario {
 
     async fn tell(&self) -> Result<Vec<Replica>, Violation> {
         // Two who move peers at the same time may each take one away; the scheduler alone may not.
-        let moves = |fault: &Fault| matches!(fault, Fault::MovePeer { .. } | Fault::Merge { .. });
-        if !self.plan.faults.iter().any(|timed| moves(&timed.fault)) {
+        if !self.plan.faults.iter().any(|timed| matches!(timed.fault, Fault::MovePeer { .. })) {
             self.world.around.watch.keep_voters(usize::from(self.world.config.replicas));
         }
         for node in self.world.nodes() {
