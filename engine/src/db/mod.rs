@@ -3,6 +3,7 @@
 //! - `recover`: opening, step by step.
 //! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
 //! - `flush`, `compact`: the two background loops.
+//! - `import`: many changes at once, as a table.
 //!
 //! Locks, always taken in this order and never across an await: `wal` → `writer` → `view`, and apart from those
 //! `manifest` → `view`. Invariants:
@@ -14,6 +15,7 @@
 
 mod compact;
 mod flush;
+mod import;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use write::Queue;
+
+pub use import::{Import, Imported};
 
 /// How [`Db::write`] acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
