@@ -10,8 +10,8 @@
 //! compaction as soon as no table has its key, and must not leave behind a memtable that does.
 
 use crate::db::{Db, Inner};
-use crate::error::IoContext;
 use crate::edit::Edit;
+use crate::error::IoContext;
 use crate::key::{Entry, InternalKey};
 use crate::table::builder::TableBuilder;
 use crate::table::format::TableMeta;
