@@ -111,6 +111,13 @@ impl Import {
     }
 }
 
+impl Imported {
+    /// Bytes of its table.
+    pub fn bytes(&self) -> u64 {
+        self.meta.bytes
+    }
+}
+
 impl Inner {
     /// A sequence that no batch gets.
     fn skip_sequence(&self) -> u64 {
