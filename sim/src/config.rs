@@ -256,7 +256,7 @@ impl WorldConfig {
             gc_hold_ms: Draw::new(seed, "config-gc-hold").pick(&[1_000, 3_000]),
             follower_reads: Draw::new(seed, "config-follower-reads").one_in(3),
             routes_ms: Draw::new(seed, "config-routes").pick(&[0, 100, 400]),
-            snapshot_chunk_bytes: Draw::new(seed, "config-snapshot").pick(&[250, 2_000, 2_000, 64 << 10]),
+            snapshot_chunk_bytes: Draw::new(seed, "config-snapshot").pick(&[500, 2_000, 2_000, 64 << 10]),
             schedule_ms: Draw::new(seed, "config-schedule").pick(&[0, 200, 1_000]),
             repair_after_ms: Draw::new(seed, "config-repair").pick(&[500, 3_000, 10_000]),
             split_bytes: Draw::new(seed, "config-split").pick(&[0, 0, 4 << 10, 16 << 10, 64 << 10]),

@@ -241,7 +241,9 @@ impl Snapshots {
         let id = ticket.region.region_id;
         let Some(known) = state.arrivals.get_mut(&id) else { return Progress::Unknown };
         if known.ticket.id != ticket.id {
-            let is_older = ticket.at.index < known.ticket.at.index;
+            // Another store is another leader, and a later one: raft knows its term.
+            let is_older =
+                ticket.store_id == known.ticket.store_id && ticket.at.index < known.ticket.at.index;
             let is_accepted = matches!(known.stage, Stage::Accepted(_));
             return if is_older || is_accepted { Progress::Busy } else { Progress::Unknown };
         }
