@@ -12,7 +12,7 @@ use bytes::Bytes;
 use futures_util::FutureExt;
 use nokv_engine::{Db, Options};
 use nokv_env::mem_disk::{CrashMode, DiskFaults, MemDisk};
-use nokv_env::{Disk, Env, Instant, OpenMode};
+use nokv_env::{Env, Instant, OpenMode};
 use nokv_proto::kv::v1::{CommitRequest, GetRequest};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_proto::raft::v1::request::Cmd;
