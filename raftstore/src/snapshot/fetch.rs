@@ -70,10 +70,15 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
 
 async fn fetch_one(shared: &Shared, ticket: Ticket, members: Members) {
     let region = ticket.region.region_id;
-    let staged = match fetch(shared, &ticket, members).await {
+    match fetch(shared, &ticket, members).await {
         Ok(staged) => {
             shared.env.probe("store.snapshot.fetched");
-            Some(staged)
+            if !shared.snapshots.fetched(&ticket, Some(staged)) {
+                return;
+            }
+            while !shared.raft.snapshot_fetched(GroupId(region)) {
+                shared.env.clock.sleep(BACKOFF_MIN).await;
+            }
         }
         Err(failure) => {
             match failure {
@@ -83,18 +88,12 @@ async fn fetch_one(shared: &Shared, ticket: Ticket, members: Members) {
                 _ => shared.env.probe("store.snapshot.given_up"),
             }
             tracing::info!(region, index = ticket.at.index, %failure, "a snapshot was not fetched");
+            shared.snapshots.fetched(&ticket, None);
             if !matches!(failure, Failure::Unwanted | Failure::Gone(_)) {
                 // So that the leader need not find out by waiting.
                 drop(call(shared, &ticket, GIVEN_UP).await);
             }
-            None
         }
-    };
-    if !shared.snapshots.fetched(&ticket, staged) {
-        return;
-    }
-    while !shared.raft.snapshot_fetched(GroupId(region)) {
-        shared.env.clock.sleep(BACKOFF_MIN).await;
     }
 }
 
