@@ -149,7 +149,7 @@ impl Solo {
 
     fn staged_files(&self) -> usize {
         let directory = Path::new(DIR).join("RAFTSTORE_SNAPSHOTS");
-        self.platter.files().keys().filter(|path| path.starts_with(&directory)).count()
+        self.platter.files().iter().filter(|(path, _)| path.starts_with(&directory)).count()
     }
 }
 

@@ -195,13 +195,10 @@ impl Inner {
     /// Waits until everything that is visible now is in tables.
     pub(super) async fn flush(&self) -> Result<()> {
         self.check()?;
-        let target = self.visible.load(Ordering::Acquire);
+        let target = self.written.load(Ordering::Acquire);
         let done = || match self.check() {
             Err(error) => Some(Err(error)),
-            Ok(()) => {
-                let flushed = self.flushed.load(Ordering::Acquire);
-                (flushed >= target || self.is_all_in_tables()).then_some(Ok(()))
-            }
+            Ok(()) => (self.flushed.load(Ordering::Acquire) >= target).then_some(Ok(())),
         };
         if let Some(result) = done() {
             return result;
@@ -210,16 +207,10 @@ impl Inner {
         self.until(done).await
     }
 
-    /// Whether no memtable holds anything. The last sequences may have gone to imports, which never were in one.
-    fn is_all_in_tables(&self) -> bool {
-        let view = self.view();
-        view.immutables.is_empty() && view.active.is_empty()
-    }
-
     /// Starts a flush of everything that is visible now.
     pub(super) fn request_flush(&self) {
         if self.check().is_ok() {
-            let target = self.visible.load(Ordering::Acquire);
+            let target = self.written.load(Ordering::Acquire);
             drop(self.switch_for(target));
         }
     }

@@ -251,6 +251,23 @@ mod tests {
     }
 
     #[test]
+    fn an_import_does_not_wait_for_what_is_written_meanwhile() {
+        let world = World::new(1);
+        let db = open(&world);
+        let import = begin(&world, &db);
+        let mut finish = Box::pin(import.finish());
+        let imported = world.run(async {
+            assert!(futures_util::poll!(&mut finish).is_pending(), "what is older is being flushed");
+            db.apply(put("late", "v")).unwrap();
+            finish.await.unwrap()
+        });
+        db.adopt(imported).unwrap();
+        let mut expected = new();
+        expected.insert("late".into(), "v".into());
+        assert_eq!(content(&db).unwrap(), expected);
+    }
+
+    #[test]
     fn a_flush_does_not_wait_for_an_import() {
         let world = World::new(1);
         let db = open(&world);

@@ -65,6 +65,8 @@ pub(crate) struct Inner {
     view: Mutex<Arc<View>>,
     /// Writes up to this sequence are visible.
     visible: AtomicU64,
+    /// Sequence of the newest batch: the last one that a flush makes durable. Imports take sequences too.
+    written: AtomicU64,
     flushed: AtomicU64,
     next_file: AtomicU64,
     /// `None` when open for reading only.
