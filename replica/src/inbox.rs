@@ -31,6 +31,7 @@ pub(crate) enum Request<M: Machine> {
     AddGroup { config: GroupConfig, reply: AdminReply },
     RemoveGroup { group: GroupId, reply: AdminReply },
     Retire { group: GroupId, region: RegionDescriptor, reply: AdminReply },
+    SnapshotFetched { group: GroupId },
 }
 
 /// Something the transport brings.
