@@ -185,17 +185,6 @@ fn read_kind<T>(
     Ok(all)
 }
 
-/// All records of a region that runs here, by key.
-pub(crate) fn records(entry: &Entry, gc: Gc) -> [(Bytes, Bytes); 4] {
-    let id = entry.region.region_id;
-    [
-        (key(APPLIED, id), Bytes::copy_from_slice(&entry.applied.encode())),
-        (key(GC, id), Bytes::copy_from_slice(&gc.encode())),
-        (key(MEMBERS, id), entry.members.encode()),
-        (key(REGION, id), encode_message(&entry.region)),
-    ]
-}
-
 /// Records a descriptor.
 pub(crate) fn put_region(batch: &mut WriteBatch, region: &RegionDescriptor) {
     batch.put(CF_META, key(REGION, region.region_id), encode_message(region));
@@ -222,6 +211,13 @@ pub(crate) fn put_members(batch: &mut WriteBatch, region_id: u64, members: &Memb
 /// Records up to where a region is closed to old transactions and rid of old versions.
 pub(crate) fn put_gc(batch: &mut WriteBatch, region_id: u64, gc: Gc) {
     batch.put(CF_META, key(GC, region_id), Bytes::copy_from_slice(&gc.encode()));
+}
+
+/// What [`put_gc`] recorded of a region.
+pub(crate) fn read_gc(snapshot: &nokv_engine::Snapshot, region_id: u64) -> nokv_engine::Result<Gc> {
+    let value = snapshot.get(CF_META, &key(GC, region_id))?;
+    // A record that cannot be read is found by [`read_gcs`], which every start goes through.
+    Ok(value.and_then(|value| Gc::decode(&value)).unwrap_or_default())
 }
 
 /// What [`put_gc`] recorded of all regions.

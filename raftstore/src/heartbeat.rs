@@ -6,10 +6,10 @@
 //! knows already as done. One loop fetches a timestamp for every new leadership, which opens it for commits in one
 //! round trip.
 
+use crate::image::FAMILIES;
 use crate::mvcc::stored_bounds;
 use crate::pending;
 use crate::region::lock;
-use crate::snapshot::rows::FAMILIES;
 use crate::split;
 use crate::store::Shared;
 use futures_util::future::{join_all, select};

@@ -10,25 +10,24 @@ use crate::bells::Bells;
 use crate::catalog::{self, Entry, Members, Position};
 use crate::command::{self, Command, LogEntry};
 use crate::gc;
+use crate::image;
 use crate::mvcc::Writes;
 use crate::pending::{self, PendingEvents};
 use crate::region::{Region, Regions, epoch_matches, is_tombstone, refuse};
-use crate::snapshot::{self, Export, Progress, Snapshots, Ticket};
 use crate::split::{self, Halves};
 use crate::store::group_config;
 use bytes::{Buf, Bytes};
-use nokv_engine::{Db, WriteBatch};
+use nokv_engine::{Cf, Db, WriteBatch};
 use nokv_env::{BoxFuture, Env, Fact};
 use nokv_proto::error::v1::RegionError;
-use nokv_proto::key::KeyRange;
+use nokv_proto::key::{KeyRange, decode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_proto::raft::v1::SplitCommand;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_replica::{
-    Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, Fetching, GroupConfig, GroupId, Joint, Machine,
-    MachineSnapshot, PeerChange, Reception, Role,
+    Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot,
+    PeerChange, Role,
 };
-use prost::Message;
 use prost::encoding::decode_varint;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -80,7 +79,8 @@ pub(crate) struct StoreMachine {
     pending: PendingEvents,
     /// Children of a split that the driver has yet to host.
     born: Vec<GroupConfig>,
-    snapshots: Arc<Snapshots>,
+    /// Snapshots that were let in and are not installed yet: the ranges they will bring.
+    arriving: BTreeMap<u64, KeyRange>,
 }
 
 impl StoreMachine {
@@ -112,13 +112,8 @@ impl StoreMachine {
             bells: bells.clone(),
             pending: pending.clone(),
             born: Vec::new(),
-            snapshots: Arc::new(Snapshots::new(env)),
+            arriving: BTreeMap::new(),
         }
-    }
-
-    /// The snapshots that it makes and waits for.
-    pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
-        &self.snapshots
     }
 
     #[cfg(test)]
@@ -170,12 +165,43 @@ impl StoreMachine {
         Ok(())
     }
 
+    /// Everything of the region that the image replaces, and what it brings.
+    fn replacement(&self, region: &Region, image: &image::Image) -> Result<WriteBatch, nokv_engine::Error> {
+        let mut batch = WriteBatch::new();
+        let brought: BTreeSet<(Cf, &Bytes)> = image.records.iter().map(|(cf, key, _)| (*cf, key)).collect();
+        let (old, new) = (region.descriptor(), &image.region);
+        let snapshot = self.db.snapshot();
+        let mut ranges = vec![new.range()];
+        if old.range() != new.range() {
+            ranges.push(old.range());
+        }
+        for (cf, range) in image::FAMILIES.iter().flat_map(|cf| ranges.iter().map(move |range| (*cf, range)))
+        {
+            for entry in snapshot.iter(cf, crate::mvcc::stored_bounds(range)) {
+                let (key, _) = entry?;
+                if !brought.contains(&(cf, &key)) && !self.belongs_to_another(region.id, &key) {
+                    batch.delete(cf, key);
+                }
+            }
+        }
+        for (cf, key, value) in &image.records {
+            batch.put(*cf, key.clone(), value.clone());
+        }
+        Ok(batch)
+    }
+
+    /// Whether a stored key lies in another region that runs here.
+    fn belongs_to_another(&self, region_id: u64, stored: &[u8]) -> bool {
+        let Some((user_key, _)) = decode_key(stored) else { return false };
+        let mut others = self.hosted.iter().filter(|(id, _)| **id != region_id);
+        others.any(|(_, other)| other.region.descriptor().contains(&user_key))
+    }
+
     /// Another region here that has a key of `range`, or soon will.
     fn overlapping(&self, region_id: u64, range: &KeyRange) -> Option<u64> {
         let here = self.hosted.iter().map(|(id, other)| (*id, other.region.descriptor().range()));
-        here.chain(self.snapshots.arriving())
-            .find(|(id, other)| *id != region_id && other.overlaps(range))
-            .map(|(id, _)| id)
+        let soon = self.arriving.iter().map(|(id, range)| (*id, range.clone()));
+        here.chain(soon).find(|(id, other)| *id != region_id && other.overlaps(range)).map(|(id, _)| id)
     }
 
     /// Carries out a split: see [`crate::split`].
@@ -229,41 +255,34 @@ impl StoreMachine {
         Ok(Reply::Split(Box::new(halves)))
     }
 
-    /// Makes a snapshot's table part of the engine, and the region part of this store.
     async fn replace(&mut self, group: GroupId, snapshot: MachineSnapshot) -> Result<(), Fatal> {
+        let image = image::parse(&snapshot.data).map_err(|what| fatal(group, what))?;
         let at = Position { index: snapshot.index, term: snapshot.term };
-        let taken = self.snapshots.take(group.0, at);
+        self.arriving.remove(&group.0);
         if self.is_gone(group) {
             return Ok(());
         }
-        let (ticket, members, staged) =
-            taken.ok_or_else(|| fatal(group, "the snapshot to install was not fetched"))?;
-        let region = self.regions.get_or_insert(&ticket.region, self.store_id);
-        region.set_descriptor(ticket.region, self.store_id);
-        region.set_gc(ticket.gc);
+        if image.region.region_id != group.0 || image.applied != at {
+            return Err(fatal(group, "the image is not of this region and position"));
+        }
+        let members = members(snapshot.voters, snapshot.learners, snapshot.joint);
+        let region = self.regions.get_or_insert(&image.region, self.store_id);
+        let mut batch = self.replacement(&region, &image).map_err(|error| fatal(group, error))?;
+        catalog::put_region(&mut batch, &image.region);
+        catalog::put_members(&mut batch, group.0, &members);
+        catalog::put_applied(&mut batch, group.0, at);
+        catalog::put_gc(&mut batch, group.0, image.gc);
+        // One batch is in one table or in none: a crash leaves the old region or the new one, never a mixture.
+        region.set_descriptor(image.region, self.store_id);
+        region.set_gc(image.gc);
         region.tell(&self.env);
-        // One table is there or it is not: a crash leaves the old region or the new one, never a mixture.
-        region.grow(usize::try_from(staged.table.bytes()).unwrap_or(usize::MAX));
-        self.db.adopt(staged.table).map_err(|error| fatal(group, error))?;
-        self.env.tasks.yield_now().await;
+        region.grow(batch.bytes());
+        self.db.apply(batch).map_err(|error| fatal(group, error))?;
+        self.db.flush().await.map_err(|error| fatal(group, error))?;
         region.set_applied(at);
         self.hosted.insert(group.0, Hosted { region, members, marks: Marks::new(at.index) });
         self.bells.members.notify_one();
         self.env.probe("store.snapshot.installed");
-        self.tell_rows(group)
-    }
-
-    /// Tells whoever watches what the rows of a region add up to, as they are now.
-    fn tell_rows(&self, group: GroupId) -> Result<(), Fatal> {
-        let Some(hosted) = self.hosted.get(&group.0).filter(|_| self.env.watching()) else { return Ok(()) };
-        let state = hosted.region.state();
-        let sum = snapshot::sum(&self.db.snapshot(), &state.descriptor.range())
-            .map_err(|error| fatal(group, error))?;
-        if let Some(node) = state.peer {
-            let digest = sum.rows << 32 | u64::from(sum.crc);
-            let peer = hosted.region.told_peer(node);
-            self.env.fact(Fact::Rows { peer, index: state.applied.index, digest });
-        }
         Ok(())
     }
 
@@ -290,19 +309,6 @@ fn fatal(group: GroupId, what: impl std::fmt::Display) -> Fatal {
 fn members(voters: Vec<u64>, learners: Vec<u64>, joint: Joint) -> Members {
     let Joint { voters_outgoing, learners_next, auto_leave } = joint;
     Members { voters, learners, voters_outgoing, learners_next, auto_leave }
-}
-
-/// What raft sends of a snapshot that is kept here.
-fn offered(export: &Export) -> MachineSnapshot {
-    let members = &export.members;
-    MachineSnapshot {
-        index: export.ticket.index,
-        term: export.ticket.term,
-        voters: members.voters.clone(),
-        learners: members.learners.clone(),
-        joint: joint(members),
-        data: export.ticket.encode_to_vec().into(),
-    }
 }
 
 fn joint(members: &Members) -> Joint {
@@ -450,35 +456,23 @@ impl Machine for StoreMachine {
     }
 
     fn snapshot(&mut self, group: GroupId) -> Result<MachineSnapshot, Fatal> {
-        let content = self.db.snapshot();
-        // Nothing is applied while we are in here, so this is the state at exactly the applied position.
+        let db = self.db.clone();
         let hosted = self.hosted(group)?;
-        let (state, gc, members) = (hosted.region.state(), hosted.region.gc(), hosted.members.clone());
-        let ticket = Ticket {
-            id: self.snapshots.next_id(),
-            store_id: self.store_id,
-            region: (*state.descriptor).clone(),
-            at: state.applied,
-            gc,
+        // Nothing is applied while we are in here, so this is the state at exactly the applied position.
+        let state = hosted.region.state();
+        let data = image::export(&db.snapshot(), &state.descriptor, state.applied)
+            .map_err(|error| fatal(group, error))?;
+        let members = &hosted.members;
+        let snapshot = MachineSnapshot {
+            index: state.applied.index,
+            term: state.applied.term,
+            voters: members.voters.clone(),
+            learners: members.learners.clone(),
+            joint: joint(members),
+            data,
         };
-        let export = self.snapshots.offer(&ticket, members, content, self.env.clock.now());
         self.env.probe("store.snapshot.exported");
-        self.tell_rows(group)?;
-        Ok(offered(&export))
-    }
-
-    fn kept_snapshot(&mut self, group: GroupId, at_least: u64) -> Option<MachineSnapshot> {
-        let hosted = self.hosted.get(&group.0)?;
-        let (region, now) = (hosted.region.descriptor(), self.env.clock.now());
-        self.snapshots.kept(&region, &hosted.members, at_least, now).map(|export| offered(&export))
-    }
-
-    fn fetching(&mut self, group: GroupId, peer: u64) -> Fetching {
-        self.snapshots.fetching(group.0, peer)
-    }
-
-    fn release_snapshots(&mut self, group: GroupId) {
-        self.snapshots.withdraw(group.0);
+        Ok(snapshot)
     }
 
     fn install(&mut self, group: GroupId, snapshot: MachineSnapshot) -> BoxFuture<'_, Result<(), Fatal>> {
@@ -489,8 +483,6 @@ impl Machine for StoreMachine {
         let Some(hosted) = self.hosted.get(&group.0) else { return };
         if role.is_leader {
             hosted.region.one_pc().lead(role.term);
-        } else {
-            self.snapshots.withdraw(group.0);
         }
         hosted.region.set_role(role);
         self.bells.role_changed(role.is_leader);
@@ -549,29 +541,17 @@ impl Machine for StoreMachine {
     }
 
     /// A snapshot from before a split must not overwrite what came after it: the other half may be here already.
-    fn receive(&mut self, group: GroupId, snapshot: &MachineSnapshot) -> Reception {
-        let at = Position { index: snapshot.index, term: snapshot.term };
-        let is_ours = |ticket: &Ticket| {
-            let region = &ticket.region;
-            region.region_id == group.0 && ticket.at == at && region.peer_on_store(self.store_id).is_some()
-        };
-        let Some(ticket) = Ticket::decode(&snapshot.data).filter(is_ours) else { return Reception::Refuse };
-        if self.is_gone(group) || self.overlapping(group.0, &ticket.region.range()).is_some() {
-            return Reception::Refuse;
+    fn accepts(&mut self, group: GroupId, data: &Bytes) -> bool {
+        if self.is_gone(group) {
+            return false;
         }
-        let position = self.hosted.get(&group.0).map(|hosted| hosted.region.state().applied);
-        match self.snapshots.progress(&ticket, position) {
-            Progress::Ready => Reception::Install,
-            Progress::OnItsWay => Reception::Wait,
-            Progress::Busy => Reception::Refuse,
-            Progress::Unknown => {
-                let MachineSnapshot { voters, learners, joint, .. } = snapshot.clone();
-                if self.snapshots.expect(ticket, members(voters, learners, joint)) {
-                    self.env.probe("store.snapshot.restarted");
-                }
-                Reception::Wait
-            }
+        let Ok(image) = image::parse(data) else { return false };
+        let range = image.region.range();
+        if image.region.region_id != group.0 || self.overlapping(group.0, &range).is_some() {
+            return false;
         }
+        self.arriving.insert(group.0, range);
+        true
     }
 
     fn retire(&mut self, group: GroupId, region: &RegionDescriptor) -> Result<(), Fatal> {
@@ -599,12 +579,11 @@ impl Machine for StoreMachine {
         if let Some(hosted) = self.hosted.remove(&group.0) {
             hosted.region.set_role(Role::default());
         }
-        self.snapshots.dismiss(group.0);
-        self.snapshots.withdraw(group.0);
+        self.arriving.remove(&group.0);
     }
 
     fn dismiss(&mut self, group: GroupId) {
-        self.snapshots.dismiss(group.0);
+        self.arriving.remove(&group.0);
     }
 
     fn peer_nodes(&self, group: GroupId) -> Option<BTreeMap<u64, u64>> {

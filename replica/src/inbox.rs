@@ -31,7 +31,6 @@ pub(crate) enum Request<M: Machine> {
     AddGroup { config: GroupConfig, reply: AdminReply },
     RemoveGroup { group: GroupId, reply: AdminReply },
     Retire { group: GroupId, region: RegionDescriptor, reply: AdminReply },
-    SnapshotFetched { group: GroupId },
 }
 
 /// Something the transport brings.

@@ -55,8 +55,6 @@ pub use config::{BIRTH, Config, GroupConfig, GroupId, Joint};
 pub use driver::Driver;
 pub use error::{AdminError, Error, Fatal, ProposeError, ReadError, StepError};
 pub use handle::Handle;
-pub use machine::{
-    Applied, ConfChange, ConfChangeInfo, Fetching, Machine, MachineSnapshot, PeerChange, Reception, Role,
-};
+pub use machine::{Applied, ConfChange, ConfChangeInfo, Machine, MachineSnapshot, PeerChange, Role};
 pub use shared::{Counters, GroupStatus};
 pub use transport::{RaftService, Resolver};

@@ -7,9 +7,9 @@ use bytes::Bytes;
 use nokv_env::{BoxFuture, ClockExt, Env};
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::{
-    Applied, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Reception, Role,
+    Applied, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Role,
 };
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,8 +29,6 @@ pub struct GroupState {
 #[derive(Debug, Clone, Default)]
 pub struct Durable {
     pub groups: BTreeMap<GroupId, GroupState>,
-    /// Snapshots are shown twice before they are installed.
-    pub fetches: bool,
 }
 
 impl Durable {
@@ -46,8 +44,6 @@ pub struct LogMachine {
     pub state: Arc<Mutex<Durable>>,
     durable: Arc<Mutex<Durable>>,
     roles: BTreeMap<GroupId, Role>,
-    /// Indexes of snapshots that were shown.
-    shown: BTreeSet<u64>,
 }
 
 /// Entries between two flushes.
@@ -69,8 +65,7 @@ impl LogMachine {
         });
         let groups = groups.collect();
         let state = Arc::new(Mutex::new(recovered));
-        let (roles, shown) = (BTreeMap::new(), BTreeSet::new());
-        (LogMachine { node, env: env.clone(), state, durable, roles, shown }, groups)
+        (LogMachine { node, env: env.clone(), state, durable, roles: BTreeMap::new() }, groups)
     }
 
     fn advance(&mut self, group: GroupId, index: u64, term: u64, change: impl FnOnce(&mut GroupState)) {
@@ -150,11 +145,6 @@ impl Machine for LogMachine {
             joint: state.joint.clone(),
             data: Bytes::from(state.values.join(",")),
         })
-    }
-
-    fn receive(&mut self, _group: GroupId, snapshot: &MachineSnapshot) -> Reception {
-        let is_new = self.shown.insert(snapshot.index);
-        if is_new && self.durable.lock().unwrap().fetches { Reception::Wait } else { Reception::Install }
     }
 
     fn install(&mut self, group: GroupId, snapshot: MachineSnapshot) -> BoxFuture<'_, Result<(), Fatal>> {
