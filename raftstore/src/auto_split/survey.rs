@@ -94,7 +94,9 @@ impl Survey {
             walk.since_mark += bytes;
         }
         self.bytes += page_bytes;
-        Ok(self.bytes < self.enough && self.walks.iter().any(|walk| walk.next.is_some()))
+        // The first key alone may be that large: then go on to the second one, or there is nowhere to split.
+        let wanted = self.bytes < self.enough || self.marks.is_empty();
+        Ok(wanted && self.walks.iter().any(|walk| walk.next.is_some()))
     }
 
     /// What was found.

@@ -50,6 +50,17 @@ fn the_middle_of_equal_keys_is_in_the_middle() {
 }
 
 #[test]
+fn a_first_key_many_times_the_limit_does_not_hide_the_second() {
+    let rows = [
+        (CF_WRITE, "a".to_owned(), 100_000),
+        (CF_WRITE, "b".to_owned(), 2_000),
+        (CF_WRITE, "c".to_owned(), 10),
+    ];
+    let size = survey(&everything(), 1_000, &rows);
+    assert_eq!(size.middle, Some("b".into()), "{} bytes were seen", size.bytes);
+}
+
+#[test]
 fn long_values_and_locks_count_where_their_keys_are() {
     let records = (0..100).map(|key| (CF_WRITE, format!("{key:02}"), 20));
     let values = (80..100).map(|key| (CF_DEFAULT, format!("{key:02}"), 1_000));
