@@ -22,7 +22,7 @@ pub use clock::{Clock, ClockExt, Elapsed, Instant};
 pub use disk::{Disk, File, OpenMode};
 pub use mem_disk::MemDisk;
 pub use net::{Channel, Net, ServerHandle};
-pub use probe::{Duty, Fact, Hooks, NoHooks, Peer, Promise, Region};
+pub use probe::{Authority, Duty, Fact, Hooks, NoHooks, Peer, Promise, Region};
 pub use rng::RngSource;
 pub use task::{Tasks, TasksExt};
 

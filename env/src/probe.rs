@@ -69,6 +69,27 @@ pub struct Region {
     pub end: Vec<u8>,
 }
 
+/// Which coordinator's numbers count, as a meta-root has it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Authority {
+    /// The newest lease generation.
+    pub generation: u64,
+    /// Whether that generation may serve: neither released nor sealed.
+    pub live: bool,
+    /// The fence of ids.
+    pub ids: u64,
+    /// The fence of timestamps.
+    pub timestamps: u64,
+    /// What that generation goes on above: ids, timestamps, cluster epoch.
+    pub inherited: [u64; 3],
+    /// The newest generation that was sealed; 0 = none.
+    pub sealed: u64,
+    /// The most that it may have handed out: ids, timestamps, cluster epoch.
+    pub consumed: [u64; 3],
+    /// The generation that closed it; 0 = none yet.
+    pub closed_by: u64,
+}
+
 /// Something a protocol did that invariant checkers want to see at the moment it happens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fact {
@@ -239,22 +260,8 @@ pub enum Fact {
         node: u64,
         /// The applied index.
         index: u64,
-        /// The newest lease generation.
-        generation: u64,
-        /// Whether that generation may serve: neither released nor sealed.
-        live: bool,
-        /// The fence of ids.
-        ids: u64,
-        /// The fence of timestamps.
-        timestamps: u64,
-        /// What that generation goes on above: ids, timestamps, cluster epoch.
-        inherited: [u64; 3],
-        /// The newest generation that was sealed; 0 = none.
-        sealed: u64,
-        /// The most that it may have handed out: ids, timestamps, cluster epoch.
-        consumed: [u64; 3],
-        /// The generation that closed it; 0 = none yet.
-        closed_by: u64,
+        /// What it says from now on.
+        now: Authority,
     },
     /// A meta-root applied a change of regions: all of them, from now on.
     Regions {

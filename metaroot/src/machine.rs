@@ -8,7 +8,7 @@ use crate::lease::LeaseWatch;
 use crate::state::{Outcome, Reply, RootState};
 use crate::workdir::Workdir;
 use bytes::Bytes;
-use nokv_env::{BoxFuture, Env, Fact, Instant, Region};
+use nokv_env::{Authority, BoxFuture, Env, Fact, Instant, Region};
 use nokv_proto::meta::v1::root_command::Command;
 use nokv_proto::meta::v1::root_event::Payload;
 use nokv_proto::meta::v1::{
@@ -41,51 +41,21 @@ pub(crate) struct Core {
     told_epoch: u64,
 }
 
-/// What decides whose numbers count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-struct Authority {
-    generation: u64,
-    live: bool,
-    ids: u64,
-    timestamps: u64,
-    inherited: [u64; 3],
-    sealed: u64,
-    consumed: [u64; 3],
-    closed_by: u64,
-}
-
-impl Authority {
-    fn of(state: &RootState) -> Self {
-        let (ids, timestamps) = state.fences();
-        let protocol = state.protocol();
-        let (lease, seal) = (protocol.lease.unwrap_or_default(), protocol.seal.unwrap_or_default());
-        let closure = protocol.closure.filter(|closure| closure.seal_generation == seal.cert_generation);
-        Self {
-            generation: lease.cert_generation,
-            live: state.live_lease().is_some(),
-            ids,
-            timestamps,
-            inherited: by_duty(&lease.handoff_frontiers),
-            sealed: seal.cert_generation,
-            consumed: by_duty(&seal.consumed_frontiers),
-            closed_by: closure.map_or(0, |closure| closure.successor_generation),
-        }
-    }
-
-    fn fact(self, node: u64, index: u64) -> Fact {
-        let Self { generation, live, ids, timestamps, inherited, sealed, consumed, closed_by } = self;
-        Fact::Authority {
-            node,
-            index,
-            generation,
-            live,
-            ids,
-            timestamps,
-            inherited,
-            sealed,
-            consumed,
-            closed_by,
-        }
+/// Which coordinator's numbers count in `state`.
+fn authority(state: &RootState) -> Authority {
+    let (ids, timestamps) = state.fences();
+    let protocol = state.protocol();
+    let (lease, seal) = (protocol.lease.unwrap_or_default(), protocol.seal.unwrap_or_default());
+    let closure = protocol.closure.filter(|closure| closure.seal_generation == seal.cert_generation);
+    Authority {
+        generation: lease.cert_generation,
+        live: state.live_lease().is_some(),
+        ids,
+        timestamps,
+        inherited: by_duty(&lease.handoff_frontiers),
+        sealed: seal.cert_generation,
+        consumed: by_duty(&seal.consumed_frontiers),
+        closed_by: closure.map_or(0, |closure| closure.successor_generation),
     }
 }
 
@@ -150,7 +120,7 @@ impl Core {
 
     /// The authority, if it changed since the last call.
     fn new_authority(&mut self) -> Option<Authority> {
-        let now = Authority::of(&self.image.state);
+        let now = authority(&self.image.state);
         (std::mem::replace(&mut self.told, now) != now).then_some(now)
     }
 
@@ -214,8 +184,8 @@ impl Machine {
             (core.new_authority(), core.new_regions())
         };
         let node = self.node_id;
-        if let Some(authority) = authority {
-            self.env.fact(authority.fact(node, index));
+        if let Some(now) = authority {
+            self.env.fact(Fact::Authority { node, index, now });
         }
         if let Some(regions) = regions {
             self.env.fact(Fact::Regions { node, index, regions });

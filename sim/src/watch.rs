@@ -7,7 +7,7 @@ use crate::exec::{Node, Place, lock};
 use crate::trace::digest;
 use crate::triggers::Triggers;
 use nokv_env::task::Stop;
-use nokv_env::{Fact, Peer, Promise, Region};
+use nokv_env::{Authority, Fact, Peer, Promise, Region};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::sync::Mutex;
@@ -212,18 +212,8 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         Fact::Lease { node, ref holder, generation } => {
             mix(&[7, digest(holder.as_bytes()), node, generation])
         }
-        Fact::Authority {
-            node,
-            index,
-            generation,
-            live,
-            ids,
-            timestamps,
-            inherited,
-            sealed,
-            consumed,
-            closed_by,
-        } => {
+        Fact::Authority { node, index, now } => {
+            let Authority { generation, live, ids, timestamps, inherited, sealed, consumed, closed_by } = now;
             let words = [8, node, index, generation, u64::from(live), ids, timestamps, sealed, closed_by];
             inherited.into_iter().chain(consumed).fold(mix(&words), step)
         }

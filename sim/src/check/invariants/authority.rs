@@ -16,25 +16,11 @@
 
 use super::{Names, Violation, ensure};
 use crate::exec::Place;
-use nokv_env::{Duty, Fact};
+use nokv_env::{Authority as Said, Duty, Fact};
 use std::collections::BTreeMap;
 use std::ops::Range;
 
 const CHECKER: &str = "authority";
-
-/// The root's state at the newest index that anybody applied.
-#[derive(Debug, Default, Clone, Copy, PartialEq, Eq)]
-struct Root {
-    index: u64,
-    generation: u64,
-    live: bool,
-    ids: u64,
-    timestamps: u64,
-    inherited: [u64; 3],
-    sealed: u64,
-    consumed: [u64; 3],
-    closed_by: u64,
-}
 
 /// Places of the duties in frontiers.
 const DUTIES: [&str; 3] = ["ids", "timestamps", "cluster epochs"];
@@ -42,7 +28,9 @@ const DUTIES: [&str; 3] = ["ids", "timestamps", "cluster epochs"];
 /// What the facts so far say.
 #[derive(Debug, Default)]
 pub(super) struct Authority {
-    root: Root,
+    /// The newest index that any root applied, and what it says there.
+    index: u64,
+    root: Said,
     holders: BTreeMap<u64, String>,
     ids: Numbers,
     timestamps: Numbers,
@@ -53,21 +41,7 @@ impl Authority {
     pub(super) fn observe(&mut self, place: Place, fact: &Fact, names: &Names) -> Result<(), Violation> {
         match *fact {
             Fact::Lease { ref holder, generation, .. } => self.granted(holder, generation),
-            Fact::Authority {
-                node,
-                index,
-                generation,
-                live,
-                ids,
-                timestamps,
-                inherited,
-                sealed,
-                consumed,
-                closed_by,
-            } => self.changed(
-                node,
-                Root { index, generation, live, ids, timestamps, inherited, sealed, consumed, closed_by },
-            ),
+            Fact::Authority { node, index, now } => self.changed(node, index, now),
             Fact::Granted { duty, generation, first, count } => {
                 let stretch = Stretch { end: first + count, place, generation };
                 self.handed_out(duty, first, stretch, names)
@@ -124,23 +98,24 @@ impl Authority {
         })
     }
 
-    fn changed(&mut self, node: u64, now: Root) -> Result<(), Violation> {
+    fn changed(&mut self, node: u64, index: u64, now: Said) -> Result<(), Violation> {
         let before = self.root;
-        if now.index < before.index {
+        if index < self.index {
             return Ok(());
         }
-        if now.index == before.index {
+        if index == self.index {
             return ensure(now == before, CHECKER, || {
                 format!("root {node} has {now:?} where another root has {before:?}")
             });
         }
-        self.root = now;
+        let is_first = self.index == 0;
+        (self.index, self.root) = (index, now);
         ensure(
             now.generation >= before.generation && now.generation <= before.generation + 1,
             CHECKER,
             || format!("the root's lease generation goes from {} to {}", before.generation, now.generation),
         )?;
-        let revived = now.generation == before.generation && now.live && !before.live && before.index > 0;
+        let revived = now.generation == before.generation && now.live && !before.live && !is_first;
         ensure(!revived, CHECKER, || {
             format!("lease generation {} serves again after it was sealed or released", now.generation)
         })?;
@@ -151,8 +126,8 @@ impl Authority {
     }
 
     /// Primacy, Finality and Inheritance in the root's state.
-    fn hands_over(&self, before: Root, now: Root) -> Result<(), Violation> {
-        let Root { generation, live, inherited, sealed, consumed, closed_by, .. } = now;
+    fn hands_over(&self, before: Said, now: Said) -> Result<(), Violation> {
+        let Said { generation, live, inherited, sealed, consumed, closed_by, .. } = now;
         let pending = sealed == generation;
         let one_unsealed = sealed + 1 == generation || pending && !live;
         ensure(one_unsealed, CHECKER, || {

@@ -1,7 +1,7 @@
 //! Good and bad stories, told as facts.
 
 use super::*;
-use nokv_env::{Duty, Peer, Promise, Region};
+use nokv_env::{Authority, Duty, Peer, Promise, Region};
 
 const GROUP: [u64; 3] = [1, 2, 3];
 
@@ -350,9 +350,7 @@ fn root(index: u64, generation: u64, live: bool, timestamps: u64) -> Fact {
     let sealed = if live { generation.saturating_sub(1) } else { generation };
     let closed_by = if live && sealed > 0 { generation } else { 0 };
     let consumed = if sealed == 0 { [0; 3] } else { [0, 100, 1] };
-    Fact::Authority {
-        node: 1,
-        index,
+    let now = Authority {
         generation,
         live,
         ids: 1000,
@@ -361,14 +359,15 @@ fn root(index: u64, generation: u64, live: bool, timestamps: u64) -> Fact {
         sealed,
         consumed,
         closed_by,
-    }
+    };
+    Fact::Authority { node: 1, index, now }
 }
 
 /// The same with one thing wrong.
 fn root_with(fact: Fact, change: impl FnOnce(&mut [u64; 3], &mut u64, &mut [u64; 3], &mut u64)) -> Fact {
     let mut fact = fact;
-    if let Fact::Authority { inherited, sealed, consumed, closed_by, .. } = &mut fact {
-        change(inherited, sealed, consumed, closed_by);
+    if let Fact::Authority { now, .. } = &mut fact {
+        change(&mut now.inherited, &mut now.sealed, &mut now.consumed, &mut now.closed_by);
     }
     fact
 }
