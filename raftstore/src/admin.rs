@@ -8,9 +8,9 @@ use nokv_proto::admin::v1::{
     ExecutionStatusResponse, ExportRegionSnapshotRequest, ExportRegionSnapshotResponse,
     ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ImportRegionSnapshotRequest,
     ImportRegionSnapshotResponse, ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse,
-    MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest, RegionRuntimeStatusResponse,
-    RemovePeerRequest, RemovePeerResponse, SplitRegionRequest, SplitRegionResponse, TransferLeaderRequest,
-    TransferLeaderResponse,
+    MergeRegionsRequest, MergeRegionsResponse, MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest,
+    RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse, SplitRegionRequest,
+    SplitRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -139,6 +139,15 @@ impl RaftAdmin for AdminService {
         let request = request.into_inner();
         required(request.region_id, "region id")?;
         Ok(Response::new(self.0.mvcc_get(&request).await?))
+    }
+
+    async fn merge_regions(&self, request: Request<MergeRegionsRequest>) -> RpcResult<MergeRegionsResponse> {
+        let request = request.into_inner();
+        let source = required(request.source_region_id, "source region id")?;
+        let target = required(request.target_region_id, "target region id")?;
+        let result = self.0.merge(source, target).await;
+        topology::note(&self.0, topology::merge(source, target), target, Outcome::of(&result));
+        Ok(Response::new(MergeRegionsResponse { region: Some(result?) }))
     }
 
     async fn execution_status(

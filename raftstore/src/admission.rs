@@ -1,9 +1,10 @@
 //! The door: what is checked before a request may touch a region, in which order, and what the last visitor was told.
 //!
-//! Order: request complete → store → region known → epoch → key range → hosted → leader. Problems of the request
+//! Order: request complete → store → region known → not being merged → epoch → key range → hosted → leader. Problems of the request
 //! itself are gRPC errors; problems of routing are region errors inside an OK answer, which clients act upon.
 
 use crate::follow::Terms;
+use crate::merge::is_frozen;
 use crate::region::{Region, Regions, State, epoch_matches, is_tombstone, lock, refuse};
 use bytes::Bytes;
 use nokv_proto::admin::v1::{
@@ -143,7 +144,14 @@ impl Door {
         let region = self.regions.get(context.region_id).ok_or_else(not_hosted)?;
         let state = region.state();
         if is_tombstone(&state.descriptor) {
-            return Err(not_hosted());
+            // Perhaps a neighbour took it over.
+            let Some(heir) = self.regions.covering(&state.descriptor.start_key) else {
+                return Err(not_hosted());
+            };
+            return Err((Reason::EpochMismatch, refuse::epoch(&heir.descriptor()).into()));
+        }
+        if is_frozen(&state.descriptor) {
+            return Err((Reason::EpochMismatch, refuse::stale().into()));
         }
         if !epoch_matches(&state.descriptor, context.region_epoch.as_ref()) {
             let known = self.regions.with_neighbour(&state.descriptor);
@@ -302,6 +310,29 @@ mod tests {
         let refused = door(true).admit(Class::Read, Some(&old), &Touch::Keys(vec![&key]), 0);
         let Err(Refused::Region(error)) = refused else { panic!("admitted") };
         assert_eq!(error.epoch_not_match.unwrap().regions[0].region_id, 7);
+    }
+
+    #[test]
+    fn a_region_that_is_being_merged_asks_for_patience_and_one_that_is_gone_names_its_heir() {
+        let door = door(true);
+        let region = door.regions.get(7).unwrap();
+        let refused = |door: &Door| {
+            let key = Bytes::from_static(b"c");
+            let refused = door.admit(Class::Read, Some(&context()), &Touch::Keys(vec![&key]), 0);
+            let Err(Refused::Region(error)) = refused else { panic!("admitted") };
+            *error
+        };
+        let mut now = (*region.descriptor()).clone();
+        now.set_state(RegionReplicaState::Merging);
+        region.set_descriptor(now.clone(), 1);
+        assert!(refused(&door).stale_command.is_some());
+        now.set_state(RegionReplicaState::Tombstone);
+        region.set_descriptor(now.clone(), 1);
+        assert!(refused(&door).region_not_found.is_some(), "nobody here has its keys");
+        let heir = RegionDescriptor { region_id: 9, start_key: "".into(), ..now };
+        let heir = RegionDescriptor { state: RegionReplicaState::Running.into(), ..heir };
+        door.regions.get_or_insert(&heir, 1);
+        assert_eq!(refused(&door).epoch_not_match.unwrap().regions, [heir]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::catalog::Gc;
 use crate::command::{self, Command};
 use crate::gc;
+use crate::merge::is_frozen;
 use crate::mvcc::{self, Writes};
 use crate::region::{epoch_matches, refuse};
 use nokv_proto::error::v1::RegionError;
@@ -106,6 +107,9 @@ fn admit(region: &RegionDescriptor, command: &Command) -> Result<(), Box<RegionE
     }
     if !epoch_matches(region, Some(&command.epoch)) {
         return Err(refuse::epoch(region));
+    }
+    if is_frozen(region) {
+        return Err(refuse::stale());
     }
     match command::keys(&command.cmd).into_iter().find(|key| !key.is_empty() && !region.contains(key)) {
         Some(outside) => Err(refuse::key(region, outside)),

@@ -16,6 +16,8 @@ pub(crate) struct Bells {
     pub(crate) gc: Notify,
     /// The loop that clears away what is left of peers that are gone.
     pub(crate) graves: Notify,
+    /// The loop that sees merges through.
+    pub(crate) merges: Notify,
 }
 
 impl Bells {
@@ -28,6 +30,7 @@ impl Bells {
             members: Notify::new(),
             gc: Notify::new(),
             graves: Notify::new(),
+            merges: Notify::new(),
         }
     }
 
@@ -48,6 +51,7 @@ impl Bells {
             self.publish.notify_one();
             self.members.notify_one();
             self.gc.notify_one();
+            self.merges.notify_one();
         }
     }
 }

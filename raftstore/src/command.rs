@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CE | nokv.raft.v1.RaftCmdRequest      header: region id and epoch at proposal; exactly one request
-//! AD | nokv.raft.v1.AdminCommand        changes the shape of the region
+//! AD | nokv.raft.v1.AdminCommand        a split, or a step of a merge
 //! ```
 //!
 //! An empty entry is a new leader's and means nothing.
@@ -11,7 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use nokv_proto::meta::v1::RegionEpoch;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::{
-    AdminCommand, AdminCommandType, CmdHeader, CmdType, RaftCmdRequest, Request, SplitCommand,
+    AdminCommand, AdminCommandType, CmdHeader, CmdType, MergeCommand, MergeStep, RaftCmdRequest, Request,
+    SplitCommand,
 };
 use prost::Message;
 
@@ -25,6 +26,8 @@ pub(crate) enum LogEntry {
     Data(Command),
     /// A split.
     Split(SplitCommand),
+    /// A step of a merge.
+    Merge(Box<MergeCommand>),
 }
 
 impl LogEntry {
@@ -34,20 +37,40 @@ impl LogEntry {
             return Command::decode(data).map(LogEntry::Data);
         }
         let admin = AdminCommand::decode(data.slice(1..)).map_err(|_| "admin entry that cannot be read")?;
-        match (admin.r#type(), admin.split) {
-            (AdminCommandType::Split, Some(split)) => Ok(LogEntry::Split(split)),
+        match (admin.r#type(), admin.split, admin.merge) {
+            (AdminCommandType::Split, Some(split), None) => Ok(LogEntry::Split(split)),
+            (AdminCommandType::Merge, None, Some(merge)) if merge.step() != MergeStep::Unspecified => {
+                Ok(LogEntry::Merge(Box::new(merge)))
+            }
             _ => Err("admin entry of an unknown kind"),
         }
     }
 }
 
+/// Whether an entry may be anything but a command on data.
+pub(crate) fn is_admin(data: &Bytes) -> bool {
+    data.first() == Some(&ADMIN)
+}
+
 /// The bytes of a split's entry.
 pub(crate) fn encode_split(split: SplitCommand) -> Bytes {
-    let admin = AdminCommand {
+    encode_admin(&AdminCommand {
         r#type: AdminCommandType::Split.into(),
         split: Some(split),
         ..AdminCommand::default()
-    };
+    })
+}
+
+/// The bytes of an entry of a merge.
+pub(crate) fn encode_merge(merge: MergeCommand) -> Bytes {
+    encode_admin(&AdminCommand {
+        r#type: AdminCommandType::Merge.into(),
+        merge: Some(merge),
+        ..AdminCommand::default()
+    })
+}
+
+fn encode_admin(admin: &AdminCommand) -> Bytes {
     let mut out = BytesMut::with_capacity(1 + admin.encoded_len());
     out.put_u8(ADMIN);
     admin.encode_raw(&mut out);
@@ -154,8 +177,24 @@ mod tests {
     }
 
     #[test]
+    fn merges_are_golden() {
+        let merge = MergeCommand {
+            target_region_id: 7,
+            source_region_id: 9,
+            step: MergeStep::Unite.into(),
+            frozen_index: 300,
+            frozen_term: 4,
+            ..MergeCommand::default()
+        };
+        let expected = [0xad, 0x08, 2, 0x1a, 14, 0x08, 7, 0x10, 9, 0xa0, 6, 3, 0xc0, 6, 0xac, 2, 0xc8, 6, 4];
+        assert_eq!(&encode_merge(merge.clone())[..], expected);
+        assert_eq!(LogEntry::decode(&encode_merge(merge.clone())), Ok(LogEntry::Merge(Box::new(merge))));
+    }
+
+    #[test]
     fn unknown_entries_are_refused() {
-        for bad in [&b""[..], b"\xad", b"\xad\x08\x02", b"\xce", b"\xce\xff", b"x"] {
+        let stepless = encode_merge(MergeCommand::default());
+        for bad in [&b""[..], &stepless, b"\xad", b"\xad\x08\x02", b"\xce", b"\xce\xff", b"x"] {
             assert!(LogEntry::decode(&Bytes::copy_from_slice(bad)).is_err());
         }
     }

@@ -13,6 +13,7 @@
 //! configuration version, takes its place.
 
 use crate::image::FAMILIES;
+use crate::merge;
 use crate::mvcc::stored_bounds;
 use crate::region::{Region, is_tombstone};
 use crate::store::Shared;
@@ -69,6 +70,8 @@ pub(crate) async fn clear(shared: &Shared) {
 
 async fn clear_one(shared: &Shared, region: &Arc<Region>) -> Result<(), String> {
     let left = region.descriptor().epoch_pair();
+    // The tombstone shows before it is in the engine; once the driver answers, it is there.
+    shared.raft.status_now(region.group()).await.map_err(|error| error.to_string())?;
     shared.db.flush().await.map_err(|error| error.to_string())?;
     // A later peer may have come meanwhile. Its descriptor is set before its status shows, so the status is asked first.
     let status = shared.raft.status(region.group());
@@ -156,10 +159,10 @@ pub(crate) async fn find(shared: &Shared) {
             continue;
         };
         for known in reply.regions.into_iter().filter_map(|route| route.descriptor) {
-            // The machine compares: whoever is still a member stays.
-            if suspects.contains(&known.region_id) {
-                let group = nokv_replica::GroupId(known.region_id);
-                if let Err(error) = shared.raft.retire(group, known).await {
+            // The machine compares: whoever is still a member stays, and what a region that is here took over.
+            for suspect in merge::family(&known).filter(|id| suspects.contains(id)) {
+                let group = nokv_replica::GroupId(suspect);
+                if let Err(error) = shared.raft.retire(group, known.clone()).await {
                     tracing::warn!(%group, %error, "a removed peer could not be retired");
                 }
             }

@@ -164,7 +164,7 @@ pub(crate) async fn fetch_timestamps(shared: &Shared) {
         // Wanted before the timestamp is drawn: it must be later than the election.
         let wanted: Vec<_> = leading
             .into_iter()
-            .filter_map(|region| region.one_pc().wants().map(|term| (region.clone(), term)))
+            .filter_map(|region| region.one_pc().wants().map(|want| (region.clone(), want)))
             .collect();
         if wanted.is_empty() {
             backoff = Backoff::new(TSO_PAUSE_MAX);
@@ -193,8 +193,8 @@ pub(crate) async fn fetch_timestamps(shared: &Shared) {
                     first: reply.timestamp,
                     count: 1,
                 });
-                for (region, term) in wanted {
-                    region.one_pc().enable(term, reply.timestamp);
+                for (region, want) in wanted {
+                    region.one_pc().enable(want, reply.timestamp);
                     shared.env.probe("store.one_pc.enabled");
                 }
             }

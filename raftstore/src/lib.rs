@@ -12,6 +12,7 @@
 //!   it is written, `image` a whole region in one piece, [`catalog`] what is remembered of regions.
 //! - `service`, `admin`: the two gRPC doors; `admission` what is checked there; `one_pc` when one round trip is enough.
 //! - `read` how the leader answers reads, `follow` how other replicas do.
+//! - `split`, `merge` what becomes of regions that are divided or united; `merging` sees a merge through.
 //! - `gc`: old versions are removed through the log, below a safe point that all regions have agreed to.
 //! - `auto_split`: regions that outgrow a limit are split by their leader.
 //! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators.
@@ -41,6 +42,10 @@ mod machine;
 #[cfg(test)]
 mod machine_tests;
 mod members;
+mod merge;
+#[cfg(test)]
+mod merge_tests;
+mod merging;
 pub mod mode;
 pub mod mvcc;
 mod one_pc;

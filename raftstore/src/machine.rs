@@ -11,6 +11,7 @@ use crate::catalog::{self, Entry, Members, Position};
 use crate::command::{self, Command, LogEntry};
 use crate::gc;
 use crate::image;
+use crate::merge;
 use crate::mvcc::Writes;
 use crate::pending::{self, PendingEvents};
 use crate::region::{Region, Regions, epoch_matches, is_tombstone, refuse};
@@ -22,15 +23,17 @@ use nokv_env::{BoxFuture, Env, Fact};
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::key::{KeyRange, decode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
-use nokv_proto::raft::v1::SplitCommand;
 use nokv_proto::raft::v1::request::Cmd;
+use nokv_proto::raft::v1::{MergeCommand, SplitCommand};
 use nokv_replica::{
     Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot,
-    PeerChange, Role,
+    Needed, PeerChange, Role,
 };
 use prost::encoding::decode_varint;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
+
+mod merges;
 
 /// Applied positions are remembered this far apart; durability is known that precisely.
 const MARK_EVERY: u64 = 64;
@@ -46,6 +49,8 @@ pub(crate) enum Proposal {
     },
     /// A split, made for the region as it was.
     Split(SplitCommand),
+    /// A step of a merge, the same.
+    Merge(Box<MergeCommand>),
 }
 
 /// What they get back.
@@ -57,6 +62,8 @@ pub(crate) enum Reply {
     Configured,
     /// The region was split.
     Split(Box<Halves>),
+    /// A step of a merge was taken: the region as it is now.
+    Merge(Box<RegionDescriptor>),
     /// The peer left its region; the others carry the command out.
     Gone,
 }
@@ -66,6 +73,14 @@ struct Hosted {
     region: Arc<Region>,
     members: Members,
     marks: Marks,
+    /// Term and index of the newest entry that this peer proposed to freeze the region.
+    freezing: (u64, u64),
+}
+
+impl Hosted {
+    fn new(region: Arc<Region>, members: Members, durable: u64) -> Self {
+        Self { region, members, marks: Marks::new(durable), freezing: (0, 0) }
+    }
 }
 
 /// The state machine of all regions.
@@ -81,6 +96,8 @@ pub(crate) struct StoreMachine {
     born: Vec<GroupConfig>,
     /// Snapshots that were let in and are not installed yet: the ranges they will bring.
     arriving: BTreeMap<u64, KeyRange>,
+    /// Groups of regions that were taken over, which the driver hosts still.
+    absorbed: Vec<GroupId>,
 }
 
 impl StoreMachine {
@@ -98,9 +115,9 @@ impl StoreMachine {
         for entry in entries {
             let Some(region) = regions.get(entry.region.region_id) else { continue };
             if region.state().is_hosted() {
-                let marks = Marks::new(entry.applied.index);
                 region.tell(env);
-                hosted.insert(region.id, Hosted { region, members: entry.members.clone(), marks });
+                let known = Hosted::new(region, entry.members.clone(), entry.applied.index);
+                hosted.insert(entry.region.region_id, known);
             }
         }
         Self {
@@ -113,6 +130,7 @@ impl StoreMachine {
             pending: pending.clone(),
             born: Vec::new(),
             arriving: BTreeMap::new(),
+            absorbed: Vec::new(),
         }
     }
 
@@ -165,8 +183,13 @@ impl StoreMachine {
         Ok(())
     }
 
-    /// Everything of the region that the image replaces, and what it brings.
-    fn replacement(&self, region: &Region, image: &image::Image) -> Result<WriteBatch, nokv_engine::Error> {
+    /// Everything of the region, and of the `parts` that it took over, that the image replaces, and what it brings.
+    fn replacement(
+        &self,
+        region: &Region,
+        image: &image::Image,
+        parts: &[KeyRange],
+    ) -> Result<WriteBatch, nokv_engine::Error> {
         let mut batch = WriteBatch::new();
         let brought: BTreeSet<(Cf, &Bytes)> = image.records.iter().map(|(cf, key, _)| (*cf, key)).collect();
         let (old, new) = (region.descriptor(), &image.region);
@@ -175,6 +198,7 @@ impl StoreMachine {
         if old.range() != new.range() {
             ranges.push(old.range());
         }
+        ranges.extend_from_slice(parts);
         for (cf, range) in image::FAMILIES.iter().flat_map(|cf| ranges.iter().map(move |range| (*cf, range)))
         {
             for entry in snapshot.iter(cf, crate::mvcc::stored_bounds(range)) {
@@ -197,11 +221,15 @@ impl StoreMachine {
         others.any(|(_, other)| other.region.descriptor().contains(&user_key))
     }
 
-    /// Another region here that has a key of `range`, or soon will.
-    fn overlapping(&self, region_id: u64, range: &KeyRange) -> Option<u64> {
-        let here = self.hosted.iter().map(|(id, other)| (*id, other.region.descriptor().range()));
+    /// Another region here that has a key of `region`, or soon will, and was not taken over by it.
+    fn in_the_way(&self, region: &RegionDescriptor) -> Option<u64> {
+        let others = self.hosted.iter().map(|(id, other)| (*id, other.region.descriptor()));
+        let here =
+            others.filter(|(_, other)| !is_absorbed(other, region)).map(|(id, other)| (id, other.range()));
         let soon = self.arriving.iter().map(|(id, range)| (*id, range.clone()));
-        here.chain(soon).find(|(id, other)| *id != region_id && other.overlaps(range)).map(|(id, _)| id)
+        let range = region.range();
+        let clash = |(id, other): &(u64, KeyRange)| *id != region.region_id && other.overlaps(&range);
+        here.chain(soon).find(clash).map(|(id, _)| id)
     }
 
     /// Carries out a split: see [`crate::split`].
@@ -244,8 +272,7 @@ impl StoreMachine {
             region.set_applied(child.applied);
             region.set_gc(gc);
             region.tell(&self.env);
-            let marks = Marks::new(child.applied.index);
-            self.hosted.insert(right.region_id, Hosted { region, members: child.members, marks });
+            self.hosted.insert(right.region_id, Hosted::new(region, child.members, child.applied.index));
             self.born.push(config);
         }
         self.env.probe("store.split.applied");
@@ -267,7 +294,9 @@ impl StoreMachine {
         }
         let members = members(snapshot.voters, snapshot.learners, snapshot.joint);
         let region = self.regions.get_or_insert(&image.region, self.store_id);
-        let mut batch = self.replacement(&region, &image).map_err(|error| fatal(group, error))?;
+        let (parts, absorbing) = self.absorb_parts(&image.region);
+        let mut batch = self.replacement(&region, &image, &parts).map_err(|error| fatal(group, error))?;
+        batch.append(absorbing);
         catalog::put_region(&mut batch, &image.region);
         catalog::put_members(&mut batch, group.0, &members);
         catalog::put_applied(&mut batch, group.0, at);
@@ -280,8 +309,9 @@ impl StoreMachine {
         self.db.apply(batch).map_err(|error| fatal(group, error))?;
         self.db.flush().await.map_err(|error| fatal(group, error))?;
         region.set_applied(at);
-        self.hosted.insert(group.0, Hosted { region, members, marks: Marks::new(at.index) });
+        self.hosted.insert(group.0, Hosted::new(region, members, at.index));
         self.bells.members.notify_one();
+        self.bells.merges.notify_one();
         self.env.probe("store.snapshot.installed");
         Ok(())
     }
@@ -300,6 +330,11 @@ impl StoreMachine {
             prewrite.one_pc_commit_version = 0;
         }
     }
+}
+
+/// Whether a region that stands here goes when `region` comes, which has taken it over.
+fn is_absorbed(other: &RegionDescriptor, region: &RegionDescriptor) -> bool {
+    merge::is_part_of(other, region) && other.state() != RegionReplicaState::Tombstone
 }
 
 fn fatal(group: GroupId, what: impl std::fmt::Display) -> Fatal {
@@ -328,7 +363,7 @@ impl Machine for StoreMachine {
     type Reply = Reply;
 
     fn propose(&mut self, group: GroupId, term: u64, index: u64, proposal: Proposal) -> Result<Bytes, Reply> {
-        let Some(hosted) = self.hosted.get(&group.0) else { return refused(refuse::not_found(group.0)) };
+        let Some(hosted) = self.hosted.get_mut(&group.0) else { return refused(refuse::not_found(group.0)) };
         let descriptor = hosted.region.descriptor();
         let (epoch, mut cmd) = match proposal {
             Proposal::Data { epoch, cmd } => (epoch, cmd),
@@ -338,11 +373,16 @@ impl Machine for StoreMachine {
                     Err(error) => refused(error),
                 };
             }
+            Proposal::Merge(merge) => return hosted.propose_merge(term, index, *merge),
         };
+        if merge::is_frozen(&descriptor) {
+            return refused(refuse::stale());
+        }
         if !epoch_matches(&descriptor, Some(&epoch)) {
             return refused(refuse::epoch(&descriptor));
         }
-        self.decide_one_pc(&hosted.region, term, index, &mut cmd);
+        let region = hosted.region.clone();
+        self.decide_one_pc(&region, term, index, &mut cmd);
         Ok(Command { region_id: group.0, epoch, cmd }.encode())
     }
 
@@ -353,6 +393,9 @@ impl Machine for StoreMachine {
         let (_, now) = region.epoch_pair();
         if change.made_for != 0 && change.made_for != now {
             return Err(format!("it was made for configuration version {}, this is {now}", change.made_for));
+        }
+        if hosted.is_freezing() {
+            return Err("the region is being merged".to_owned());
         }
         if let Some(learner) = hosted.members.learners.first()
             && !change.changes.iter().all(|change| matches!(change, PeerChange::AddVoter(peer) | PeerChange::Remove(peer) if peer == learner))
@@ -387,6 +430,7 @@ impl Machine for StoreMachine {
             match decoded.map_err(|what| fatal(group, format!("log entry {}: {what}", entry.index)))? {
                 LogEntry::Data(command) => command,
                 LogEntry::Split(split) => return self.apply_split(group, at, &split),
+                LogEntry::Merge(merge) => return self.apply_merge(group, at, &merge),
             };
         let region = self.hosted(group)?.region.clone();
         let (descriptor, gc) = (region.descriptor(), region.gc());
@@ -413,6 +457,14 @@ impl Machine for StoreMachine {
         writes.into_batch(&mut batch);
         self.commit(group, at, batch)?;
         Ok(Reply::Outcome(outcome))
+    }
+
+    fn needs(&self, group: GroupId, entry: Applied<'_>) -> Option<Needed> {
+        self.needs_of_merge(group, entry.data)
+    }
+
+    fn take_absorbed(&mut self) -> Vec<GroupId> {
+        std::mem::take(&mut self.absorbed)
     }
 
     fn apply_empty(&mut self, group: GroupId, index: u64, term: u64) -> Result<(), Fatal> {
@@ -504,7 +556,7 @@ impl Machine for StoreMachine {
         if !ours
             || self.has_left(region)
             || self.hosted.contains_key(&region.region_id)
-            || self.overlapping(region.region_id, &region.range()).is_some()
+            || self.in_the_way(region).is_some()
         {
             self.env.probe("store.peer.not_created");
             return None;
@@ -546,15 +598,17 @@ impl Machine for StoreMachine {
             return false;
         }
         let Ok(image) = image::parse(data) else { return false };
-        let range = image.region.range();
-        if image.region.region_id != group.0 || self.overlapping(group.0, &range).is_some() {
+        if image.region.region_id != group.0 || self.in_the_way(&image.region).is_some() {
             return false;
         }
-        self.arriving.insert(group.0, range);
+        self.arriving.insert(group.0, image.region.range());
         true
     }
 
     fn retire(&mut self, group: GroupId, region: &RegionDescriptor) -> Result<(), Fatal> {
+        if region.region_id != group.0 {
+            return self.retire_leftovers(region);
+        }
         let Some(hosted) = self.hosted.get(&group.0) else { return Ok(()) };
         let known = hosted.region.descriptor();
         let is_later = region.region_id == group.0 && region.epoch_pair().1 > known.epoch_pair().1;

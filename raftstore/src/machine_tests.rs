@@ -73,7 +73,7 @@ impl Solo {
         let reply = self.machine.apply(GROUP, Applied { index: self.index, term: 1, data }).unwrap();
         match reply {
             Reply::Outcome(outcome) => *outcome.unwrap(),
-            Reply::Configured | Reply::Split(_) | Reply::Gone => panic!("not a change"),
+            Reply::Configured | Reply::Split(_) | Reply::Merge(_) | Reply::Gone => panic!("not a change"),
         }
     }
 
@@ -189,7 +189,8 @@ fn one_round_trip_is_granted_above_everything_read() {
         }
     };
     assert_eq!(ask(&mut solo, "a", 10), 0, "no timestamp since the election");
-    region.one_pc().enable(1, 50);
+    let want = region.one_pc().wants().unwrap();
+    region.one_pc().enable(want, 50);
     assert_eq!(ask(&mut solo, "b", 48), 0);
     assert_eq!(ask(&mut solo, "c", 50), 51);
     assert_eq!(region.one_pc().admit_read(60), solo.index);
@@ -327,7 +328,7 @@ fn a_peer_is_not_created_over_keys_that_are_here() {
         &Members::all_vote(&region(&[1, 2, 3])),
         &match crate::command::LogEntry::decode(&split).unwrap() {
             crate::command::LogEntry::Split(split) => split,
-            crate::command::LogEntry::Data(_) => panic!("not a split"),
+            crate::command::LogEntry::Data(_) | crate::command::LogEntry::Merge(_) => panic!("not a split"),
         },
     )
     .unwrap()

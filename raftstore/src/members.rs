@@ -27,18 +27,18 @@ use tonic::Status;
 const LOOK_TICKS: u32 = 10;
 
 /// A region that is led here, as it is now.
-struct Led {
-    region: Arc<Region>,
-    state: State,
-    status: GroupStatus,
+pub(crate) struct Led {
+    pub(crate) region: Arc<Region>,
+    pub(crate) state: State,
+    pub(crate) status: GroupStatus,
 }
 
-fn refuse(text: String) -> Status {
+pub(crate) fn refuse(text: String) -> Status {
     Status::failed_precondition(text)
 }
 
 impl Shared {
-    fn led(&self, region_id: u64) -> Result<Led, Status> {
+    pub(crate) fn led(&self, region_id: u64) -> Result<Led, Status> {
         let missing = || Status::not_found(format!("region {region_id} is not here"));
         let region = self.door.regions.get(region_id).ok_or_else(missing)?;
         let (state, status) = (region.state(), self.raft.status(region.group()).ok_or_else(missing)?);

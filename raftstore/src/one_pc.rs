@@ -11,7 +11,8 @@
 //! ```
 //!
 //! A new leader does not know what its predecessors have answered. All of that was at timestamps drawn before its
-//! election, so it fetches a timestamp once it leads and treats it as read. Until then everything takes two phases.
+//! election, so it fetches a timestamp once it leads and treats it as read. Until then everything takes two phases. The same
+//! when the region takes another one over, whose leader may have been anywhere.
 
 /// A region's bookkeeping for commits in one round trip.
 #[derive(Debug, Default)]
@@ -22,8 +23,17 @@ pub(crate) struct OnePc {
     last_index: u64,
     /// The leadership that `last_index` belongs to.
     term: u64,
-    /// `max_read_ts` covers what was read before `term`.
+    /// `max_read_ts` covers what was read before `term`, and in what the region has taken over.
     ready: bool,
+    /// Regions that were taken over.
+    merges: u64,
+}
+
+/// A wish for a timestamp that is drawn after it was made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Want {
+    term: u64,
+    merges: u64,
 }
 
 impl OnePc {
@@ -55,14 +65,20 @@ impl OnePc {
         }
     }
 
-    /// The leadership for which a timestamp is wanted.
-    pub(crate) fn wants(&self) -> Option<u64> {
-        (!self.ready && self.term != 0).then_some(self.term)
+    /// The region has taken over another one, in which anything may have been read until now.
+    pub(crate) fn merged(&mut self) {
+        self.merges += 1;
+        self.ready = false;
     }
 
-    /// `ts` was drawn after this peer became leader of `term`.
-    pub(crate) fn enable(&mut self, term: u64, ts: u64) {
-        if self.term == term {
+    /// Whether a timestamp is wanted.
+    pub(crate) fn wants(&self) -> Option<Want> {
+        (!self.ready && self.term != 0).then_some(Want { term: self.term, merges: self.merges })
+    }
+
+    /// `ts` was drawn after it was wanted.
+    pub(crate) fn enable(&mut self, want: Want, ts: u64) {
+        if want == (Want { term: self.term, merges: self.merges }) {
             self.max_read_ts = self.max_read_ts.max(ts);
             self.ready = true;
         }
@@ -76,8 +92,12 @@ mod tests {
     fn leader(term: u64, ts: u64) -> OnePc {
         let mut region = OnePc::default();
         region.lead(term);
-        region.enable(term, ts);
+        region.enable(want(term), ts);
         region
+    }
+
+    fn want(term: u64) -> Want {
+        Want { term, merges: 0 }
     }
 
     #[test]
@@ -95,10 +115,10 @@ mod tests {
         assert!(region.take(3, 7, 11));
         region.lead(4);
         assert!(!region.take(4, 8, 50) && !region.take(3, 8, 50));
-        region.enable(3, 60);
+        region.enable(want(3), 60);
         assert!(!region.take(4, 8, 70), "a timestamp drawn for an older leadership proves nothing");
-        assert_eq!(region.wants(), Some(4));
-        region.enable(4, 60);
+        assert_eq!(region.wants(), Some(want(4)));
+        region.enable(want(4), 60);
         assert_eq!(region.wants(), None);
         assert!(!region.take(4, 8, 60) && region.take(4, 8, 61));
     }
@@ -110,10 +130,23 @@ mod tests {
         region.admit_read(100);
         region.lead(5);
         assert_eq!(region.admit_read(12), 0);
-        region.enable(5, 50);
+        region.enable(want(5), 50);
         assert!(!region.take(5, 9, 100));
         region.lead(5);
         assert!(region.take(5, 9, 101), "being told twice changes nothing");
+    }
+
+    #[test]
+    fn what_was_read_in_a_region_that_was_taken_over_counts() {
+        let mut region = leader(3, 10);
+        let before = want(3);
+        region.merged();
+        assert!(!region.take(3, 7, 500), "somebody may have read at 600 there");
+        region.enable(before, 500);
+        assert!(!region.take(3, 7, 550), "drawn before the merge");
+        let now = region.wants().expect("a timestamp");
+        region.enable(now, 600);
+        assert!(!region.take(3, 7, 600) && region.take(3, 7, 601));
     }
 
     #[test]

@@ -53,6 +53,7 @@ pub(crate) fn subjects(event: &RootEvent) -> Vec<u64> {
             let sides = [&split.left, &split.right].into_iter().flatten();
             sides.map(|region| region.region_id).collect()
         }
+        Some(Payload::RangeMerge(merge)) => vec![merge.left_region_id, merge.right_region_id],
         Some(Payload::RegionDescriptor(published)) => {
             published.descriptor.iter().map(|region| region.region_id).collect()
         }

@@ -239,6 +239,15 @@ impl Regions {
         std::iter::once(descriptor.clone()).chain(neighbour).collect()
     }
 
+    /// The region here that has `key`.
+    pub(crate) fn covering(&self, key: &[u8]) -> Option<Arc<Region>> {
+        let has = |region: &&Arc<Region>| {
+            let state = region.state();
+            state.is_hosted() && state.descriptor.contains(key)
+        };
+        lock(&self.0).values().find(has).cloned()
+    }
+
     /// All of them, by id.
     pub(crate) fn all(&self) -> Vec<Arc<Region>> {
         lock(&self.0).values().cloned().collect()

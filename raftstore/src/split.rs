@@ -91,6 +91,9 @@ pub(crate) fn divide(
 ) -> Result<Halves, Box<RegionError>> {
     let key = &split.split_key;
     let Some(child) = &split.child else { return Err(refuse::epoch(parent)) };
+    if crate::merge::is_frozen(parent) {
+        return Err(refuse::epoch(parent));
+    }
     if !parent.contains(key) || *key == parent.start_key {
         return Err(refuse::key(parent, key));
     }

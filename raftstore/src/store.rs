@@ -18,7 +18,7 @@ use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
 use crate::topology::Topology;
 use crate::{Config, Error, Result};
-use crate::{gc, graves, members};
+use crate::{gc, graves, members, merging};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use nokv_engine::Db;
@@ -268,6 +268,7 @@ pub(crate) fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> 
 /// Starts the background loops; they end with the store.
 fn spawn_loops(shared: &Arc<Shared>) {
     spawn(shared, "store-members", |shared| async move { members::promote(&shared).await });
+    spawn(shared, "store-merges", |shared| async move { merging::run(&shared).await });
     spawn(shared, "store-graves", |shared| async move { graves::clear(&shared).await });
     if shared.coordinators.len() == 0 {
         return;

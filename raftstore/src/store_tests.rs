@@ -217,8 +217,8 @@ fn one_round_trip_needs_a_timestamp_and_yields_to_readers() {
         cluster.prewrite(leader, key, "v", start, start + 1).response.unwrap().one_pc_commit_version
     };
     assert_eq!(commit("a", 200), 0);
-    let term = region.one_pc().wants().unwrap();
-    region.one_pc().enable(term, 300);
+    let want = region.one_pc().wants().unwrap();
+    region.one_pc().enable(want, 300);
     assert_eq!(commit("b", 300), 301);
     assert_eq!(cluster.try_get(leader, "b", 500).response.unwrap().commit_version, 301);
     assert_eq!(commit("c", 400), 0);

@@ -88,6 +88,11 @@ pub(crate) fn split(region: u64, right: u64) -> Transition {
     Transition { id: format!("split:{region}:{region}:{right}"), action: "split", is_published: true }
 }
 
+/// A region is merged into a neighbour.
+pub(crate) fn merge(source: u64, target: u64) -> Transition {
+    Transition { id: format!("merge:{source}:{target}"), action: "merge", is_published: true }
+}
+
 /// Remembers what became of a transition.
 pub(crate) fn note(shared: &Shared, transition: Transition, region_id: u64, outcome: Outcome) {
     let Transition { id, action, is_published } = transition;

@@ -26,7 +26,12 @@ impl<M: Machine> Core<M> {
             EntryType::EntryNormal if entry.data.is_empty() => self.apply_empty(id, place, None)?,
             EntryType::EntryNormal => {
                 let applied = Applied { index: place.index, term: place.term, data: &entry.data };
-                Outcome::Reply(self.machine.apply(id, applied).map_err(Halt::machine(id))?)
+                if let Some(needed) = self.machine.needs(id, applied) {
+                    self.catch_up(id, needed)?;
+                }
+                let reply = self.machine.apply(id, applied).map_err(Halt::machine(id))?;
+                self.shelve_absorbed();
+                Outcome::Reply(reply)
             }
             EntryType::EntryConfChange | EntryType::EntryConfChangeV2 => match decode(&entry) {
                 Ok(change) => self.apply_change(id, place, &change)?,

@@ -99,6 +99,12 @@ impl<M: Machine> Core<M> {
                 Counters::add(&self.shared.counters.messages_dropped, 1);
                 continue;
             }
+            // Whoever has the entry hears with the next message that it is committed.
+            let only_tells = message.get_msg_type() == MessageType::MsgAppend && message.entries.is_empty();
+            if only_tells && self.env.chance("replica.commit.untold", 0.1) {
+                Counters::add(&self.shared.counters.messages_dropped, 1);
+                continue;
+            }
             if is_snapshot {
                 let index = message.get_snapshot().get_metadata().index;
                 let deadline = self.env.clock.now() + self.config.snapshot_timeout;

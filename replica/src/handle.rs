@@ -85,6 +85,17 @@ impl<M: Machine> Handle<M> {
         self.shared.status(group)
     }
 
+    /// A group as it is now, behind everything that the driver is about; `None` when it is not hosted here. For those who
+    /// cannot wait for the lists in [`Handle::status`] to be brought up to date.
+    pub async fn status_now(&self, group: GroupId) -> Result<Option<GroupStatus>, AdminError> {
+        let (reply, answer) = oneshot::channel();
+        match self.desk.ask(Request::Status { group, reply }) {
+            Ok(()) => answer.await.map_err(|_| AdminError::Stopped),
+            Err(Refused::Full) => Err(AdminError::Busy),
+            Err(Refused::Closed) => Err(AdminError::Stopped),
+        }
+    }
+
     /// All groups as they were after the driver's last round.
     pub fn statuses(&self) -> BTreeMap<GroupId, GroupStatus> {
         self.shared.statuses()

@@ -6,6 +6,7 @@
 use crate::config::{Config, GroupConfig, GroupId};
 use crate::error::{AdminError, ProposeError, ReadError, StepError};
 use crate::machine::{ConfChange, Machine};
+use crate::shared::GroupStatus;
 use crate::wire::Incoming;
 use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::BTreeMap;
@@ -31,6 +32,7 @@ pub(crate) enum Request<M: Machine> {
     AddGroup { config: GroupConfig, reply: AdminReply },
     RemoveGroup { group: GroupId, reply: AdminReply },
     Retire { group: GroupId, region: RegionDescriptor, reply: AdminReply },
+    Status { group: GroupId, reply: oneshot::Sender<Option<GroupStatus>> },
 }
 
 /// Something the transport brings.

@@ -208,6 +208,10 @@ impl<M: Machine> Core<M> {
             }
             Request::AddGroup { config, reply } => self.add(config, reply),
             Request::RemoveGroup { group, reply } => self.remove(group, reply),
+            Request::Status { group, reply } => {
+                self.publish(group, true);
+                let _ = reply.send(self.shared.status(group));
+            }
             Request::Retire { group, region, reply } => {
                 let hosted = self.groups.contains_key(&group);
                 let outcome = if hosted { self.machine.retire(group, &region) } else { Ok(()) };

@@ -11,8 +11,8 @@
 //!                           3 messages that depend on it  4 apply  5 answer
 //! ```
 //! The modules: `driver` is the loop. Each turn it takes in what came (`intake`, from the queues in `inbox`), lets leaders
-//! propose and read (`offer`, `reads`) and does a `round`, the order of things above, with `apply` at its end; `upkeep`
-//! keeps the log short, and `hibernate` spares groups in which nothing happens. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
+//! propose and read (`offer`, `reads`) and does a `round`, the order of things above, with `apply` at its end (`absorb`: one
+//! group takes another over); `upkeep` keeps the log short, and `hibernate` spares groups in which nothing happens. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
 //! disk (bytes in `record`), `group_log` one group's part in memory, `storage` shows that to raft-rs, `recover` fits log
 //! and machine together after a start; `facts` tells a simulation what happens. [`transport`] carries messages between nodes, `wire` packs them.
 //!
@@ -23,6 +23,7 @@
 //! - [`Machine::apply`] sees every entry once, in log order, and is told (index, term) to record atomically with it.
 //! - Equal inputs give equal runs: no clock, randomness or hash order comes in but through `env`.
 
+mod absorb;
 mod apply;
 pub mod config;
 mod core;
@@ -55,6 +56,6 @@ pub use config::{BIRTH, Config, GroupConfig, GroupId, Joint};
 pub use driver::Driver;
 pub use error::{AdminError, Error, Fatal, ProposeError, ReadError, StepError};
 pub use handle::Handle;
-pub use machine::{Applied, ConfChange, ConfChangeInfo, Machine, MachineSnapshot, PeerChange, Role};
+pub use machine::{Applied, ConfChange, ConfChangeInfo, Machine, MachineSnapshot, Needed, PeerChange, Role};
 pub use shared::{Counters, GroupStatus};
 pub use transport::{RaftService, Resolver};

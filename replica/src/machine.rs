@@ -18,6 +18,17 @@ pub struct Applied<'a> {
     pub data: &'a Bytes,
 }
 
+/// What must be applied in another group of this node before an entry can be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Needed {
+    /// The other group.
+    pub group: GroupId,
+    /// Up to here. Committed, and in the group's log on this node.
+    pub index: u64,
+    /// The term of the entry there.
+    pub term: u64,
+}
+
 /// A committed change of membership, and the membership from here on.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ConfChangeInfo {
@@ -113,6 +124,19 @@ pub trait Machine: Send + 'static {
 
     /// Applies a committed entry: a pure function of the log. Must record (index, term) atomically with the effect.
     fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Self::Reply, Fatal>;
+
+    /// What must be applied in another group of this node before [`Machine::apply`] gets the entry. A pure function of
+    /// the log.
+    fn needs(&self, group: GroupId, entry: Applied<'_>) -> Option<Needed> {
+        let _ = (group, entry);
+        None
+    }
+
+    /// Groups that the last entry or snapshot took over: they are not hosted here any more. Their logs stay until
+    /// [`crate::Handle::remove_group`].
+    fn take_absorbed(&mut self) -> Vec<GroupId> {
+        Vec::new()
+    }
 
     /// An entry without effect was committed: records the applied position only.
     fn apply_empty(&mut self, group: GroupId, index: u64, term: u64) -> Result<(), Fatal>;

@@ -138,9 +138,13 @@ impl<M: Machine> Core<M> {
     }
 
     async fn install(&mut self, id: GroupId, ready: &mut Ready) -> Result<(), Halt> {
+        if !self.groups.contains_key(&id) {
+            return Ok(()); // another group has taken it over in this round
+        }
         let place = place_of(ready.snapshot());
         self.env.probe("replica.snapshot.install");
         self.machine.install(id, machine_snapshot(ready.snapshot())).await.map_err(Halt::machine(id))?;
+        self.shelve_absorbed();
         self.env.tasks.yield_now().await;
         let nodes = self.machine.peer_nodes(id);
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
@@ -187,6 +191,9 @@ impl<M: Machine> Core<M> {
     /// Applies committed entries and tells raft.
     fn apply(&mut self, id: GroupId, committed: Vec<Entry>) -> Result<(), Halt> {
         for entry in committed {
+            if !self.groups.contains_key(&id) {
+                return Ok(()); // another group has taken it over in this round
+            }
             self.apply_entry(id, entry)?;
         }
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };

@@ -85,6 +85,46 @@ fn a_proposal_of_a_deposed_leader_is_dropped_and_never_applied() {
 }
 
 #[test]
+fn a_group_that_is_taken_over_is_applied_first_everywhere_and_after_every_crash() {
+    let other = GroupId(2);
+    let mut caught_up = 0;
+    for seed in 0..12 {
+        let mut world = World::new(seed, 3);
+        world.found(GROUP, &[1, 2, 3]);
+        world.found(other, &[1, 2, 3]);
+        world.start_all();
+        world.put(GROUP, "mine");
+        for value in numbered(4) {
+            world.put(other, &value);
+        }
+        let handle = world.handle(world.leader(other));
+        let status = world.exec.run(handle.status_now(other)).expect("running").expect("hosted");
+        world.until("the log everywhere", |world| {
+            let has =
+                |id| world.handle(id).status(other).is_some_and(|there| there.last_index >= status.applied);
+            (1..=3).all(has)
+        });
+        world.put(GROUP, &format!("absorb 2 {} {}", status.applied, status.term));
+        let all = ["mine", "0", "1", "2", "3"];
+        world.until("the end of the other", |world| {
+            (1..=3).all(|id| world.handle(id).status(other).is_none() && world.values(id, GROUP) == all)
+        });
+        caught_up += world.probe("replica.group.caught_up");
+        assert_eq!(
+            world.exec.run(world.handle(1).propose(other, "late".to_owned())),
+            Err(ProposeError::NotHosted)
+        );
+        for id in 1..=3 {
+            world.crash(id, CrashMode::PowerLossWorst);
+        }
+        world.start_all();
+        assert_eq!(world.agree(GROUP), all, "seed {seed}");
+        world.until("its end again", |world| (1..=3).all(|id| world.values(id, GROUP) == all));
+    }
+    assert!(caught_up > 0, "everybody had heard that it was committed");
+}
+
+#[test]
 fn reads_wait_for_what_was_acknowledged_and_need_leadership() {
     let world = World::cluster(5);
     world.put(GROUP, "0");

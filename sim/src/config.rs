@@ -63,11 +63,12 @@ pub enum FaultClass {
     MovePeer,
     Decommission,
     Lose,
+    Merge,
 }
 
 impl FaultClass {
     /// Every class.
-    pub const ALL: [FaultClass; 26] = [
+    pub const ALL: [FaultClass; 27] = [
         FaultClass::Kill,
         FaultClass::Restart,
         FaultClass::Pause,
@@ -94,6 +95,7 @@ impl FaultClass {
         FaultClass::MovePeer,
         FaultClass::Decommission,
         FaultClass::Lose,
+        FaultClass::Merge,
     ];
 }
 
@@ -206,7 +208,13 @@ impl WorldConfig {
         let mut draw = Draw::new(seed, "config");
         let quiet = draw.one_in(20);
         let keep_percent = draw.pick(&[30, 60, 100]);
-        let faults = FaultClass::ALL.into_iter().filter(|_| draw.percent(keep_percent)).collect();
+        // Merges have a stream of their own: worlds without them stay what they were before there were any.
+        let merges = Draw::new(seed, "config-merge").percent(keep_percent);
+        let is_kept = |class: &FaultClass| match class {
+            FaultClass::Merge => merges,
+            _ => draw.percent(keep_percent),
+        };
+        let faults = FaultClass::ALL.into_iter().filter(is_kept).collect();
         Self {
             roots: 3,
             coordinators: 2,

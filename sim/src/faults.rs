@@ -15,6 +15,9 @@ use std::time::Duration;
 /// Times an operator that moves a peer looks again, and how long it waits in between.
 const MOVE_STEPS: u64 = 40;
 const MOVE_PAUSE_MS: u64 = 500;
+/// How often an operator asks for a merge, and the pause between.
+const MERGE_STEPS: u64 = 30;
+const MERGE_PAUSE_MS: u64 = 300;
 /// How long a clean stop may take before the process is killed.
 const STOP_PATIENCE_MS: u64 = 10_000;
 /// How long an armed disk fault waits for its operation.
@@ -470,6 +473,30 @@ impl Faults {
                 }
                 self.struck_now(&fault);
                 world.lose(node);
+            }
+            Fault::Merge { region, into_left, again } => {
+                let mut borders: Vec<_> =
+                    world.regions().into_values().map(|region| region.start_key).collect();
+                borders.sort();
+                borders.retain(|border| !border.is_empty());
+                let number = region.saturating_sub(1) as usize % borders.len().max(1);
+                let Some(border) = borders.get(number) else { return };
+                self.struck_now(&fault);
+                for turn in 0..=*again {
+                    for _ in 0..MERGE_STEPS {
+                        if self.healing.is_stopped() {
+                            return;
+                        }
+                        if crate::operator::merge(world, border, *into_left != (turn % 3 == 2)) {
+                            break;
+                        }
+                        self.last(MERGE_PAUSE_MS).await;
+                    }
+                    if turn < *again && !self.healing.is_stopped() {
+                        crate::operator::split(world, &String::from_utf8_lossy(border));
+                        self.last(MERGE_PAUSE_MS).await;
+                    }
+                }
             }
             Fault::Split { key } => {
                 self.struck_now(&fault);

@@ -5,7 +5,9 @@ use crate::world::World;
 use bytes::Bytes;
 use nokv_env::{Channel, ClockExt};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
-use nokv_proto::admin::v1::{AddPeerRequest, RemovePeerRequest, SplitRegionRequest, TransferLeaderRequest};
+use nokv_proto::admin::v1::{
+    AddPeerRequest, MergeRegionsRequest, RemovePeerRequest, SplitRegionRequest, TransferLeaderRequest,
+};
 use nokv_proto::coordinator::v1::PublishRootEventRequest;
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::meta::v1::root_event::Payload;
@@ -50,6 +52,30 @@ pub fn split(world: &World, key: &str) {
         let request = SplitRegionRequest { region_id, split_key: split_key.clone() };
         async move { drop(admin.split_region(request).await) }
     });
+}
+
+/// One step of merging the two regions that meet at `border`: brings the source to the stores of its target, then merges.
+/// True when nothing is left to do.
+pub fn merge(world: &World, border: &Bytes, into_left: bool) -> bool {
+    let regions = world.regions();
+    let left = regions.values().find(|region| region.end_key == *border);
+    let right = regions.values().find(|region| region.start_key == *border);
+    let (Some(left), Some(right)) = (left, right) else { return true };
+    let (source, target) = if into_left { (right, left) } else { (left, right) };
+    let (source_region_id, target_region_id) = (source.region_id, target.region_id);
+    let lacking = target.peers.iter().find(|peer| source.peer_on_store(peer.store_id).is_none());
+    let surplus = source.peers.iter().find(|peer| target.peer_on_store(peer.store_id).is_none());
+    if let Some(peer) = lacking {
+        let request = AddPeerRequest { region_id: source_region_id, store_id: peer.store_id, peer_id: 0 };
+        ask_all(world, |mut admin| async move { drop(admin.add_peer(request).await) });
+    } else if let Some(peer) = surplus {
+        let request = RemovePeerRequest { region_id: source_region_id, peer_id: peer.peer_id };
+        ask_all(world, |mut admin| async move { drop(admin.remove_peer(request).await) });
+    } else {
+        let request = MergeRegionsRequest { source_region_id, target_region_id };
+        ask_all(world, |mut admin| async move { drop(admin.merge_regions(request).await) });
+    }
+    false
 }
 
 /// Has a store emptied, or takes that back: asks every coordinator, one is enough.

@@ -223,6 +223,15 @@ pub enum Fault {
         /// Who.
         node: String,
     },
+    /// Two neighbours are merged.
+    Merge {
+        /// The left one: its place in the order of keys, from 1.
+        region: u64,
+        /// The left one takes the right one over, in place of the other way round.
+        into_left: bool,
+        /// How often they are split again where they met, and merged again.
+        again: u64,
+    },
     /// The region that holds a key is split there.
     Split {
         /// First key of the new region.
@@ -287,6 +296,18 @@ const EVENTS: [&str; 48] = [
     "store.snapshot.exported",
     "store.snapshot.installed",
     "store.split.applied",
+];
+
+/// The same where regions are merged.
+const MERGE_EVENTS: [&str; 8] = [
+    "replica.group.absorbed",
+    "replica.group.caught_up",
+    "store.merge.came_in_one_piece",
+    "store.merge.follows_target",
+    "store.merge.frozen",
+    "store.merge.refused",
+    "store.merge.thawed",
+    "store.merge.united",
 ];
 
 impl Fault {
@@ -359,6 +380,8 @@ pub struct Names {
     /// `client1`..
     pub clients: Vec<String>,
     regions: u64,
+    /// Regions are merged in this world.
+    merges: bool,
     /// Whose disks may rot.
     victims: Vec<String>,
 }
@@ -383,6 +406,7 @@ impl Names {
             stores: make("store", config.stores),
             clients: make("client", config.clients),
             regions: config.regions,
+            merges: config.faults.contains(&FaultClass::Merge),
             victims: Vec::new(),
         }
     }
@@ -438,6 +462,11 @@ impl Names {
         };
         let others = from.into_iter().filter(|name| **name != alone).cloned().collect();
         (vec![alone], others)
+    }
+
+    /// An event that is worth a fault.
+    fn event(&self, draw: &mut Draw) -> &'static str {
+        if self.merges && draw.one_in(3) { draw.pick(&MERGE_EVENTS) } else { draw.pick(&EVENTS) }
     }
 
     fn at_event(&self, draw: &mut Draw, for_ms: u64) -> Fault {
@@ -541,7 +570,7 @@ impl Names {
                 Fault::CrashAtBoot { node: self.server(draw), ops, down_ms: down_ms.min(1_000) }
             }
             FaultClass::AtEvent => Fault::AtEvent {
-                event: draw.pick(&EVENTS).to_owned(),
+                event: self.event(draw).to_owned(),
                 nth: draw.pick(&[1, 1, 2, 3, 10]),
                 after_us: draw.pick(&[0, 0, 30, 300, 3_000, 30_000]),
                 then: Box::new(self.at_event(draw, for_ms)),
@@ -553,6 +582,10 @@ impl Names {
                 region: draw.between(1, self.regions),
                 store: draw.between(1, self.stores.len() as u64),
             },
+            FaultClass::Merge => {
+                let region = draw.between(1, self.regions + 2);
+                Fault::Merge { region, into_left: draw.percent(50), again: draw.pick(&[0, 1, 3, 6]) }
+            }
             FaultClass::MovePeer if self.stores.len() > 3 => Fault::MovePeer {
                 region: draw.between(1, self.regions + 2),
                 which: draw.between(0, 5),
@@ -604,6 +637,6 @@ mod tests {
                 kinds.insert(value["kind"].to_string());
             }
         }
-        assert_eq!(kinds.len(), 26, "{kinds:?}");
+        assert_eq!(kinds.len(), 27, "{kinds:?}");
     }
 }

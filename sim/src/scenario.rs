@@ -73,7 +73,8 @@ impl Scenario {
 
     async fn tell(&self) -> Result<Vec<Replica>, Violation> {
         // Two who move peers at the same time may each take one away; the scheduler alone may not.
-        if !self.plan.faults.iter().any(|timed| matches!(timed.fault, Fault::MovePeer { .. })) {
+        let moves = |fault: &Fault| matches!(fault, Fault::MovePeer { .. } | Fault::Merge { .. });
+        if !self.plan.faults.iter().any(|timed| moves(&timed.fault)) {
             self.world.around.watch.keep_voters(usize::from(self.world.config.replicas));
         }
         for node in self.world.nodes() {

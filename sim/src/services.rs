@@ -7,7 +7,7 @@ use bytes::Bytes;
 use nokv_coordinator::Coordinator;
 use nokv_env::Env;
 use nokv_metaroot::MetaRoot;
-use nokv_proto::key::encode_key;
+use nokv_proto::key::{KeyRange, encode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
 use nokv_raftstore::Store;
 use nokv_raftstore::mvcc::{CF_DEFAULT, CF_LOCK, CF_WRITE};
@@ -214,6 +214,7 @@ fn root_replica(status: &nokv_metaroot::Status, node: &str) -> Replica {
         region: 0,
         node: node.to_owned(),
         applied: status.applied_index,
+        range: KeyRange { start: Bytes::new(), end: Bytes::new() },
         rows: rows.to_vec(),
         unreadable: None,
         home: None,
@@ -255,8 +256,8 @@ fn store_replicas(store: &Store, node: &str) -> Vec<Replica> {
             let homes = region.peers.iter().map(|peer| format!("store{}", peer.store_id)).collect();
             let home = Some((region.epoch_pair().1, homes));
             let garbage = garbage.iter().find(|(id, _)| *id == region.region_id).map(|(_, key)| key.to_vec());
-            let (region, node) = (region.region_id, node.to_owned());
-            Replica { region, node, applied, rows, unreadable, home, garbage }
+            let (range, region, node) = (region.range(), region.region_id, node.to_owned());
+            Replica { region, node, applied, range, rows, unreadable, home, garbage }
         })
         .collect()
 }

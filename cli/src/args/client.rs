@@ -225,6 +225,8 @@ pub struct Regions {
 pub enum Region {
     /// Split the region that holds a key, so that the key begins a new one
     Split(RegionSplit),
+    /// Merge a region into a neighbour, which keeps its id
+    Merge(RegionMerge),
     /// Move the leader of a region to another store
     #[command(mut_arg("store", |store| store.help("The store that shall lead it")))]
     TransferLeader(RegionOnStore),
@@ -244,6 +246,20 @@ pub struct RegionSplit {
     /// The key is written as hexadecimal digits
     #[arg(long)]
     pub hex: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv region merge`.
+#[derive(Debug, Clone, Args)]
+pub struct RegionMerge {
+    /// The region that goes
+    #[arg(value_name = "SOURCE", value_parser = id)]
+    pub source: u64,
+    /// The neighbour, left or right, that gets its keys
+    #[arg(value_name = "TARGET", value_parser = id)]
+    pub target: u64,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,

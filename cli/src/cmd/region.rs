@@ -1,6 +1,6 @@
 //! `nokv region`: what an operator does to one region of a live cluster.
 
-use crate::args::client::{Region, RegionAddPeer, RegionOnStore, RegionSplit};
+use crate::args::client::{Region, RegionAddPeer, RegionMerge, RegionOnStore, RegionSplit};
 use crate::args::{Format, Global};
 use crate::cmd::{kv, reach, regions};
 use crate::errors::{Code, Failure, Result};
@@ -8,7 +8,8 @@ use crate::output::{Out, quote};
 use nokv_env::{ClockExt, Env, Instant};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{
-    AddPeerRequest, RegionRuntimeStatusRequest, RemovePeerRequest, SplitRegionRequest, TransferLeaderRequest,
+    AddPeerRequest, MergeRegionsRequest, RegionRuntimeStatusRequest, RemovePeerRequest, SplitRegionRequest,
+    TransferLeaderRequest,
 };
 use nokv_proto::coordinator::v1::RegionRoute;
 use nokv_proto::meta::v1::RegionDescriptor;
@@ -23,6 +24,7 @@ const PAUSE: Duration = Duration::from_millis(200);
 pub async fn run(env: &Env, command: &Region, global: &Global) -> Result<u8> {
     match command {
         Region::Split(args) => split(env, args, global).await,
+        Region::Merge(args) => merge(env, args, global).await,
         Region::TransferLeader(args) => transfer_leader(env, args, global).await,
         Region::AddPeer(args) => add_peer(env, args, global).await,
         Region::RemovePeer(args) => remove_peer(env, args, global).await,
@@ -125,6 +127,43 @@ async fn split(env: &Env, args: &RegionSplit, global: &Global) -> Result<u8> {
                 let halves = halves.into_inner();
                 let both = [halves.left, halves.right].into_iter().flatten();
                 return show(&both.map(|region| (region, None)).collect::<Vec<_>>(), global);
+            }
+            Err(status) => leaders.again(&what, &status).await?,
+        }
+    }
+}
+
+async fn merge(env: &Env, args: &RegionMerge, global: &Global) -> Result<u8> {
+    let leaders = Leaders::new(env, &args.cluster)?;
+    let (source, target) = (args.source, args.target);
+    let what = format!("merge region {source} into region {target}");
+    let request = MergeRegionsRequest { source_region_id: source, target_region_id: target };
+    // The region that a try left behind: asked in vain, or in doubt, the next look tells whether it is gone.
+    let mut known = leaders.region(source).await?.descriptor.unwrap_or_default();
+    leaders.region(target).await?;
+    loop {
+        let Some(route) = leaders.find(|region| region.region_id == source).await? else {
+            let heir = leaders.find(|region| region.contains(&known.start_key)).await?;
+            return show(
+                &heir
+                    .and_then(|route| route.descriptor)
+                    .map(|region| (region, None))
+                    .into_iter()
+                    .collect::<Vec<_>>(),
+                global,
+            );
+        };
+        known = route.descriptor.clone().unwrap_or(known);
+        let Some((_, address)) = leaders.leader(&route).await? else {
+            let text = format!("region {source} has no known leader");
+            leaders.again(&what, &Status::unavailable(text)).await?;
+            continue;
+        };
+        // The store that leads the source hands it over first where the target is led elsewhere.
+        match RaftAdminClient::new(env.net.connect(&address)).merge_regions(request).await {
+            Ok(reply) => {
+                let merged = reply.into_inner().region;
+                return show(&merged.map(|region| (region, None)).into_iter().collect::<Vec<_>>(), global);
             }
             Err(status) => leaders.again(&what, &status).await?,
         }

@@ -109,6 +109,7 @@ fn state_name(region: &RegionDescriptor) -> String {
         RegionReplicaState::Running => "running".into(),
         RegionReplicaState::Removing => "removing".into(),
         RegionReplicaState::Tombstone => "tombstone".into(),
+        RegionReplicaState::Merging => "merging".into(),
         RegionReplicaState::Unspecified => format!("unknown({})", region.state),
     }
 }

@@ -85,6 +85,9 @@ impl RootState {
     ) -> Effect {
         let region = checked(region)?;
         let id = region.region_id;
+        if self.removed.contains(&id) {
+            return Ok(None); // told late, by a replica that does not know yet what became of the region
+        }
         if let Some(known) = self.regions.get(&id) {
             // The end of a membership change may arrive as the descriptor it led to.
             if same(known, region) && !self.pending_peers.contains_key(&id) {

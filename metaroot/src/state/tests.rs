@@ -466,8 +466,24 @@ fn neighbours_merge_and_the_source_stays_gone() {
     root.takes(merge(Kind::RegionMergePlanned, 1, 2, merged.clone()));
     root.takes(merge(Kind::RegionMerged, 1, 2, merged.clone()));
     root.shrugs(merge(Kind::RegionMerged, 1, 2, merged));
+    root.shrugs(published(region(2, "m", "", (1, 2), &[1, 2])));
     root.takes(tombstone(1));
     root.refuses(bootstrap(region(2, "m", "", (1, 1), &[1])), "does not come back");
+}
+
+#[test]
+fn a_merge_that_has_happened_is_taken_as_the_regions_are_told() {
+    let mut root = Root::default();
+    root.takes(bootstrap(region(1, "", "g", (3, 1), &[1])));
+    root.takes(bootstrap(region(2, "g", "", (5, 1), &[1])));
+    let merged = region(1, "", "p", (8, 1), &[1]);
+    root.refuses(merge(Kind::RegionMerged, 1, 2, merged.clone()), "exactly the keys");
+    let halves = (region(2, "g", "p", (6, 1), &[1]), region(3, "p", "", (6, 1), &[1]));
+    root.takes(split(Kind::RegionSplitCommitted, 2, halves.0.clone(), halves.1.clone()));
+    root.takes(merge(Kind::RegionMerged, 1, 2, merged.clone()));
+    root.takes(published(region(1, "", "p", (8, 2), &[1, 2])));
+    root.shrugs(merge(Kind::RegionMerged, 1, 2, merged));
+    root.shrugs(split(Kind::RegionSplitCommitted, 2, halves.0, halves.1));
 }
 
 #[test]

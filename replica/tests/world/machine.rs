@@ -7,7 +7,7 @@ use bytes::Bytes;
 use nokv_env::{BoxFuture, ClockExt, Env};
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::{
-    Applied, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Role,
+    Applied, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Needed, Role,
 };
 use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex};
@@ -44,6 +44,7 @@ pub struct LogMachine {
     pub state: Arc<Mutex<Durable>>,
     durable: Arc<Mutex<Durable>>,
     roles: BTreeMap<GroupId, Role>,
+    absorbed: Vec<GroupId>,
 }
 
 /// Entries between two flushes.
@@ -65,7 +66,8 @@ impl LogMachine {
         });
         let groups = groups.collect();
         let state = Arc::new(Mutex::new(recovered));
-        (LogMachine { node, env: env.clone(), state, durable, roles: BTreeMap::new() }, groups)
+        let (roles, absorbed) = (BTreeMap::new(), Vec::new());
+        (LogMachine { node, env: env.clone(), state, durable, roles, absorbed }, groups)
     }
 
     fn advance(&mut self, group: GroupId, index: u64, term: u64, change: impl FnOnce(&mut GroupState)) {
@@ -76,9 +78,19 @@ impl LogMachine {
         (state.index, state.term) = (index, term);
         change(state);
         if index.is_multiple_of(FLUSH) {
-            self.durable.lock().unwrap().groups.insert(group, state.clone());
+            let state = state.clone();
+            let mut durable = self.durable.lock().unwrap();
+            durable.groups.retain(|known, _| all.groups.contains_key(known));
+            durable.groups.insert(group, state);
         }
     }
+}
+
+/// "absorb GROUP INDEX TERM": the group takes over what another one held at (index, term).
+fn to_absorb(value: &str) -> Option<Needed> {
+    let mut words = value.strip_prefix("absorb ")?.split(' ').map(|word| word.parse().expect("a number"));
+    let mut next = || words.next().expect("three numbers");
+    Some(Needed { group: GroupId(next()), index: next(), term: next() })
 }
 
 fn peers(state: &GroupState) -> BTreeMap<u64, u64> {
@@ -108,12 +120,29 @@ impl Machine for LogMachine {
         if value == "fatal" {
             return Err(Fatal::new("a fatal entry"));
         }
+        if let Some(needed) = to_absorb(&value) {
+            let taken = self.state.lock().unwrap().groups.remove(&needed.group);
+            let taken = taken.ok_or_else(|| Fatal::new("nothing to absorb"))?;
+            assert_eq!(taken.index, needed.index, "not where it should be");
+            self.absorbed.push(needed.group);
+            self.advance(group, entry.index, entry.term, |state| state.values.extend(taken.values));
+            return Ok((entry.index, 0));
+        }
         let mut count = 0;
         self.advance(group, entry.index, entry.term, |state| {
             state.values.push(value);
             count = state.values.len();
         });
         Ok((entry.index, count))
+    }
+
+    fn needs(&self, group: GroupId, entry: Applied<'_>) -> Option<Needed> {
+        let value = std::str::from_utf8(entry.data).ok()?;
+        to_absorb(value).filter(|needed| needed.group != group)
+    }
+
+    fn take_absorbed(&mut self) -> Vec<GroupId> {
+        std::mem::take(&mut self.absorbed)
     }
 
     fn apply_empty(&mut self, group: GroupId, index: u64, term: u64) -> Result<(), Fatal> {

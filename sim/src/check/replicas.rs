@@ -1,7 +1,7 @@
-//! After healing, all replicas of a region hold the same content at the same applied index.
+//! After healing, all replicas of a region hold the same content at the same applied index, and every key is in one region.
 
 use super::Violation;
-use nokv_proto::key::decode_key;
+use nokv_proto::key::{KeyRange, decode_key};
 use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
@@ -15,6 +15,8 @@ pub struct Replica {
     pub node: String,
     /// Index of the last applied entry.
     pub applied: u64,
+    /// The keys of the region.
+    pub range: KeyRange,
     /// All rows of the region, as (family, key, value).
     pub rows: Vec<(u8, Vec<u8>, Vec<u8>)>,
     /// Why not all rows could be read.
@@ -103,6 +105,7 @@ pub fn check(replicas: &[Replica]) -> Result<(), Violation> {
     if let Some(misplaced) = misplaced(replicas) {
         return Err(Violation::new("liveness", format!("{misplaced}, long after healing")));
     }
+    seamless(replicas)?;
     let mut first: BTreeMap<u64, &Replica> = BTreeMap::new();
     for replica in replicas {
         if let Some(error) = &replica.unreadable {
@@ -131,6 +134,37 @@ pub fn check(replicas: &[Replica]) -> Result<(), Violation> {
         }
     }
     Ok(())
+}
+
+/// No store has a key twice, and together the regions have every key once.
+fn seamless(replicas: &[Replica]) -> Result<(), Violation> {
+    let in_order = |node: Option<&str>| {
+        let of_node = |replica: &&Replica| node.is_none_or(|node| replica.node == node);
+        let mut all: Vec<&Replica> =
+            replicas.iter().filter(|replica| replica.home.is_some()).filter(of_node).collect();
+        all.sort_by(|a, b| (&a.range.start, a.region).cmp(&(&b.range.start, b.region)));
+        all
+    };
+    let nodes: BTreeSet<&str> = replicas.iter().map(|replica| replica.node.as_str()).collect();
+    for node in nodes {
+        for pair in in_order(Some(node)).windows(2) {
+            if pair[0].range.overlaps(&pair[1].range) {
+                let (a, b) = (pair[0].region, pair[1].region);
+                let facts = format!("{node} has replicas of regions {a} and {b}, which have keys in common");
+                return Err(Violation::new("regions", facts));
+            }
+        }
+    }
+    let mut all = in_order(None);
+    all.dedup_by_key(|replica| replica.region);
+    let (Some(first), Some(last)) = (all.first(), all.last()) else { return Ok(()) };
+    let ends = first.range.start.is_empty() && last.range.end.is_empty();
+    let gap = all.windows(2).find(|pair| pair[0].range.end != pair[1].range.start);
+    if let Some(pair) = gap {
+        let facts = format!("regions {} and {} do not touch", pair[0].region, pair[1].region);
+        return Err(Violation::new("regions", facts));
+    }
+    if ends { Ok(()) } else { Err(Violation::new("regions", "the first or the last keys are in no region")) }
 }
 
 fn difference(a: &Replica, b: &Replica) -> String {
@@ -178,6 +212,7 @@ mod tests {
             region: 1,
             node: node.to_owned(),
             applied,
+            range: KeyRange { start: "".into(), end: "".into() },
             rows: vec![(0, vec![1], vec![value])],
             unreadable: None,
             home: Some((1, vec!["store1".to_owned(), "store2".to_owned()])),
@@ -217,6 +252,16 @@ mod tests {
         let littered = Replica { garbage: Some(vec![7]), ..replica("store2", 5, 1) };
         let garbage = check(&[replica("store1", 5, 1), littered]).expect_err("garbage");
         assert_eq!(garbage.checker, "garbage");
+        let part = |region, start: &'static str, end: &'static str| Replica {
+            region,
+            range: KeyRange { start: start.into(), end: end.into() },
+            home: Some((1, vec!["store1".to_owned()])),
+            ..replica("store1", 5, 1)
+        };
+        assert_eq!(check(&[part(1, "", "m"), part(2, "m", "")]), Ok(()));
+        let both = check(&[part(1, "", "p"), part(2, "m", "")]).expect_err("twice");
+        assert!(both.facts.contains("keys in common"), "{}", both.facts);
+        assert!(check(&[part(1, "", "k"), part(2, "m", "")]).is_err() && check(&[part(1, "", "m")]).is_err());
         let broken = Replica { unreadable: Some("bad checksum".to_owned()), ..replica("store2", 5, 1) };
         assert!(check(&[replica("store1", 5, 1), broken]).is_err());
     }

@@ -218,6 +218,10 @@ pub(super) fn fault(fault: &Fault, nodes: &[String]) -> (String, String) {
             format!("the operator has store{} emptied{back}", number("store"))
         }
         "lose" => format!("{node} is lost for good"),
+        "merge" => format!(
+            "the operator merges the region number {}, in order of keys, with the one right of it",
+            number("region")
+        ),
         "split" => format!("the operator splits a region at {}", text("key")),
         "rolling" => {
             format!("all servers restart, one after the other, each down {}", millis(number("down_ms")))
