@@ -1,5 +1,6 @@
 //! The operator's front door: `nokv.admin.v1.RaftAdmin`.
 
+use crate::members::NewPeer;
 use crate::store::Shared;
 use crate::topology::{self, Outcome};
 use nokv_proto::admin::v1::raft_admin_server::RaftAdmin;
@@ -40,7 +41,14 @@ impl RaftAdmin for AdminService {
         let request = request.into_inner();
         let region_id = required(request.region_id, "region id")?;
         let store_id = required(request.store_id, "store id")?;
-        let result = self.0.add_peer(region_id, store_id, request.peer_id, 0).await;
+        let wanted = NewPeer {
+            region_id,
+            store_id,
+            peer_id: request.peer_id,
+            replaced: request.replaced_peer_id,
+            made_for: 0,
+        };
+        let result = self.0.add_peer(wanted).await;
         let transition = topology::add(&result, region_id, store_id, request.peer_id);
         topology::note(&self.0, transition, region_id, Outcome::of(&result));
         Ok(Response::new(AddPeerResponse { region: Some(result?) }))

@@ -42,6 +42,7 @@ mod machine;
 #[cfg(test)]
 mod machine_tests;
 mod members;
+mod membership;
 mod merge;
 #[cfg(test)]
 mod merge_tests;

@@ -11,25 +11,25 @@ use crate::catalog::{self, Entry, Members, Position};
 use crate::command::{self, Command, LogEntry};
 use crate::gc;
 use crate::image;
+use crate::membership;
 use crate::merge;
 use crate::mvcc::Writes;
 use crate::pending::{self, PendingEvents};
 use crate::region::{Region, Regions, epoch_matches, is_tombstone, refuse};
 use crate::split::{self, Halves};
 use crate::store::group_config;
-use bytes::{Buf, Bytes};
+use bytes::Bytes;
 use nokv_engine::{Cf, Db, WriteBatch};
 use nokv_env::{BoxFuture, Env, Fact};
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::key::{KeyRange, decode_key};
-use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
+use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionReplicaState};
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::{MergeCommand, SplitCommand};
 use nokv_replica::{
     Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot,
-    Needed, PeerChange, Role,
+    Needed, Role,
 };
-use prost::encoding::decode_varint;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
@@ -397,27 +397,7 @@ impl Machine for StoreMachine {
         if hosted.is_freezing() {
             return Err("the region is being merged".to_owned());
         }
-        if let Some(learner) = hosted.members.learners.first()
-            && !change.changes.iter().all(|change| matches!(change, PeerChange::AddVoter(peer) | PeerChange::Remove(peer) if peer == learner))
-        {
-            return Err(format!("peer {learner} is still catching up"));
-        }
-        let homes = homes(&change.context).map_err(str::to_owned)?;
-        for change in &change.changes {
-            // Who was to get its vote may have been removed since.
-            if let PeerChange::AddVoter(peer) | PeerChange::AddLearner(peer) = change
-                && region.peer(*peer).is_none()
-                && !homes.iter().any(|(_, peer_id)| peer_id == peer)
-            {
-                return Err(format!("peer {peer} is no member"));
-            }
-        }
-        for (store_id, peer_id) in homes {
-            if region.peer_on_store(store_id).is_some() || region.peer(peer_id).is_some() {
-                return Err(format!("store {store_id} or peer {peer_id} is a member already"));
-            }
-        }
-        Ok(())
+        membership::admits(&region, &hosted.members, hosted.region.state().peer, change)
     }
 
     fn apply(&mut self, group: GroupId, entry: Applied<'_>) -> Result<Reply, Fatal> {
@@ -485,7 +465,8 @@ impl Machine for StoreMachine {
         let hosted = self.hosted(group)?;
         let old = hosted.region.descriptor();
         let members = members(change.voters, change.learners, change.joint);
-        let new = reconfigured(&old, &members, &change.context).map_err(|what| fatal(group, what))?;
+        let new =
+            membership::reconfigured(&old, &members, &change.context).map_err(|what| fatal(group, what))?;
         let mut batch = WriteBatch::new();
         if new.epoch != old.epoch {
             pending.add(&mut batch, pending::published(&new));
@@ -646,45 +627,6 @@ impl Machine for StoreMachine {
     }
 }
 
-/// The stores of new peers, from the context of a change: uvarint pairs of store and peer id.
-fn homes(context: &Bytes) -> Result<Vec<(u64, u64)>, &'static str> {
-    let mut context = context.clone();
-    let mut pairs = Vec::new();
-    while context.has_remaining() {
-        let mut number =
-            || decode_varint(&mut context).map_err(|_| "unreadable context of a membership change");
-        pairs.push((number()?, number()?));
-    }
-    Ok(pairs)
-}
-
-/// The region after a change of membership, with the context that came with the change.
-fn reconfigured(
-    old: &RegionDescriptor,
-    members: &Members,
-    context: &Bytes,
-) -> Result<RegionDescriptor, &'static str> {
-    let mut known: BTreeMap<u64, u64> = old.peers.iter().map(|peer| (peer.peer_id, peer.store_id)).collect();
-    known.extend(homes(context)?.into_iter().map(|(store_id, peer_id)| (peer_id, store_id)));
-    let lists = [&members.voters, &members.learners, &members.voters_outgoing, &members.learners_next];
-    let now: BTreeSet<u64> = lists.into_iter().flatten().copied().collect();
-    let before: BTreeSet<u64> = old.peers.iter().map(|peer| peer.peer_id).collect();
-    let peer = |peer_id: &u64| {
-        let home = known.get(peer_id).ok_or("a new peer whose store is not named");
-        home.map(|store_id| RegionPeer { store_id: *store_id, peer_id: *peer_id })
-    };
-    // Peers keep their order, new ones come last.
-    let kept = old.peers.iter().map(|peer| peer.peer_id).filter(|id| now.contains(id)).collect::<Vec<_>>();
-    let peers: Result<Vec<_>, _> = kept.iter().chain(now.difference(&before)).map(peer).collect();
-    let changes = now.symmetric_difference(&before).count() as u64;
-    let (version, conf_version) = old.epoch_pair();
-    Ok(RegionDescriptor {
-        peers: peers?,
-        epoch: Some(RegionEpoch { version, conf_version: conf_version + changes }),
-        ..old.clone()
-    })
-}
-
 /// Which log positions are durable, learned from the engine's flushed sequence.
 #[derive(Debug, Default)]
 struct Marks {
@@ -740,22 +682,5 @@ mod tests {
         assert_eq!(marks.durable(1199), 202);
         assert_eq!(marks.durable(1200), 210);
         assert!(marks.some.is_empty());
-    }
-
-    #[test]
-    fn membership_changes_keep_the_order_and_count_the_epoch() {
-        let peer = |id: u64| RegionPeer { store_id: id / 100, peer_id: id };
-        let old = RegionDescriptor {
-            region_id: 7,
-            epoch: Some(RegionEpoch { version: 4, conf_version: 3 }),
-            peers: vec![peer(301), peer(101), peer(201)],
-            ..Default::default()
-        };
-        let members = |voters: &[u64]| Members { voters: voters.to_vec(), ..Members::default() };
-        let new = reconfigured(&old, &members(&[101, 301, 99]), &Bytes::from_static(&[5, 99])).unwrap();
-        assert_eq!(new.peers, [peer(301), peer(101), RegionPeer { store_id: 5, peer_id: 99 }]);
-        assert_eq!(new.epoch_pair(), (4, 5));
-        assert!(reconfigured(&old, &members(&[99]), &Bytes::new()).is_err());
-        assert_eq!(reconfigured(&old, &members(&[101, 201, 301]), &Bytes::new()).unwrap(), old);
     }
 }

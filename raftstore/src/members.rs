@@ -1,23 +1,32 @@
-//! Who replicates a region: peers come as learners and get their vote when they have caught up; peers leave.
+//! Who replicates a region: peers come as learners and get their vote when they have caught up; peers lose their vote
+//! before they go.
 //!
 //! ```text
-//! add_peer     [1 2 3]    →  [1 2 3] + learner 4      4 is created by the leader's first message, gets a snapshot
-//! promote                 →  [1 2 3 4]                once 4 has all that was committed a moment ago
-//! remove_peer  [1 2 3 4]  →  [2 3 4]                  the leader hands over before it leaves itself
+//! add_peer      [1 2 3]    →  [1 2 3] + learner 4     4 is created by the leader's first message, gets a snapshot
+//! settle                   →  [1 2 3 4]               once 4 has all that was committed a moment ago
+//! remove_peer   [1 2 3 4]  →  [1 2 4] + learner 3     a leader that is to leave hands over first
+//! settle                   →  [1 2 4]
+//!
+//! in place of 3 [1 2 3]    →  [1 2 3] + learner 4     3 is noted in the region as the one that leaves
+//! settle                   →  [1 2 4] + learner 3     both at once, through a configuration that needs both majorities
+//! settle                   →  [1 2 4]
 //! ```
 //!
 //! One change at a time: while a learner catches up, no other peer comes, and no voter goes. So an empty peer never
 //! counts for a majority, and no accepted change leaves a majority that cannot answer.
+//!
+//! A voter does not go in one step because a removal may be known to one peer only: the others would still count the
+//! removed one, which answers nobody any more, and might lack one vote for a leader. The entry that removes a learner comes
+//! after the one that took its vote, so whoever has it in its log knows that the vote is gone.
 
 use crate::machine::Reply;
+use crate::membership::Beside;
 use crate::region::{Region, State};
 use crate::store::Shared;
-use bytes::BytesMut;
 use nokv_env::ClockExt;
 use nokv_proto::coordinator::v1::AllocIdRequest;
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::{ConfChange, GroupStatus, PeerChange, ProposeError};
-use prost::encoding::encode_varint;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
@@ -51,15 +60,9 @@ impl Shared {
         Ok(Led { region, state, status })
     }
 
-    /// Adds a peer on `store_id` as a learner; it gets its vote by itself. Id 0: one is drawn. The region as it is then.
-    /// `made_for`: nothing is done at another configuration version; 0: at whatever version the region has now.
-    pub(crate) async fn add_peer(
-        &self,
-        region_id: u64,
-        store_id: u64,
-        peer_id: u64,
-        made_for: u64,
-    ) -> Result<RegionDescriptor, Status> {
+    /// Adds a peer on a store as a learner; it gets its vote by itself. The region as it is then.
+    pub(crate) async fn add_peer(&self, wanted: NewPeer) -> Result<RegionDescriptor, Status> {
+        let NewPeer { region_id, store_id, peer_id, replaced, made_for } = wanted;
         let Led { region, state, status } = self.led(region_id)?;
         let descriptor = &state.descriptor;
         if let Some(known) = descriptor.peer_on_store(store_id) {
@@ -74,19 +77,22 @@ impl Shared {
         if let Some(learner) = status.learners.first() {
             return Err(refuse(format!("peer {learner} of region {region_id} is still catching up")));
         }
+        if replaced != 0 && !status.voters.contains(&replaced) {
+            return Err(refuse(format!("region {region_id} has no peer {replaced} that votes")));
+        }
         self.known_to_root(region_id, descriptor)?;
         let peer_id = if peer_id == 0 { self.new_ids(1).await? } else { peer_id };
-        let mut context = BytesMut::new();
-        encode_varint(store_id, &mut context);
-        encode_varint(peer_id, &mut context);
+        let leaving = (replaced != 0).then_some(replaced);
+        let context = Beside { homes: vec![(store_id, peer_id)], leaving }.encode();
         let made_for = version_or(made_for, descriptor);
         let changes = vec![PeerChange::AddLearner(peer_id)];
-        self.change(&region, ConfChange { changes, context: context.freeze(), made_for }).await?;
+        self.change(&region, ConfChange { changes, context, made_for }).await?;
         self.env.probe("store.peer.added");
         Ok((*region.descriptor()).clone())
     }
 
-    /// Removes a peer. The region as it is then. `made_for` as in [`Self::add_peer`].
+    /// Removes a peer, in two steps if it votes. The region as it is then. `made_for`: nothing is done at another
+    /// configuration version; 0: at whatever version the region has now.
     pub(crate) async fn remove_peer(
         &self,
         region_id: u64,
@@ -102,10 +108,16 @@ impl Shared {
         if state.peer == Some(peer_id) {
             return Err(self.hand_over(&region, &status, peer_id).await);
         }
-        // What was judged above holds for this configuration only: the log refuses it at another one.
-        let made_for = version_or(made_for, &state.descriptor);
+        if status.voters.contains(&peer_id) {
+            // What was judged above holds for this configuration only: the log refuses it at another one.
+            let made_for = version_or(made_for, &state.descriptor);
+            let context = Beside { leaving: Some(peer_id), ..Beside::default() }.encode();
+            let changes = vec![PeerChange::AddLearner(peer_id)];
+            self.change(&region, ConfChange { changes, context, made_for }).await?;
+            self.env.probe("store.peer.demoted");
+        }
         let changes = vec![PeerChange::Remove(peer_id)];
-        self.change(&region, ConfChange { changes, made_for, ..ConfChange::default() }).await?;
+        self.change(&region, ConfChange { changes, ..ConfChange::default() }).await?;
         Ok((*region.descriptor()).clone())
     }
 
@@ -158,6 +170,19 @@ impl Shared {
     }
 }
 
+/// A peer that is to come.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct NewPeer {
+    pub(crate) region_id: u64,
+    pub(crate) store_id: u64,
+    /// 0: one is drawn.
+    pub(crate) peer_id: u64,
+    /// Whose place it takes when it has caught up. 0: nobody's.
+    pub(crate) replaced: u64,
+    /// The configuration version that this was decided for. 0: whatever the region has now.
+    pub(crate) made_for: u64,
+}
+
 /// The configuration version that the caller decided for, or the one that the region has.
 fn version_or(made_for: u64, region: &RegionDescriptor) -> u64 {
     if made_for != 0 { made_for } else { region.epoch_pair().1 }
@@ -183,8 +208,47 @@ fn may_leave(status: &GroupStatus, peer: u64) -> Result<(), String> {
     Ok(())
 }
 
-/// Gives learners their vote once they have caught up, for ever.
-pub(crate) async fn promote(shared: &Shared) {
+/// Whether a newcomer can take the place of `old` without losing the majority.
+fn may_replace(status: &GroupStatus, new: u64, old: u64) -> bool {
+    let after = status.voters.iter().copied().filter(|voter| *voter != old).chain([new]);
+    let (alive, silent): (Vec<u64>, Vec<u64>) = after.partition(|voter| status.active.contains(voter));
+    alive.len() > silent.len()
+}
+
+/// What has to be done with a region's learner.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Next {
+    Wait,
+    HandOver,
+    Remove(u64),
+    Promote(u64),
+    Replace { new: u64, old: u64 },
+}
+
+/// `known`: what was committed at the last look, if the region had a learner and its leader here then.
+fn next(status: &GroupStatus, leaving: u64, known: Option<u64>) -> Next {
+    let Some(learner) = status.learners.first().copied().filter(|_| !status.in_transition) else {
+        return Next::Wait;
+    };
+    // Whoever took its vote is about to remove it, too.
+    let Some(known) = known else { return Next::Wait };
+    if learner == leaving {
+        return if learner == status.peer { Next::HandOver } else { Next::Remove(learner) };
+    }
+    if status.matched.get(&learner).is_none_or(|matched| *matched < known) {
+        return Next::Wait;
+    }
+    match status.voters.contains(&leaving) {
+        false => Next::Promote(learner),
+        true if leaving == status.peer => Next::HandOver,
+        true if may_replace(status, learner, leaving) => Next::Replace { new: learner, old: leaving },
+        true => Next::Wait,
+    }
+}
+
+/// Carries on what was begun with learners, for ever: gives them their vote once they have caught up, and removes those
+/// that lost theirs.
+pub(crate) async fn settle(shared: &Shared) {
     // What was committed at the last look.
     let mut before: BTreeMap<u64, u64> = BTreeMap::new();
     loop {
@@ -193,17 +257,12 @@ pub(crate) async fn promote(shared: &Shared) {
             let Some(status) = shared.raft.status(region.group()).filter(|status| status.is_leader) else {
                 continue;
             };
-            let Some(learner) = status.learners.first() else { continue };
-            let has_caught_up = before
-                .get(&region.id)
-                .is_some_and(|commit| status.matched.get(learner).is_some_and(|matched| matched >= commit));
-            if has_caught_up {
-                let change =
-                    ConfChange { changes: vec![PeerChange::AddVoter(*learner)], ..ConfChange::default() };
-                match shared.change(&region, change).await {
-                    Ok(()) => shared.env.probe("store.peer.promoted"),
-                    Err(error) => tracing::debug!(region = region.id, learner, %error, "not promoted yet"),
-                }
+            if status.learners.is_empty() && !status.in_transition {
+                continue;
+            }
+            let next = next(&status, region.descriptor().leaving_peer_id, before.get(&region.id).copied());
+            if let Err(error) = shared.take_step(&region, &status, next).await {
+                tracing::debug!(region = region.id, ?next, %error, "not done yet");
             }
             now.insert(region.id, status.commit);
         }
@@ -212,6 +271,29 @@ pub(crate) async fn promote(shared: &Shared) {
         }
         before = now;
         shared.env.clock.sleep(look_interval(shared)).await;
+    }
+}
+
+impl Shared {
+    async fn take_step(&self, region: &Region, status: &GroupStatus, next: Next) -> Result<(), Status> {
+        let make = |changes| self.change(region, ConfChange { changes, ..ConfChange::default() });
+        match next {
+            Next::Wait => {}
+            Next::HandOver => return Err(self.hand_over(region, status, status.peer).await),
+            Next::Remove(peer) => {
+                make(vec![PeerChange::Remove(peer)]).await?;
+                self.env.probe("store.peer.left_by_itself");
+            }
+            Next::Promote(peer) => {
+                make(vec![PeerChange::AddVoter(peer)]).await?;
+                self.env.probe("store.peer.promoted");
+            }
+            Next::Replace { new, old } => {
+                make(vec![PeerChange::AddVoter(new), PeerChange::AddLearner(old)]).await?;
+                self.env.probe("store.peer.replaced");
+            }
+        }
+        Ok(())
     }
 }
 
@@ -244,5 +326,26 @@ mod tests {
         assert!(!may(&[1], &[], &[1], 1), "the last");
         assert!(!may(&[1, 2, 3], &[4], &[1, 2, 3, 4], 3), "while another one catches up");
         assert!(may(&[1, 2, 3], &[4], &[1, 2, 3], 4), "a learner that nobody hears of");
+    }
+
+    #[test]
+    fn whoever_leads_goes_on_with_the_learner_it_finds() {
+        let with = |learners: &[u64], leaving, known| {
+            let matched = BTreeMap::from([(4, 70)]);
+            let status = GroupStatus { peer: 1, matched, ..status(&[1, 2, 3], learners, &[1, 2, 4]) };
+            next(&status, leaving, known)
+        };
+        assert_eq!(with(&[], 0, None), Next::Wait);
+        assert_eq!(with(&[4], 0, None), Next::Wait, "first what was committed must be known for a while");
+        assert_eq!(with(&[4], 0, Some(71)), Next::Wait);
+        assert_eq!(with(&[4], 0, Some(70)), Next::Promote(4));
+        assert_eq!(with(&[4], 3, Some(70)), Next::Replace { new: 4, old: 3 });
+        assert_eq!(with(&[4], 2, Some(70)), Next::Replace { new: 4, old: 2 }, "two of three answer");
+        assert_eq!(with(&[4], 1, Some(70)), Next::HandOver);
+        assert_eq!(with(&[4], 4, None), Next::Wait, "whoever took its vote may be about to remove it");
+        assert_eq!(with(&[4], 4, Some(71)), Next::Remove(4));
+        let poor =
+            GroupStatus { peer: 1, matched: BTreeMap::from([(4, 70)]), ..status(&[1, 2, 3], &[4], &[1]) };
+        assert_eq!(next(&poor, 2, Some(70)), Next::Wait, "one of three answers");
     }
 }

@@ -3,6 +3,7 @@
 use crate::bells::Bells;
 use crate::catalog::{self, Gc, Position};
 use crate::machine::{Proposal, Reply, StoreMachine};
+use crate::membership::Beside;
 use crate::merge;
 use crate::mvcc;
 use crate::mvcc::testing::{prewrite_request, put};
@@ -132,6 +133,11 @@ impl Duo {
     }
 }
 
+fn newcomer() -> ConfChange {
+    let context = Beside { homes: vec![(4, 77)], ..Beside::default() }.encode();
+    ConfChange { changes: vec![PeerChange::AddLearner(77)], context, ..ConfChange::default() }
+}
+
 #[test]
 fn a_frozen_region_takes_nothing_any_more() {
     let mut duo = Duo::new();
@@ -147,7 +153,7 @@ fn a_frozen_region_takes_nothing_any_more() {
     assert!(duo.propose(SOURCE, Proposal::Split(split)).is_err());
     let now = crate::split::command(&frozen, &"t".into(), 100_000, 100_001..);
     assert!(duo.propose(SOURCE, Proposal::Split(now)).is_err());
-    let change = ConfChange { changes: vec![PeerChange::Remove(109)], ..ConfChange::default() };
+    let change = newcomer();
     assert!(duo.machine.admits(SOURCE, &change).is_err());
     assert!(duo.machine.admits(TARGET, &change).is_ok());
 }
@@ -156,7 +162,7 @@ fn a_frozen_region_takes_nothing_any_more() {
 fn the_members_stay_from_the_moment_that_freezing_is_proposed() {
     let mut duo = Duo::new();
     duo.machine.role_changed(SOURCE, Role { leader: Some(109), term: 1, is_leader: true });
-    let change = ConfChange { changes: vec![PeerChange::Remove(209)], ..ConfChange::default() };
+    let change = newcomer();
     assert_eq!(duo.machine.admits(SOURCE, &change), Ok(()));
     let freeze = merge::to_freeze(&duo.region(SOURCE), &duo.region(TARGET));
     duo.entry(SOURCE, freeze);

@@ -4,6 +4,7 @@
 //! else has changed the region finds another version and does nothing; the scheduler sees what the region has become
 //! and asks again if it still wants something. Nothing is kept over a restart for the same reason.
 
+use crate::members::NewPeer;
 use crate::region::lock;
 use crate::store::Shared;
 use crate::topology::{self, Outcome};
@@ -102,7 +103,14 @@ async fn one(shared: &Shared, order: &SchedulerOperation) -> Result<(), Status> 
         SchedulerOperationType::AddPeer => {
             shared.env.probe("store.operation.add_peer");
             let store = order.target_store_id;
-            let result = shared.add_peer(region_id, store, peer, order.conf_version).await;
+            let wanted = NewPeer {
+                region_id,
+                store_id: store,
+                peer_id: peer,
+                replaced: order.replaced_peer_id,
+                made_for: order.conf_version,
+            };
+            let result = shared.add_peer(wanted).await;
             topology::note(
                 shared,
                 topology::add(&result, region_id, store, peer),

@@ -64,13 +64,16 @@ pub(crate) fn command(
     peer_ids: impl Iterator<Item = u64>,
 ) -> SplitCommand {
     let (version, conf_version) = parent.epoch_pair();
-    let peers = parent.peers.iter().zip(peer_ids);
+    let twin = |(peer, peer_id): (&RegionPeer, u64)| RegionPeer { store_id: peer.store_id, peer_id };
+    let peers: Vec<RegionPeer> = parent.peers.iter().zip(peer_ids).map(twin).collect();
+    let leaving = parent.peers.iter().zip(&peers).find(|(peer, _)| peer.peer_id == parent.leaving_peer_id);
     let child = RegionDescriptor {
         region_id: child_id,
         start_key: key.clone(),
         end_key: parent.end_key.clone(),
         epoch: Some(RegionEpoch { version: version + 1, conf_version }),
-        peers: peers.map(|(peer, peer_id)| RegionPeer { store_id: peer.store_id, peer_id }).collect(),
+        leaving_peer_id: leaving.map_or(0, |(_, twin)| twin.peer_id),
+        peers,
         state: parent.state,
         lineage: vec![DescriptorLineageRef {
             region_id: parent.region_id,

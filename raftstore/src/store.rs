@@ -267,7 +267,7 @@ pub(crate) fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> 
 
 /// Starts the background loops; they end with the store.
 fn spawn_loops(shared: &Arc<Shared>) {
-    spawn(shared, "store-members", |shared| async move { members::promote(&shared).await });
+    spawn(shared, "store-members", |shared| async move { members::settle(&shared).await });
     spawn(shared, "store-merges", |shared| async move { merging::run(&shared).await });
     spawn(shared, "store-graves", |shared| async move { graves::clear(&shared).await });
     if shared.coordinators.len() == 0 {

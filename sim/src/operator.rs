@@ -66,7 +66,11 @@ pub fn merge(world: &World, border: &Bytes, into_left: bool) -> bool {
     let lacking = target.peers.iter().find(|peer| source.peer_on_store(peer.store_id).is_none());
     let surplus = source.peers.iter().find(|peer| target.peer_on_store(peer.store_id).is_none());
     if let Some(peer) = lacking {
-        let request = AddPeerRequest { region_id: source_region_id, store_id: peer.store_id, peer_id: 0 };
+        let request = AddPeerRequest {
+            region_id: source_region_id,
+            store_id: peer.store_id,
+            ..AddPeerRequest::default()
+        };
         ask_all(world, |mut admin| async move { drop(admin.add_peer(request).await) });
     } else if let Some(peer) = surplus {
         let request = RemovePeerRequest { region_id: source_region_id, peer_id: peer.peer_id };
@@ -94,21 +98,22 @@ pub fn decommission(world: &World, store_id: u64, wanted: bool) {
     }
 }
 
-/// One step of moving a peer of a region to `store`: adds the new one, and once it has its vote removes the one that is
-/// number `which` among the others. True when nothing is left to do.
+/// One step of moving a peer of a region to `store`: adds the new one, for half of all `which` in place of an old one, and
+/// once it has its vote removes the one that is number `which` among the others. True when nothing is left to do.
 pub fn move_peer(world: &World, region_id: u64, which: u64, store: u64) -> bool {
     let Some(region) = world.regions().remove(&region_id) else { return true };
+    let others: Vec<u64> =
+        region.peers.iter().filter(|peer| peer.store_id != store).map(|peer| peer.peer_id).collect();
+    let Some(peer_id) = others.get(which as usize % others.len().max(1)).copied() else { return true };
     if region.peer_on_store(store).is_none() {
-        let request = AddPeerRequest { region_id, store_id: store, peer_id: 0 };
+        let replaced_peer_id = if which.is_multiple_of(2) { 0 } else { peer_id };
+        let request = AddPeerRequest { region_id, store_id: store, peer_id: 0, replaced_peer_id };
         ask_all(world, |mut admin| async move { drop(admin.add_peer(request).await) });
         return false;
     }
     if region.peers.len() <= usize::from(world.config.replicas) {
         return true;
     }
-    let others: Vec<u64> =
-        region.peers.iter().filter(|peer| peer.store_id != store).map(|peer| peer.peer_id).collect();
-    let peer_id = others[which as usize % others.len()];
     let request = RemovePeerRequest { region_id, peer_id };
     ask_all(world, |mut admin| async move { drop(admin.remove_peer(request).await) });
     false

@@ -288,6 +288,9 @@ pub struct RegionAddPeer {
     /// The id of the new peer [default: one from the coordinator]
     #[arg(long, value_name = "ID", value_parser = id)]
     pub peer: Option<u64>,
+    /// Take the place of the peer on this store, which goes when the new one has caught up
+    #[arg(long, value_name = "STORE", value_parser = id)]
+    pub in_place_of: Option<u64>,
 }
 
 /// `nokv mvcc`.

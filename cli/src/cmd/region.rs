@@ -201,9 +201,16 @@ async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8
         let text = format!("no store {store_id} has joined the cluster");
         return Err(Failure::new(Code::Refused, text).next("nokv serve --store-id ID ..."));
     }
-    let request = AddPeerRequest { region_id, store_id, peer_id: args.peer.unwrap_or_default() };
     loop {
         let route = leaders.region(region_id).await?;
+        let region = route.descriptor.clone().unwrap_or_default();
+        let Some(replaced_peer_id) = replaced(&region, args)? else {
+            eprintln!("note: nothing to do, region {region_id} is on store {store_id} already");
+            let leader = leaders.leader(&route).await?.map(|(store, _)| store);
+            return show(&[(region, leader)], global);
+        };
+        let peer_id = args.peer.unwrap_or_default();
+        let request = AddPeerRequest { region_id, store_id, peer_id, replaced_peer_id };
         let Some((leader, address)) = leaders.leader_now(&what, &route).await? else { continue };
         let mut admin = RaftAdminClient::new(env.net.connect(&address));
         // Asked again it does nothing; so the answer also says how things are.
@@ -219,14 +226,42 @@ async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8
             Ok(reply) => {
                 let learners = reply.into_inner().learner_peer_ids;
                 let peer = region.peer_on_store(store_id).map(|peer| peer.peer_id);
-                if peer.is_some_and(|peer| !learners.contains(&peer)) {
+                let votes = peer.is_some_and(|peer| !learners.contains(&peer));
+                if votes && region.peer(replaced_peer_id).is_none() {
                     return show(&[(region, Some(leader))], global);
                 }
-                Status::unavailable("the new peer is still catching up; it goes on by itself")
+                if votes && region.leaving_peer_id != replaced_peer_id {
+                    let text = format!(
+                        "region {region_id} has had a peer on store {store_id}, which takes nobody's place"
+                    );
+                    let next = format!("nokv region remove-peer --region {region_id} --store STORE");
+                    return Err(Failure::new(Code::Refused, text).next(next));
+                }
+                Status::unavailable(match votes {
+                    true => "the old peer has lost its vote; it goes by itself",
+                    false => "the new peer is still catching up; it goes on by itself",
+                })
             }
             Err(status) => status,
         };
         leaders.again(&what, &seen).await?;
+    }
+}
+
+/// The peer whose place the new one takes, 0 if nobody's; `None`: that has happened already.
+fn replaced(region: &RegionDescriptor, args: &RegionAddPeer) -> Result<Option<u64>> {
+    let Some(old_store) = args.in_place_of else { return Ok(Some(0)) };
+    if old_store == args.on.store {
+        let text = format!("a peer cannot take its own place on store {old_store}");
+        return Err(Failure::new(Code::Usage, text).next("nokv regions"));
+    }
+    match (region.peer_on_store(old_store), region.peer_on_store(args.on.store)) {
+        (Some(peer), _) => Ok(Some(peer.peer_id)),
+        (None, Some(_)) => Ok(None),
+        (None, None) => {
+            let text = format!("region {} has no peer on store {old_store}", region.region_id);
+            Err(Failure::new(Code::Refused, text).next("nokv regions"))
+        }
     }
 }
 

@@ -38,18 +38,20 @@ pub(crate) enum Step {
 /// What follows for `action` from the region as its leader reports it.
 pub(crate) fn next(region_id: u64, action: Action, region: &RegionState, replicas: usize) -> Step {
     let Some(leader) = region.leader else { return Step::Wait("nobody is known to lead the region".into()) };
-    let order = |kind: pb::SchedulerOperationType, target: RegionPeer| {
-        Step::Order(pb::SchedulerOperation {
-            r#type: kind.into(),
-            region_id,
-            source_peer_id: leader.peer_id,
-            target_peer_id: target.peer_id,
-            target_store_id: target.store_id,
-            conf_version: region.conf_version,
-        })
+    let order = |kind: pb::SchedulerOperationType, target: RegionPeer| pb::SchedulerOperation {
+        r#type: kind.into(),
+        region_id,
+        source_peer_id: leader.peer_id,
+        target_peer_id: target.peer_id,
+        target_store_id: target.store_id,
+        conf_version: region.conf_version,
+        replaced_peer_id: 0,
     };
-    let add = |store_id| order(pb::SchedulerOperationType::AddPeer, RegionPeer { store_id, peer_id: 0 });
-    let remove = |peer| order(pb::SchedulerOperationType::RemovePeer, peer);
+    let add = |store_id, replaced_peer_id| {
+        let add = order(pb::SchedulerOperationType::AddPeer, RegionPeer { store_id, peer_id: 0 });
+        Step::Order(pb::SchedulerOperation { replaced_peer_id, ..add })
+    };
+    let remove = |peer| Step::Order(order(pb::SchedulerOperationType::RemovePeer, peer));
     let catches_up =
         |peer: RegionPeer| Step::Wait(format!("peer {} on store {} catches up", peer.peer_id, peer.store_id));
     match action {
@@ -57,12 +59,12 @@ pub(crate) fn next(region_id: u64, action: Action, region: &RegionState, replica
         Action::Lead { to, .. } if !region.has(to) || region.is_learner(to) => {
             Step::Void(format!("peer {} has no vote any more", to.peer_id))
         }
-        Action::Lead { to, .. } => order(pb::SchedulerOperationType::LeaderTransfer, to),
+        Action::Lead { to, .. } => Step::Order(order(pb::SchedulerOperationType::LeaderTransfer, to)),
         Action::Add { store } => match region.peer_on(store) {
             Some(peer) if region.is_learner(peer) => catches_up(peer),
             Some(_) => Step::Done,
             None if region.peers.len() >= replicas => Step::Void("the region has enough replicas".into()),
-            None => add(store),
+            None => add(store, 0),
         },
         Action::Remove { peer } if !region.has(peer) => Step::Done,
         Action::Remove { peer } if region.is_learner(peer) => remove(peer),
@@ -73,11 +75,17 @@ pub(crate) fn next(region_id: u64, action: Action, region: &RegionState, replica
         Action::Move { peer, store } => match (region.peer_on(store), region.has(peer)) {
             (Some(new), _) if region.is_learner(new) => catches_up(new),
             (Some(_), false) => Step::Done,
+            (Some(_), true) if region.is_learner(peer) => {
+                Step::Wait(format!("peer {} has lost its vote and leaves", peer.peer_id))
+            }
             (Some(_), true) if region.voters() <= replicas => {
                 Step::Void("the region has no replica to spare any more".into())
             }
             (Some(_), true) => remove(peer),
-            (None, true) => add(store),
+            (None, true) if region.is_learner(peer) => {
+                Step::Void("it has no vote to pass on any more".into())
+            }
+            (None, true) => add(store, peer.peer_id),
             (None, false) => Step::Void(format!("peer {} has left by other hands", peer.peer_id)),
         },
     }
@@ -227,6 +235,12 @@ fn blocked(action: Action, region: &RegionState, picture: &Picture) -> Option<St
 
 fn words(order: &pb::SchedulerOperation) -> String {
     match order.r#type() {
+        pb::SchedulerOperationType::AddPeer if order.replaced_peer_id != 0 => {
+            format!(
+                "add a peer on store {} in place of peer {}",
+                order.target_store_id, order.replaced_peer_id
+            )
+        }
         pb::SchedulerOperationType::AddPeer => format!("add a peer on store {}", order.target_store_id),
         pb::SchedulerOperationType::RemovePeer => {
             format!("remove peer {} on store {}", order.target_peer_id, order.target_store_id)

@@ -17,6 +17,8 @@ struct World {
     now: Instant,
     last_peer: u64,
     moves: usize,
+    /// By new peer, whose place it takes.
+    places: BTreeMap<u64, u64>,
     /// Leaders have moved by themselves, perhaps to a store that has enough to send.
     shaken: bool,
 }
@@ -32,6 +34,7 @@ impl World {
             now: Instant(0),
             last_peer: 0,
             moves: 0,
+            places: BTreeMap::new(),
             shaken: false,
         };
         for store in 1..=stores {
@@ -101,16 +104,12 @@ impl World {
                 assert!(self.picture.stores[&new.store_id].takes(), "a replica for store {}", new.store_id);
                 region.peers.push(new);
                 region.learners.insert(new.peer_id);
+                if order.replaced_peer_id != 0 {
+                    self.places.insert(new.peer_id, order.replaced_peer_id);
+                }
                 self.moves += 1;
             }
-            pb::SchedulerOperationType::RemovePeer => {
-                region.peers.retain(|peer| peer.peer_id != order.target_peer_id);
-                region.learners.remove(&order.target_peer_id);
-                region.silent.remove(&order.target_peer_id);
-                if region.leader.is_some_and(|leader| leader.peer_id == order.target_peer_id) {
-                    region.leader = region.peers.first().copied();
-                }
-            }
+            pb::SchedulerOperationType::RemovePeer => remove(region, order.target_peer_id),
             _ => {
                 region.leader =
                     region.peers.iter().copied().find(|peer| peer.peer_id == order.target_peer_id);
@@ -120,7 +119,7 @@ impl World {
         region.conf_version += 1;
     }
 
-    /// Learners on stores that are up get their vote.
+    /// Learners on stores that are up get their vote, and those whose place they take leave.
     fn catch_up(&mut self) {
         for region in self.picture.regions.values_mut() {
             let up: BTreeSet<u64> = region
@@ -129,7 +128,13 @@ impl World {
                 .filter(|peer| self.picture.stores[&peer.store_id].up)
                 .map(|peer| peer.peer_id)
                 .collect();
-            region.learners.retain(|peer| !up.contains(peer));
+            for peer in region.learners.clone().intersection(&up) {
+                region.learners.remove(peer);
+                if let Some(old) = self.places.remove(peer) {
+                    remove(region, old);
+                    region.conf_version += 2;
+                }
+            }
         }
     }
 
@@ -181,6 +186,15 @@ impl World {
             *leads.entry(leader.store_id).or_default() += 1;
         }
         leads
+    }
+}
+
+fn remove(region: &mut RegionState, old: u64) {
+    region.peers.retain(|peer| peer.peer_id != old);
+    region.learners.remove(&old);
+    region.silent.remove(&old);
+    if region.leader.is_some_and(|leader| leader.peer_id == old) {
+        region.leader = region.peers.first().copied();
     }
 }
 
@@ -332,12 +346,16 @@ fn the_next_order_follows_from_the_region_alone() {
         Step::Order(order) => order.r#type(),
         _ => pb::SchedulerOperationType::None,
     };
-    assert_eq!(kind(&region), pb::SchedulerOperationType::AddPeer);
+    let asked = next(1, action, &region, 3);
+    assert!(matches!(asked, Step::Order(order) if order.replaced_peer_id == region.peers[2].peer_id));
     region.peers.push(RegionPeer { store_id: 4, peer_id: 9 });
     region.learners.insert(9);
     assert!(matches!(next(1, action, &region, 3), Step::Wait(_)), "no peer goes before the new one votes");
     region.learners.clear();
-    assert_eq!(kind(&region), pb::SchedulerOperationType::RemovePeer);
+    assert_eq!(kind(&region), pb::SchedulerOperationType::RemovePeer, "it came by other hands");
+    region.learners.insert(region.peers[2].peer_id);
+    assert!(matches!(next(1, action, &region, 3), Step::Wait(_)), "the leader sees to that by itself");
+    region.learners.clear();
     region.peers.remove(2);
     assert_eq!(next(1, action, &region, 3), Step::Done);
     region.peers.pop();
