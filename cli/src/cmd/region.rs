@@ -237,9 +237,10 @@ async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8
                     let next = format!("nokv region remove-peer --region {region_id} --store STORE");
                     return Err(Failure::new(Code::Refused, text).next(next));
                 }
-                Status::unavailable(match votes {
-                    true => "the old peer has lost its vote; it goes by itself",
-                    false => "the new peer is still catching up; it goes on by itself",
+                Status::unavailable(if votes {
+                    "the old peer has lost its vote; it goes by itself"
+                } else {
+                    "the new peer is still catching up; it goes on by itself"
                 })
             }
             Err(status) => status,

@@ -88,8 +88,12 @@ pub fn line(region: &RegionDescriptor) -> String {
         .iter()
         .map(|peer| format!("{{store:{} peer:{}}}", peer.store_id, peer.peer_id))
         .collect();
+    let leaving = match region.leaving_peer_id {
+        0 => String::new(),
+        peer => format!(" leaving={peer}"),
+    };
     format!(
-        "  - id={} state={} epoch={{ver:{version} conf:{conf}}} range=[\"{}\",\"{}\") peers=[{}]",
+        "  - id={} state={} epoch={{ver:{version} conf:{conf}}} range=[\"{}\",\"{}\") peers=[{}]{leaving}",
         region.region_id,
         state_name(region),
         region.start_key.escape_ascii(),
@@ -133,6 +137,9 @@ pub fn to_json(region: &RegionDescriptor, leader: Option<u64>) -> Value {
         object.insert("peers".into(), json!(peers));
     }
     object.insert("state".into(), json!(state_number(region)));
+    if region.leaving_peer_id != 0 {
+        object.insert("leaving_peer_id".into(), json!(region.leaving_peer_id));
+    }
     if let Some(leader) = leader {
         object.insert("leader_store_id".into(), json!(leader));
     }
