@@ -11,7 +11,7 @@ use crate::tso::TsoBatcher;
 use crate::txn::{Commit, Scanner, Snapshot, Txn};
 use bytes::Bytes;
 use nokv_env::{ClockExt, Env};
-use nokv_proto::coordinator::v1::{ListOperatorsResponse, RegionRoute, StoreInfo};
+use nokv_proto::coordinator::v1::{ListOperatorsResponse, RegionRoute, StoreInfo, TransitionEntry};
 use nokv_proto::id::Timestamp;
 use nokv_proto::key::KeyRange;
 use nokv_proto::kv::v1::{GetRequest, Mutation, mutation::Op};
@@ -239,6 +239,12 @@ impl Client {
     pub async fn list_operators(&self, region: u64) -> Result<ListOperatorsResponse> {
         let mut attempt = self.attempt("listing operators");
         self.shared.coordinators.operators(&self.shared, region, &mut attempt).await
+    }
+
+    /// Changes of regions that are under way.
+    pub async fn list_transitions(&self) -> Result<Vec<TransitionEntry>> {
+        let mut attempt = self.attempt("listing transitions");
+        self.shared.coordinators.transitions(&self.shared, &mut attempt).await
     }
 
     /// Has the scheduler move everything off `store`, or takes that back.

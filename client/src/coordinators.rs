@@ -14,7 +14,8 @@ use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, HoldSafePointRequest,
     HoldSafePointResponse, ListOperatorsRequest, ListOperatorsResponse, ListRegionsRequest,
-    ListStoresRequest, PublishRootEventRequest, RegionRoute, StoreInfo, TsoRequest,
+    ListStoresRequest, ListTransitionsRequest, PublishRootEventRequest, RegionRoute, StoreInfo,
+    TransitionEntry, TsoRequest,
 };
 use nokv_proto::meta::v1::RootEvent;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -200,6 +201,19 @@ impl Coordinators {
             Box::pin(async move { stub.list_operators(request).await.map(Response::into_inner) })
         };
         self.ask(shared, &self.holder, attempt, call, |_| Ok(())).await
+    }
+
+    /// Changes of regions that are under way.
+    pub(crate) async fn transitions(
+        &self,
+        shared: &Shared,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Vec<TransitionEntry>> {
+        let call = |mut stub: Stub| -> Reply<_> {
+            let request = ListTransitionsRequest::default();
+            Box::pin(async move { stub.list_transitions(request).await.map(Response::into_inner) })
+        };
+        Ok(self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?.entries)
     }
 
     /// Has the meta-root take `event`. A refusal by the state of the cluster is final.

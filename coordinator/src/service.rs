@@ -75,7 +75,9 @@ impl Coordinator for Service {
         &self,
         _request: Request<pb::ListTransitionsRequest>,
     ) -> Reply<pb::ListTransitionsResponse> {
-        let entries = transition::list(&self.0.view());
+        let view = self.0.view();
+        let reports = view.leader_reports(self.0.env.clock.now(), self.0.config.store_down_after);
+        let entries = transition::list(&view, &reports);
         Ok(Response::new(pb::ListTransitionsResponse { entries }))
     }
 

@@ -1,48 +1,106 @@
-//! What would become of a topology event if it were published now: the pure assessment of transitions.
+//! Changes of regions that are under way, and what would become of a topology event if it were published now.
+//!
+//! Our stores publish no plans, see `docs/design/003-splits-without-plans.md`: a change is under way when the region
+//! itself says so, in its descriptor or in what its leader reports. Plans that others have published are shown, and
+//! respected, as the reference does.
 
 use crate::view::View;
 use nokv_proto::coordinator::v1::{
-    TransitionAssessment, TransitionDecision, TransitionEntry, TransitionKind, TransitionReason,
-    TransitionRetryClass, TransitionStatus,
+    RegionReport, TransitionAssessment, TransitionDecision, TransitionEntry, TransitionKind,
+    TransitionReason, TransitionRetryClass, TransitionStatus,
 };
 use nokv_proto::meta::v1::{
-    RegionDescriptor, RootEvent, RootEventKind, RootPendingPeerChangeKind, root_event,
+    DescriptorLineageKind, RegionDescriptor, RegionPeer, RegionReplicaState, RootEvent, RootEventKind,
+    RootPendingPeerChange, RootPendingPeerChangeKind, RootPendingRangeChange, RootPendingRangeChangeKind,
+    root_event,
 };
+use std::collections::{BTreeMap, BTreeSet};
 
-/// Changes under way, as the root records them.
-pub fn list(view: &View) -> Vec<TransitionEntry> {
-    let pending = |key, kind: TransitionKind, transition_id| TransitionEntry {
+/// What the leader of each region reports.
+type Reports<'a> = BTreeMap<u64, (RegionPeer, &'a RegionReport)>;
+
+/// Changes under way: those that were planned at the root, and those that regions tell of.
+pub fn list(view: &View, reports: &Reports<'_>) -> Vec<TransitionEntry> {
+    let mut entries = planned(view);
+    let known: BTreeSet<String> = entries.iter().map(|entry| entry.transition_id.clone()).collect();
+    let told = view
+        .regions()
+        .flat_map(|region| under_way(region, reports.get(&region.region_id).map(|(_, report)| *report)));
+    entries.extend(told.filter(|entry| !known.contains(&entry.transition_id)));
+    entries
+}
+
+/// What a region is going through by itself, as the root and its leader know it.
+fn under_way(known: &RegionDescriptor, report: Option<&RegionReport>) -> Vec<TransitionEntry> {
+    let told = report.and_then(|report| report.descriptor.as_ref());
+    let region = told.filter(|told| told.epoch_pair() >= known.epoch_pair()).unwrap_or(known);
+    let (id, leaving) = (region.region_id, region.leaving_peer_id);
+    let learners = report.map(|report| &report.learners[..]).unwrap_or_default();
+    let coming = learners.iter().filter(|peer| **peer != leaving);
+    let changes = coming.map(|peer| (*peer, RootPendingPeerChangeKind::Addition));
+    let changes = changes.chain((leaving != 0).then_some((leaving, RootPendingPeerChangeKind::Removal)));
+    let peers = changes.filter_map(|(peer, kind)| {
+        let RegionPeer { store_id, peer_id } = *region.peer(peer)?;
+        let base = Some(region.clone());
+        let change =
+            RootPendingPeerChange { region_id: id, store_id, peer_id, kind: kind.into(), target: None, base };
+        Some(peer_entry(&change))
+    });
+    let targets = region.lineage.iter().filter(|ref_| ref_.kind() == DescriptorLineageKind::MergeTarget);
+    let merges = targets.filter(|_| region.state() == RegionReplicaState::Merging).map(|target| {
+        let change = RootPendingRangeChange {
+            region_id: id,
+            kind: RootPendingRangeChangeKind::Merge.into(),
+            left_region_id: id,
+            right_region_id: target.region_id,
+            base_left: Some(region.clone()),
+            ..RootPendingRangeChange::default()
+        };
+        range_entry(&change)
+    });
+    let entries = peers.chain(merges);
+    entries.map(|entry| TransitionEntry { reason: TransitionReason::None.into(), ..entry }).collect()
+}
+
+fn pending(key: u64, kind: TransitionKind, transition_id: String) -> TransitionEntry {
+    TransitionEntry {
         key,
         kind: kind as i32,
         status: TransitionStatus::Pending as i32,
         reason: TransitionReason::MatchingPending as i32,
         transition_id,
-        ..Default::default()
-    };
-    let peers = view.pending_peer_changes.values().map(|change| {
-        let verb = if change.kind() == RootPendingPeerChangeKind::Removal { "remove" } else { "add" };
-        let id = format!("peer:{}:{verb}:{}:{}", change.region_id, change.store_id, change.peer_id);
-        TransitionEntry {
-            pending_peer_change: Some(change.clone()),
-            ..pending(change.region_id, TransitionKind::PeerChange, id)
-        }
-    });
-    let ranges = view.pending_range_changes.iter().map(|change| {
-        let (key, id) = if change.parent_region_id != 0 {
-            let key = change.parent_region_id;
-            (key, format!("split:{key}:{}:{}", change.left_region_id, change.right_region_id))
-        } else {
-            let key = change.left_region_id;
-            (key, format!("merge:{key}:{}", change.right_region_id))
-        };
-        TransitionEntry {
-            pending_range_change: Some(change.clone()),
-            ..pending(key, TransitionKind::RangeChange, id)
-        }
-    });
-    peers.chain(ranges).collect()
+        ..TransitionEntry::default()
+    }
 }
 
+fn peer_entry(change: &RootPendingPeerChange) -> TransitionEntry {
+    let verb = if change.kind() == RootPendingPeerChangeKind::Removal { "remove" } else { "add" };
+    let id = format!("peer:{}:{verb}:{}:{}", change.region_id, change.store_id, change.peer_id);
+    TransitionEntry {
+        pending_peer_change: Some(change.clone()),
+        ..pending(change.region_id, TransitionKind::PeerChange, id)
+    }
+}
+
+fn range_entry(change: &RootPendingRangeChange) -> TransitionEntry {
+    let (key, id) = if change.parent_region_id != 0 {
+        let key = change.parent_region_id;
+        (key, format!("split:{key}:{}:{}", change.left_region_id, change.right_region_id))
+    } else {
+        let key = change.left_region_id;
+        (key, format!("merge:{key}:{}", change.right_region_id))
+    };
+    TransitionEntry {
+        pending_range_change: Some(change.clone()),
+        ..pending(key, TransitionKind::RangeChange, id)
+    }
+}
+
+/// Changes under way, as the root records them.
+fn planned(view: &View) -> Vec<TransitionEntry> {
+    let peers = view.pending_peer_changes.values().map(peer_entry);
+    peers.chain(view.pending_range_changes.iter().map(range_entry)).collect()
+}
 /// Assesses `event` against the view; the root's own state machine has the last word when it is published.
 pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
     let (key, kind, transition_id, targets) = subject(event);
@@ -66,7 +124,7 @@ pub fn assess(view: &View, event: &RootEvent) -> TransitionAssessment {
     use TransitionReason as Reason;
     use TransitionStatus as Status;
     let pending =
-        list(view).into_iter().find(|entry| entry.key == key && kind != TransitionKind::Unspecified);
+        planned(view).into_iter().find(|entry| entry.key == key && kind != TransitionKind::Unspecified);
     let matches = pending.as_ref().is_some_and(|entry| entry.transition_id == transition_id);
     match (Class::of(event.kind()), pending.is_some(), matches) {
         (Class::Planned, _, true) => judged(Status::Pending, Reason::MatchingPending, Skip),
@@ -188,7 +246,7 @@ fn superseded(view: &View, targets: &[&RegionDescriptor]) -> bool {
 mod tests {
     use super::*;
     use nokv_proto::meta::v1::{
-        RegionEpoch, RootCheckpoint, RootPeerChange, RootPendingPeerChange, RootRegionDescriptor,
+        DescriptorLineageRef, RegionEpoch, RootCheckpoint, RootPeerChange, RootRegionDescriptor,
         RootTailToken,
     };
 
@@ -267,5 +325,28 @@ mod tests {
         assert_eq!(decision(1, 3), TransitionDecision::Skip);
         assert_eq!(decision(2, 4), TransitionDecision::Apply);
         assert_eq!(decision(3, 2), TransitionDecision::Apply, "the root decides what is not clear");
+    }
+
+    #[test]
+    fn what_a_region_goes_through_is_a_transition() {
+        let peer = |store_id| RegionPeer { store_id, peer_id: store_id + 100 };
+        let known = RegionDescriptor { peers: vec![peer(1), peer(2), peer(3)], ..region(2, 3) };
+        let ids = |region: &RegionDescriptor, report: Option<&RegionReport>| {
+            under_way(region, report).into_iter().map(|entry| entry.transition_id).collect::<Vec<_>>()
+        };
+        assert!(ids(&known, None).is_empty());
+        let moved = RegionDescriptor {
+            peers: vec![peer(1), peer(2), peer(3), peer(4)],
+            leaving_peer_id: 102,
+            ..region(2, 4)
+        };
+        let report = RegionReport { descriptor: Some(moved), learners: vec![104], ..RegionReport::default() };
+        assert_eq!(ids(&known, Some(&report)), ["peer:1:add:4:104", "peer:1:remove:2:102"]);
+        let late = RegionDescriptor { epoch: region(2, 5).epoch, ..known.clone() };
+        assert!(ids(&late, Some(&report)).is_empty(), "the root has heard of what came after");
+        let mut frozen = RegionDescriptor { state: RegionReplicaState::Merging.into(), ..known };
+        let kind = DescriptorLineageKind::MergeTarget.into();
+        frozen.lineage.push(DescriptorLineageRef { region_id: 9, kind, ..DescriptorLineageRef::default() });
+        assert_eq!(ids(&frozen, None), ["merge:1:9"]);
     }
 }

@@ -5,9 +5,10 @@ use crate::store::Shared;
 use crate::topology::{self, Outcome};
 use nokv_proto::admin::v1::raft_admin_server::RaftAdmin;
 use nokv_proto::admin::v1::{
-    AddPeerRequest, AddPeerResponse, ExecutionRestartState, ExecutionRestartStatus, ExecutionStatusRequest,
-    ExecutionStatusResponse, ExportRegionSnapshotRequest, ExportRegionSnapshotResponse,
-    ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ImportRegionSnapshotRequest,
+    AddPeerRequest, AddPeerResponse, ExecutionPublishState as Publish, ExecutionRestartState,
+    ExecutionRestartStatus, ExecutionStatusRequest, ExecutionStatusResponse, ExportRegionSnapshotRequest,
+    ExportRegionSnapshotResponse, ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse,
+    ForgetRootEventRequest, ForgetRootEventResponse, ImportRegionSnapshotRequest,
     ImportRegionSnapshotResponse, ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse,
     MergeRegionsRequest, MergeRegionsResponse, MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest,
     RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse, SplitRegionRequest,
@@ -158,6 +159,15 @@ impl RaftAdmin for AdminService {
         Ok(Response::new(MergeRegionsResponse { region: Some(result?) }))
     }
 
+    async fn forget_root_event(
+        &self,
+        request: Request<ForgetRootEventRequest>,
+    ) -> RpcResult<ForgetRootEventResponse> {
+        let number = required(request.into_inner().event_number, "event number")?;
+        let transition_id = self.0.forget_root_event(number)?;
+        Ok(Response::new(ForgetRootEventResponse { transition_id }))
+    }
+
     async fn execution_status(
         &self,
         _: Request<ExecutionStatusRequest>,
@@ -169,19 +179,21 @@ impl RaftAdmin for AdminService {
             hosted.partition(|region| self.0.raft.status(region.group()).is_some());
         let state =
             if without.is_empty() { ExecutionRestartState::Ready } else { ExecutionRestartState::Degraded };
+        let topology = topology::all(&self.0);
+        let blocked = topology.iter().filter(|row| row.publish() == Publish::TerminalBlocked).count();
         let restart = ExecutionRestartStatus {
             state: state.into(),
             region_count: regions.len() as u64,
             raft_group_count: with_group.len() as u64,
             missing_raft_pointer: without.iter().map(|region| region.id).collect(),
             pending_root_event_count: self.0.publications.pending() as u64,
+            blocked_root_event_count: blocked as u64,
             pending_scheduler_operation_count: self.0.operations.waiting() as u64,
-            ..Default::default()
         };
         Ok(Response::new(ExecutionStatusResponse {
             last_admission: Some(self.0.door.last()),
             restart: Some(restart),
-            topology: topology::all(&self.0),
+            topology,
         }))
     }
 }

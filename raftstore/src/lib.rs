@@ -52,6 +52,7 @@ pub mod mvcc;
 mod one_pc;
 mod operations;
 mod pending;
+mod publish;
 mod read;
 mod region;
 mod resolve;

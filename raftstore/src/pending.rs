@@ -61,6 +61,33 @@ pub(crate) fn subjects(event: &RootEvent) -> Vec<u64> {
     }
 }
 
+/// The name of the transition that an event ends.
+pub(crate) fn transition_id(event: &RootEvent) -> String {
+    match &event.payload {
+        Some(Payload::RangeSplit(split)) => {
+            let id = |side: &Option<RegionDescriptor>| side.as_ref().map_or(0, |region| region.region_id);
+            format!("split:{}:{}:{}", split.parent_region_id, id(&split.left), id(&split.right))
+        }
+        Some(Payload::RangeMerge(merge)) => {
+            format!("merge:{}:{}", merge.left_region_id, merge.right_region_id)
+        }
+        Some(Payload::RegionDescriptor(RootRegionDescriptor { descriptor: Some(region) })) => {
+            let (version, conf_version) = region.epoch_pair();
+            format!("region:{}:{version}:{conf_version}", region.region_id)
+        }
+        _ => String::new(),
+    }
+}
+
+/// What kind of change it was.
+pub(crate) fn action(event: &RootEvent) -> &'static str {
+    match &event.payload {
+        Some(Payload::RangeSplit(_)) => "split",
+        Some(Payload::RangeMerge(_)) => "merge",
+        _ => "peer change",
+    }
+}
+
 /// What the meta-root must hear of a region whose peers changed.
 pub(crate) fn published(region: &RegionDescriptor) -> RootEvent {
     let descriptor = RootRegionDescriptor { descriptor: Some(region.clone()) };

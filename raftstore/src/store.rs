@@ -6,11 +6,12 @@ use crate::auto_split;
 use crate::bells::Bells;
 use crate::catalog::{self, Entry};
 use crate::control::Coordinators;
-use crate::heartbeat::{self, Publications};
+use crate::heartbeat;
 use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mode::{self, Mode};
 use crate::operations::{self, Operations};
 use crate::pending::PendingEvents;
+use crate::publish::{self, Publications};
 use crate::region::{Regions, is_tombstone};
 use crate::resolve::StoreAddresses;
 use crate::service::KvService;
@@ -280,7 +281,7 @@ fn spawn_loops(shared: &Arc<Shared>) {
         spawn(shared, "store-heartbeat", move |shared| async move { heartbeat::beat(&shared, at).await });
     }
     spawn(shared, "store-operations", |shared| async move { operations::carry_out(&shared).await });
-    spawn(shared, "store-publish", |shared| async move { heartbeat::publish(&shared).await });
+    spawn(shared, "store-publish", |shared| async move { publish::publish(&shared).await });
     spawn(shared, "store-timestamps", |shared| async move { heartbeat::fetch_timestamps(&shared).await });
     spawn(shared, "store-addresses", |shared| async move {
         let refresh = shared.config.address_refresh;

@@ -9,7 +9,7 @@ use crate::store::Shared;
 use nokv_proto::admin::v1::{
     ExecutionPublishState as Publish, ExecutionTopologyOutcome as Told, ExecutionTopologyStatus,
 };
-use nokv_proto::meta::v1::RegionDescriptor;
+use nokv_proto::meta::v1::{RegionDescriptor, RootEvent};
 use std::collections::{BTreeSet, VecDeque};
 use std::sync::Mutex;
 use tonic::{Code, Status};
@@ -110,6 +110,7 @@ pub(crate) fn note(shared: &Shared, transition: Transition, region_id: u64, outc
         updated_at_unix_nano: i64::try_from(shared.env.clock.unix_millis())
             .unwrap_or(i64::MAX)
             .saturating_mul(1_000_000),
+        root_event_number: 0,
     };
     let mut kept = lock(&shared.topology.0);
     kept.retain(|known| known.transition_id != status.transition_id);
@@ -119,18 +120,46 @@ pub(crate) fn note(shared: &Shared, transition: Transition, region_id: u64, outc
     }
 }
 
-/// All that are remembered, newest last.
+/// All that are remembered, newest last, and after them what else the meta-root has yet to hear.
 pub(crate) fn all(shared: &Shared) -> Vec<ExecutionTopologyStatus> {
-    let untold: BTreeSet<u64> =
-        shared.pending.all().iter().flat_map(|(_, event)| pending::subjects(event)).collect();
-    let mut all: Vec<_> = lock(&shared.topology.0).iter().cloned().collect();
-    for status in &mut all {
-        let waits = status.publish() == Publish::TerminalPending && !untold.contains(&status.region_id);
-        if waits && status.outcome() == Told::Applied {
-            status.set_publish(Publish::TerminalPublished);
+    let untold = shared.pending.all();
+    let mut rows: Vec<_> = lock(&shared.topology.0).iter().cloned().collect();
+    let mut shown = BTreeSet::new();
+    for row in rows.iter_mut().filter(|row| row.publish() == Publish::TerminalPending) {
+        let is_told_by = |event: &RootEvent| pending::subjects(event).contains(&row.region_id);
+        match untold.iter().find(|(_, event)| is_told_by(event)) {
+            Some((number, _)) => {
+                shown.insert(*number);
+                not_told(shared, *number, row);
+            }
+            None if row.outcome() == Told::Applied => row.set_publish(Publish::TerminalPublished),
+            None => {}
         }
     }
-    all
+    // Changes that others asked for, or that were made before this store started.
+    for (number, event) in untold.iter().filter(|(number, _)| !shown.contains(number)) {
+        let mut row = ExecutionTopologyStatus {
+            transition_id: pending::transition_id(event),
+            region_id: pending::subjects(event).first().copied().unwrap_or(0),
+            action: pending::action(event).to_owned(),
+            outcome: Told::Applied.into(),
+            publish: Publish::TerminalPending.into(),
+            ..ExecutionTopologyStatus::default()
+        };
+        not_told(shared, *number, &mut row);
+        rows.push(row);
+    }
+    rows
+}
+
+/// The meta-root has not accepted what a row tells of; says why, if that is known.
+fn not_told(shared: &Shared, number: u64, row: &mut ExecutionTopologyStatus) {
+    row.root_event_number = number;
+    if let Some(setback) = shared.publications.setback(number) {
+        let is_blocked = setback.is_blocked(shared.env.clock.now());
+        row.set_publish(if is_blocked { Publish::TerminalBlocked } else { Publish::TerminalFailed });
+        row.last_error = setback.error;
+    }
 }
 
 #[cfg(test)]

@@ -236,6 +236,8 @@ pub enum Region {
     /// Take a region's peer off a store
     #[command(mut_arg("store", |store| store.help("The store whose peer goes")))]
     RemovePeer(RegionOnStore),
+    /// Have a store never again tell the meta-root what that refuses
+    ForgetEvent(RegionForgetEvent),
 }
 
 /// `nokv region split`.
@@ -291,6 +293,24 @@ pub struct RegionAddPeer {
     /// Take the place of the peer on this store, which goes when the new one has caught up
     #[arg(long, value_name = "STORE", value_parser = id)]
     pub in_place_of: Option<u64>,
+}
+
+/// `nokv region forget-event`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Events that the meta-root has refused for a minute are shown by `nokv execution` as terminal-blocked, with \
+    the reason. Most refusals end by themselves, when another store tells what came before; look at the reason first."
+)]
+pub struct RegionForgetEvent {
+    /// gRPC address of the store
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub addr: String,
+    /// The event's number, as `nokv execution` shows it
+    #[arg(long, value_name = "NUMBER", value_parser = id)]
+    pub event: u64,
+    /// How long the store may take to answer
+    #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "3s", value_parser = positive_duration)]
+    pub timeout: Duration,
 }
 
 /// `nokv mvcc`.
@@ -359,6 +379,21 @@ pub struct Decommission {
     /// Wait until the store holds nothing any more, at most this long
     #[arg(long, value_name = "DURATION", value_parser = positive_duration)]
     pub wait: Option<Duration>,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
+}
+
+/// `nokv transitions`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "A change is under way when a region says so: it has a peer that catches up, one that leaves, or is about to \
+    be merged. Splits are never under way: they have happened or they have not."
+)]
+pub struct Transitions {
+    /// Only those of this region
+    #[arg(long, value_name = "ID", value_parser = id)]
+    pub region: Option<u64>,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,

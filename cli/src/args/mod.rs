@@ -113,6 +113,8 @@ pub enum Command {
     Mvcc(client::Mvcc),
     /// List what the scheduler does and why, and what it cannot do
     Operators(client::Operators),
+    /// List changes of regions that are under way
+    Transitions(client::Transitions),
     /// Show what a store did last and what became of changes to its regions
     Execution(client::Execution),
     /// Empty a store that is to go

@@ -105,6 +105,9 @@ fn line_of_topology(row: &ExecutionTopologyStatus) -> String {
     if row.updated_at_unix_nano != 0 {
         line += &format!(" updated={}", instant(row.updated_at_unix_nano));
     }
+    if row.root_event_number != 0 {
+        line += &format!(" event={}", row.root_event_number);
+    }
     if !row.last_error.is_empty() {
         line += &format!(" error={}", row.last_error);
     }
@@ -147,15 +150,20 @@ fn restart_to_json(restart: &ExecutionRestartStatus) -> Value {
 }
 
 fn topology_to_json(row: &ExecutionTopologyStatus) -> Value {
-    json!({
-        "transition_id": row.transition_id,
-        "region_id": row.region_id,
-        "action": row.action,
-        "outcome": outcome(row.outcome()),
-        "publish": publish(row.publish()),
-        "last_error": row.last_error,
-        "updated_at": instant(row.updated_at_unix_nano),
-    })
+    let mut object = Map::new();
+    object.insert("transition_id".into(), json!(row.transition_id));
+    object.insert("region_id".into(), json!(row.region_id));
+    object.insert("action".into(), json!(row.action));
+    object.insert("outcome".into(), json!(outcome(row.outcome())));
+    object.insert("publish".into(), json!(publish(row.publish())));
+    object.insert("last_error".into(), json!(row.last_error));
+    if row.updated_at_unix_nano != 0 {
+        object.insert("updated_at".into(), json!(instant(row.updated_at_unix_nano)));
+    }
+    if row.root_event_number != 0 {
+        object.insert("root_event_number".into(), json!(row.root_event_number));
+    }
+    Value::Object(object)
 }
 
 fn class(class: Class) -> &'static str {

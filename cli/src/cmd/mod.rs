@@ -19,6 +19,7 @@ mod server;
 mod sim;
 mod startup;
 mod status;
+mod transitions;
 mod txn;
 
 use crate::args::{Cli, Command, Global};
@@ -46,6 +47,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Region(command) => client(async |env| region::run(&env, &command, global).await),
         Command::Mvcc(command) => client(async |env| mvcc::run(&env, &command, global).await),
         Command::Operators(args) => client(async |env| operators::run(&env, &args, global).await),
+        Command::Transitions(args) => client(async |env| transitions::run(&env, &args, global).await),
         Command::Store(command) => client(async |env| operators::store(&env, &command, global).await),
         Command::Execution(args) => client(async |env| execution::run(&env, &args, global).await),
         Command::Serve(args) => serve::run(&args),

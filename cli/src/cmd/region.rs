@@ -1,6 +1,8 @@
 //! `nokv region`: what an operator does to one region of a live cluster.
 
-use crate::args::client::{Region, RegionAddPeer, RegionMerge, RegionOnStore, RegionSplit};
+use crate::args::client::{
+    Region, RegionAddPeer, RegionForgetEvent, RegionMerge, RegionOnStore, RegionSplit,
+};
 use crate::args::{Format, Global};
 use crate::cmd::{kv, reach, regions};
 use crate::errors::{Code, Failure, Result};
@@ -8,8 +10,8 @@ use crate::output::{Out, quote};
 use nokv_env::{ClockExt, Env, Instant};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{
-    AddPeerRequest, MergeRegionsRequest, RegionRuntimeStatusRequest, RemovePeerRequest, SplitRegionRequest,
-    TransferLeaderRequest,
+    AddPeerRequest, ForgetRootEventRequest, MergeRegionsRequest, RegionRuntimeStatusRequest,
+    RemovePeerRequest, SplitRegionRequest, TransferLeaderRequest,
 };
 use nokv_proto::coordinator::v1::RegionRoute;
 use nokv_proto::meta::v1::RegionDescriptor;
@@ -28,6 +30,7 @@ pub async fn run(env: &Env, command: &Region, global: &Global) -> Result<u8> {
         Region::TransferLeader(args) => transfer_leader(env, args, global).await,
         Region::AddPeer(args) => add_peer(env, args, global).await,
         Region::RemovePeer(args) => remove_peer(env, args, global).await,
+        Region::ForgetEvent(args) => forget_event(env, args, global).await,
     }
 }
 
@@ -286,6 +289,32 @@ async fn remove_peer(env: &Env, args: &RegionOnStore, global: &Global) -> Result
             Err(status) => leaders.again(&what, &status).await?,
         }
     }
+}
+
+async fn forget_event(env: &Env, args: &RegionForgetEvent, global: &Global) -> Result<u8> {
+    let mut admin = RaftAdminClient::new(env.net.connect(&args.addr));
+    let request = ForgetRootEventRequest { event_number: args.event };
+    let asked = env.clock.timeout(args.timeout, admin.forget_root_event(request)).await;
+    let forgotten = match asked {
+        Ok(Ok(reply)) => reply.into_inner().transition_id,
+        Ok(Err(status)) if matches!(status.code(), Grpc::FailedPrecondition | Grpc::NotFound) => {
+            let next = format!("nokv execution --addr {}", args.addr);
+            return Err(Failure::new(Code::Refused, status.message().to_owned()).next(next));
+        }
+        Ok(Err(status)) => return Err(unreachable_store(&args.addr, status.message())),
+        Err(_) => return Err(unreachable_store(&args.addr, "no answer in time")),
+    };
+    let mut out = Out::new();
+    match global.format() {
+        Format::Plain => out.line(&format!("event {} is never told: {forgotten}", args.event))?,
+        _ => out.json(&json!({ "event": args.event, "transition_id": forgotten }))?,
+    }
+    out.flush()?;
+    Ok(0)
+}
+
+fn unreachable_store(addr: &str, why: &str) -> Failure {
+    Failure::new(Code::Unavailable, format!("{addr}: {why}")).next("nokv status")
 }
 
 /// Prints regions, each with its leader where that is known.

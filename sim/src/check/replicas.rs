@@ -2,7 +2,7 @@
 
 use super::Violation;
 use nokv_proto::key::{KeyRange, decode_key};
-use nokv_proto::meta::v1::RegionDescriptor;
+use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 
@@ -56,12 +56,19 @@ pub fn misplaced(replicas: &[Replica]) -> Option<String> {
     Some(format!("{} has a replica of region {}, and was removed from it", stray.node, stray.region))
 }
 
-/// Which region has not the wanted number of replicas, or one on a store that is gone or is to go.
+/// Which region has not the wanted number of replicas, or one on a store that is gone or is to go, or is half way to another
+/// membership or range.
 pub fn unplaced(regions: &BTreeMap<u64, RegionDescriptor>, gone: &[u64], replicas: usize) -> Option<String> {
     regions.values().find_map(|region| {
         let (id, count) = (region.region_id, region.peers.len());
         if count != replicas {
             return Some(format!("region {id} has {count} replicas in place of {replicas}"));
+        }
+        if region.leaving_peer_id != 0 {
+            return Some(format!("peer {} of region {id} is still leaving", region.leaving_peer_id));
+        }
+        if region.state() == RegionReplicaState::Merging {
+            return Some(format!("region {id} is still being merged"));
         }
         let peer = region.peers.iter().find(|peer| gone.contains(&peer.store_id))?;
         Some(format!(
