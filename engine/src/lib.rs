@@ -34,7 +34,7 @@ mod version;
 mod view;
 
 pub use batch::{Cf, WriteBatch};
-pub use db::{Db, WriteOptions};
+pub use db::{Db, Import, Imported, WriteOptions};
 pub use error::{Error, Result};
 pub use options::{Compression, Options};
 pub use snapshot::{Iter, Snapshot};

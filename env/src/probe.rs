@@ -217,6 +217,16 @@ pub enum Fact {
         /// Term of that index.
         term: u64,
     },
+    /// What a peer's rows add up to, at exactly this applied index. Told of what a snapshot is made of, and of what came
+    /// of one.
+    Rows {
+        /// The peer.
+        peer: Peer,
+        /// The applied index.
+        index: u64,
+        /// A hash of the rows.
+        digest: u64,
+    },
     /// A peer left its node for good: its log and votes are forgotten.
     Removed {
         /// The peer.

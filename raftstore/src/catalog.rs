@@ -185,6 +185,17 @@ fn read_kind<T>(
     Ok(all)
 }
 
+/// All records of a region that runs here, by key.
+pub(crate) fn records(entry: &Entry, gc: Gc) -> [(Bytes, Bytes); 4] {
+    let id = entry.region.region_id;
+    [
+        (key(APPLIED, id), Bytes::copy_from_slice(&entry.applied.encode())),
+        (key(GC, id), Bytes::copy_from_slice(&gc.encode())),
+        (key(MEMBERS, id), entry.members.encode()),
+        (key(REGION, id), encode_message(&entry.region)),
+    ]
+}
+
 /// Records a descriptor.
 pub(crate) fn put_region(batch: &mut WriteBatch, region: &RegionDescriptor) {
     batch.put(CF_META, key(REGION, region.region_id), encode_message(region));
@@ -192,10 +203,23 @@ pub(crate) fn put_region(batch: &mut WriteBatch, region: &RegionDescriptor) {
 
 /// A region's peer left this store: what it was, and nothing of how far it was applied.
 pub(crate) fn put_tombstone(batch: &mut WriteBatch, region: &RegionDescriptor) {
-    put_region(batch, region);
-    batch.delete(CF_META, key(APPLIED, region.region_id));
-    batch.delete(CF_META, key(MEMBERS, region.region_id));
-    batch.delete(CF_META, key(GC, region.region_id));
+    for (key, value) in tombstone_records(region) {
+        match value {
+            Some(value) => batch.put(CF_META, key, value),
+            None => batch.delete(CF_META, key),
+        }
+    }
+}
+
+/// The records of [`put_tombstone`]; `None`: deleted.
+pub(crate) fn tombstone_records(region: &RegionDescriptor) -> [(Bytes, Option<Bytes>); 4] {
+    let id = region.region_id;
+    [
+        (key(REGION, id), Some(encode_message(region))),
+        (key(APPLIED, id), None),
+        (key(MEMBERS, id), None),
+        (key(GC, id), None),
+    ]
 }
 
 /// Records how far a region is applied.
@@ -211,13 +235,6 @@ pub(crate) fn put_members(batch: &mut WriteBatch, region_id: u64, members: &Memb
 /// Records up to where a region is closed to old transactions and rid of old versions.
 pub(crate) fn put_gc(batch: &mut WriteBatch, region_id: u64, gc: Gc) {
     batch.put(CF_META, key(GC, region_id), Bytes::copy_from_slice(&gc.encode()));
-}
-
-/// What [`put_gc`] recorded of a region.
-pub(crate) fn read_gc(snapshot: &nokv_engine::Snapshot, region_id: u64) -> nokv_engine::Result<Gc> {
-    let value = snapshot.get(CF_META, &key(GC, region_id))?;
-    // A record that cannot be read is found by [`read_gcs`], which every start goes through.
-    Ok(value.and_then(|value| Gc::decode(&value)).unwrap_or_default())
 }
 
 /// What [`put_gc`] recorded of all regions.

@@ -39,6 +39,10 @@ pub struct Config {
     pub log_segment_bytes: u64,
     /// Applied entries kept in a region's log for slow followers; who is further behind gets a snapshot.
     pub log_keep_entries: u64,
+    /// Snapshots travel in chunks of about this many bytes, one at a time; a row is never cut.
+    pub snapshot_chunk_bytes: usize,
+    /// Snapshots that are fetched at once.
+    pub snapshot_fetches_max: usize,
     /// The engine's settings.
     pub engine: engine::Options,
     /// Time between two heartbeats to each coordinator.
@@ -79,6 +83,8 @@ impl Config {
             max_inflight: 256,
             log_segment_bytes: 64 << 20,
             log_keep_entries: 4096,
+            snapshot_chunk_bytes: 1 << 20,
+            snapshot_fetches_max: 4,
             engine: engine::Options {
                 lock_owner: format!("nokv store {store_id}"),
                 ..engine::Options::default()
@@ -102,6 +108,8 @@ impl Config {
             "the listen address is empty"
         } else if self.tick.is_zero() || self.heartbeat_ticks == 0 {
             "the raft tick and the heartbeat ticks must be positive"
+        } else if self.snapshot_chunk_bytes == 0 || self.snapshot_fetches_max == 0 {
+            "snapshots need chunks, and somebody to fetch them"
         } else if self.election_ticks <= self.heartbeat_ticks {
             "the election ticks must exceed the heartbeat ticks"
         } else if self.heartbeat_interval.is_zero()

@@ -12,10 +12,10 @@
 //! The tombstone stays, and refuses messages that are older than it. A later peer of the region, with a higher
 //! configuration version, takes its place.
 
-use crate::image::FAMILIES;
 use crate::merge;
 use crate::mvcc::stored_bounds;
 use crate::region::{Region, is_tombstone};
+use crate::snapshot::rows::FAMILIES;
 use crate::store::Shared;
 use futures_util::future::select;
 use nokv_engine::{Db, WriteBatch};

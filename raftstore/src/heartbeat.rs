@@ -4,9 +4,9 @@
 //! for every new leadership, which opens it for commits in one round trip. What the meta-root must know is told elsewhere,
 //! see [`crate::publish`].
 
-use crate::image::FAMILIES;
 use crate::mvcc::stored_bounds;
 use crate::publish::Backoff;
+use crate::snapshot::rows::FAMILIES;
 use crate::store::Shared;
 use futures_util::future::select;
 use nokv_env::{ClockExt, Duty, Fact};

@@ -9,7 +9,7 @@
 //!
 //! - [`mvcc`]: the transaction rules as pure functions from (snapshot, request) to (answer, writes).
 //! - `machine`: all regions as one state machine under the raft driver; `apply` what an entry does, `command` how
-//!   it is written, `image` a whole region in one piece, [`catalog`] what is remembered of regions.
+//!   it is written, `snapshot` how a whole region moves, [`catalog`] what is remembered of regions.
 //! - `service`, `admin`: the two gRPC doors; `admission` what is checked there; `one_pc` when one round trip is enough.
 //! - `read` how the leader answers reads, `follow` how other replicas do.
 //! - `split`, `merge` what becomes of regions that are divided or united; `merging` sees a merge through.
@@ -36,7 +36,6 @@ mod follow;
 mod gc;
 mod graves;
 mod heartbeat;
-mod image;
 mod inspect;
 mod machine;
 #[cfg(test)]
@@ -58,6 +57,7 @@ mod region;
 mod resolve;
 pub mod seed;
 mod service;
+mod snapshot;
 mod split;
 mod status;
 mod store;

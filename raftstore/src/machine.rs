@@ -10,27 +10,28 @@ use crate::bells::Bells;
 use crate::catalog::{self, Entry, Members, Position};
 use crate::command::{self, Command, LogEntry};
 use crate::gc;
-use crate::image;
 use crate::membership;
 use crate::merge;
 use crate::mvcc::Writes;
 use crate::pending::{self, PendingEvents};
 use crate::region::{Region, Regions, epoch_matches, is_tombstone, refuse};
+use crate::snapshot::{self, Export, Progress, Snapshots, Ticket};
 use crate::split::{self, Halves};
 use crate::store::group_config;
 use bytes::Bytes;
-use nokv_engine::{Cf, Db, WriteBatch};
+use nokv_engine::{Db, WriteBatch};
 use nokv_env::{BoxFuture, Env, Fact};
 use nokv_proto::error::v1::RegionError;
-use nokv_proto::key::{KeyRange, decode_key};
+use nokv_proto::key::KeyRange;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionReplicaState};
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::{MergeCommand, SplitCommand};
 use nokv_replica::{
-    Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot,
-    Needed, Role,
+    Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, Fetching, GroupConfig, GroupId, Joint, Machine,
+    MachineSnapshot, Needed, Reception, Role,
 };
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use prost::Message;
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 mod merges;
@@ -94,8 +95,7 @@ pub(crate) struct StoreMachine {
     pending: PendingEvents,
     /// Children of a split that the driver has yet to host.
     born: Vec<GroupConfig>,
-    /// Snapshots that were let in and are not installed yet: the ranges they will bring.
-    arriving: BTreeMap<u64, KeyRange>,
+    snapshots: Arc<Snapshots>,
     /// Groups of regions that were taken over, which the driver hosts still.
     absorbed: Vec<GroupId>,
 }
@@ -129,9 +129,14 @@ impl StoreMachine {
             bells: bells.clone(),
             pending: pending.clone(),
             born: Vec::new(),
-            arriving: BTreeMap::new(),
+            snapshots: Arc::new(Snapshots::new(env)),
             absorbed: Vec::new(),
         }
+    }
+
+    /// The snapshots that it makes and waits for.
+    pub(crate) fn snapshots(&self) -> &Arc<Snapshots> {
+        &self.snapshots
     }
 
     #[cfg(test)]
@@ -183,53 +188,15 @@ impl StoreMachine {
         Ok(())
     }
 
-    /// Everything of the region, and of the `parts` that it took over, that the image replaces, and what it brings.
-    fn replacement(
-        &self,
-        region: &Region,
-        image: &image::Image,
-        parts: &[KeyRange],
-    ) -> Result<WriteBatch, nokv_engine::Error> {
-        let mut batch = WriteBatch::new();
-        let brought: BTreeSet<(Cf, &Bytes)> = image.records.iter().map(|(cf, key, _)| (*cf, key)).collect();
-        let (old, new) = (region.descriptor(), &image.region);
-        let snapshot = self.db.snapshot();
-        let mut ranges = vec![new.range()];
-        if old.range() != new.range() {
-            ranges.push(old.range());
-        }
-        ranges.extend_from_slice(parts);
-        for (cf, range) in image::FAMILIES.iter().flat_map(|cf| ranges.iter().map(move |range| (*cf, range)))
-        {
-            for entry in snapshot.iter(cf, crate::mvcc::stored_bounds(range)) {
-                let (key, _) = entry?;
-                if !brought.contains(&(cf, &key)) && !self.belongs_to_another(region.id, &key) {
-                    batch.delete(cf, key);
-                }
-            }
-        }
-        for (cf, key, value) in &image.records {
-            batch.put(*cf, key.clone(), value.clone());
-        }
-        Ok(batch)
-    }
-
-    /// Whether a stored key lies in another region that runs here.
-    fn belongs_to_another(&self, region_id: u64, stored: &[u8]) -> bool {
-        let Some((user_key, _)) = decode_key(stored) else { return false };
-        let mut others = self.hosted.iter().filter(|(id, _)| **id != region_id);
-        others.any(|(_, other)| other.region.descriptor().contains(&user_key))
-    }
-
     /// Another region here that has a key of `region`, or soon will, and was not taken over by it.
     fn in_the_way(&self, region: &RegionDescriptor) -> Option<u64> {
         let others = self.hosted.iter().map(|(id, other)| (*id, other.region.descriptor()));
-        let here =
-            others.filter(|(_, other)| !is_absorbed(other, region)).map(|(id, other)| (id, other.range()));
-        let soon = self.arriving.iter().map(|(id, range)| (*id, range.clone()));
+        let here = others
+            .filter(|(_, other)| !merge::is_absorbed(other, region))
+            .map(|(id, other)| (id, other.range()));
         let range = region.range();
         let clash = |(id, other): &(u64, KeyRange)| *id != region.region_id && other.overlaps(&range);
-        here.chain(soon).find(clash).map(|(id, _)| id)
+        here.chain(self.snapshots.arriving()).find(clash).map(|(id, _)| id)
     }
 
     /// Carries out a split: see [`crate::split`].
@@ -282,37 +249,43 @@ impl StoreMachine {
         Ok(Reply::Split(Box::new(halves)))
     }
 
+    /// Makes a snapshot's table part of the engine, and the region part of this store.
     async fn replace(&mut self, group: GroupId, snapshot: MachineSnapshot) -> Result<(), Fatal> {
-        let image = image::parse(&snapshot.data).map_err(|what| fatal(group, what))?;
         let at = Position { index: snapshot.index, term: snapshot.term };
-        self.arriving.remove(&group.0);
+        let taken = self.snapshots.take(group.0, at);
         if self.is_gone(group) {
             return Ok(());
         }
-        if image.region.region_id != group.0 || image.applied != at {
-            return Err(fatal(group, "the image is not of this region and position"));
-        }
-        let members = members(snapshot.voters, snapshot.learners, snapshot.joint);
-        let region = self.regions.get_or_insert(&image.region, self.store_id);
-        let (parts, absorbing) = self.absorb_parts(&image.region);
-        let mut batch = self.replacement(&region, &image, &parts).map_err(|error| fatal(group, error))?;
-        batch.append(absorbing);
-        catalog::put_region(&mut batch, &image.region);
-        catalog::put_members(&mut batch, group.0, &members);
-        catalog::put_applied(&mut batch, group.0, at);
-        catalog::put_gc(&mut batch, group.0, image.gc);
-        // One batch is in one table or in none: a crash leaves the old region or the new one, never a mixture.
-        region.set_descriptor(image.region, self.store_id);
-        region.set_gc(image.gc);
+        let (ticket, members, staged) =
+            taken.ok_or_else(|| fatal(group, "the snapshot to install was not fetched"))?;
+        let region = self.regions.get_or_insert(&ticket.region, self.store_id);
+        self.absorb_parts(&ticket.region);
+        region.set_descriptor(ticket.region, self.store_id);
+        region.set_gc(ticket.gc);
         region.tell(&self.env);
-        region.grow(batch.bytes());
-        self.db.apply(batch).map_err(|error| fatal(group, error))?;
-        self.db.flush().await.map_err(|error| fatal(group, error))?;
+        // One table is there or it is not: a crash leaves the old region or the new one, never a mixture.
+        region.grow(usize::try_from(staged.table.bytes()).unwrap_or(usize::MAX));
+        self.db.adopt(staged.table).map_err(|error| fatal(group, error))?;
+        self.env.tasks.yield_now().await;
         region.set_applied(at);
         self.hosted.insert(group.0, Hosted::new(region, members, at.index));
         self.bells.members.notify_one();
         self.bells.merges.notify_one();
         self.env.probe("store.snapshot.installed");
+        self.tell_rows(group)
+    }
+
+    /// Tells whoever watches what the rows of a region add up to, as they are now.
+    fn tell_rows(&self, group: GroupId) -> Result<(), Fatal> {
+        let Some(hosted) = self.hosted.get(&group.0).filter(|_| self.env.watching()) else { return Ok(()) };
+        let state = hosted.region.state();
+        let sum = snapshot::sum(&self.db.snapshot(), &state.descriptor.range())
+            .map_err(|error| fatal(group, error))?;
+        if let Some(node) = state.peer {
+            let digest = sum.rows << 32 | u64::from(sum.crc);
+            let peer = hosted.region.told_peer(node);
+            self.env.fact(Fact::Rows { peer, index: state.applied.index, digest });
+        }
         Ok(())
     }
 
@@ -332,11 +305,6 @@ impl StoreMachine {
     }
 }
 
-/// Whether a region that stands here goes when `region` comes, which has taken it over.
-fn is_absorbed(other: &RegionDescriptor, region: &RegionDescriptor) -> bool {
-    merge::is_part_of(other, region) && other.state() != RegionReplicaState::Tombstone
-}
-
 fn fatal(group: GroupId, what: impl std::fmt::Display) -> Fatal {
     Fatal::new(format!("region {}: {what}", group.0))
 }
@@ -344,6 +312,19 @@ fn fatal(group: GroupId, what: impl std::fmt::Display) -> Fatal {
 fn members(voters: Vec<u64>, learners: Vec<u64>, joint: Joint) -> Members {
     let Joint { voters_outgoing, learners_next, auto_leave } = joint;
     Members { voters, learners, voters_outgoing, learners_next, auto_leave }
+}
+
+/// What raft sends of a snapshot that is kept here.
+fn offered(export: &Export) -> MachineSnapshot {
+    let members = &export.members;
+    MachineSnapshot {
+        index: export.ticket.index,
+        term: export.ticket.term,
+        voters: members.voters.clone(),
+        learners: members.learners.clone(),
+        joint: joint(members),
+        data: export.ticket.encode_to_vec().into(),
+    }
 }
 
 fn joint(members: &Members) -> Joint {
@@ -489,23 +470,35 @@ impl Machine for StoreMachine {
     }
 
     fn snapshot(&mut self, group: GroupId) -> Result<MachineSnapshot, Fatal> {
-        let db = self.db.clone();
-        let hosted = self.hosted(group)?;
+        let content = self.db.snapshot();
         // Nothing is applied while we are in here, so this is the state at exactly the applied position.
-        let state = hosted.region.state();
-        let data = image::export(&db.snapshot(), &state.descriptor, state.applied)
-            .map_err(|error| fatal(group, error))?;
-        let members = &hosted.members;
-        let snapshot = MachineSnapshot {
-            index: state.applied.index,
-            term: state.applied.term,
-            voters: members.voters.clone(),
-            learners: members.learners.clone(),
-            joint: joint(members),
-            data,
+        let hosted = self.hosted(group)?;
+        let (state, gc, members) = (hosted.region.state(), hosted.region.gc(), hosted.members.clone());
+        let ticket = Ticket {
+            id: self.snapshots.next_id(),
+            store_id: self.store_id,
+            region: (*state.descriptor).clone(),
+            at: state.applied,
+            gc,
         };
+        let export = self.snapshots.offer(&ticket, members, content, self.env.clock.now());
         self.env.probe("store.snapshot.exported");
-        Ok(snapshot)
+        self.tell_rows(group)?;
+        Ok(offered(&export))
+    }
+
+    fn kept_snapshot(&mut self, group: GroupId, at_least: u64) -> Option<MachineSnapshot> {
+        let hosted = self.hosted.get(&group.0)?;
+        let (region, now) = (hosted.region.descriptor(), self.env.clock.now());
+        self.snapshots.kept(&region, &hosted.members, at_least, now).map(|export| offered(&export))
+    }
+
+    fn fetching(&mut self, group: GroupId, peer: u64) -> Fetching {
+        self.snapshots.fetching(group.0, peer)
+    }
+
+    fn release_snapshots(&mut self, group: GroupId) {
+        self.snapshots.withdraw(group.0);
     }
 
     fn install(&mut self, group: GroupId, snapshot: MachineSnapshot) -> BoxFuture<'_, Result<(), Fatal>> {
@@ -516,6 +509,8 @@ impl Machine for StoreMachine {
         let Some(hosted) = self.hosted.get(&group.0) else { return };
         if role.is_leader {
             hosted.region.one_pc().lead(role.term);
+        } else {
+            self.snapshots.withdraw(group.0);
         }
         hosted.region.set_role(role);
         self.bells.role_changed(role.is_leader);
@@ -574,16 +569,29 @@ impl Machine for StoreMachine {
     }
 
     /// A snapshot from before a split must not overwrite what came after it: the other half may be here already.
-    fn accepts(&mut self, group: GroupId, data: &Bytes) -> bool {
-        if self.is_gone(group) {
-            return false;
+    fn receive(&mut self, group: GroupId, snapshot: &MachineSnapshot) -> Reception {
+        let at = Position { index: snapshot.index, term: snapshot.term };
+        let is_ours = |ticket: &Ticket| {
+            let region = &ticket.region;
+            region.region_id == group.0 && ticket.at == at && region.peer_on_store(self.store_id).is_some()
+        };
+        let Some(ticket) = Ticket::decode(&snapshot.data).filter(is_ours) else { return Reception::Refuse };
+        if self.is_gone(group) || self.in_the_way(&ticket.region).is_some() {
+            return Reception::Refuse;
         }
-        let Ok(image) = image::parse(data) else { return false };
-        if image.region.region_id != group.0 || self.in_the_way(&image.region).is_some() {
-            return false;
+        let replaced = snapshot::Replaced::by(&self.regions, &ticket.region);
+        match self.snapshots.progress(&ticket, &replaced.positions) {
+            Progress::Ready => Reception::Install,
+            Progress::OnItsWay => Reception::Wait,
+            Progress::Busy => Reception::Refuse,
+            Progress::Unknown => {
+                let MachineSnapshot { voters, learners, joint, .. } = snapshot.clone();
+                if self.snapshots.expect(ticket, members(voters, learners, joint)) {
+                    self.env.probe("store.snapshot.restarted");
+                }
+                Reception::Wait
+            }
         }
-        self.arriving.insert(group.0, image.region.range());
-        true
     }
 
     fn retire(&mut self, group: GroupId, region: &RegionDescriptor) -> Result<(), Fatal> {
@@ -614,11 +622,12 @@ impl Machine for StoreMachine {
         if let Some(hosted) = self.hosted.remove(&group.0) {
             hosted.region.set_role(Role::default());
         }
-        self.arriving.remove(&group.0);
+        self.snapshots.dismiss(group.0);
+        self.snapshots.withdraw(group.0);
     }
 
     fn dismiss(&mut self, group: GroupId) {
-        self.arriving.remove(&group.0);
+        self.snapshots.dismiss(group.0);
     }
 
     fn peer_nodes(&self, group: GroupId) -> Option<BTreeMap<u64, u64>> {

@@ -5,17 +5,21 @@ use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mvcc::testing::{prewrite_request, put};
 use crate::pending::PendingEvents;
 use crate::region::Regions;
-use crate::testing::{World, crash_after, region};
+use crate::snapshot::{self, Failure, Site, Snapshots, Ticket};
+use crate::testing::{CHUNK, World, crash_after, fetch, region};
 use crate::{bells::Bells, mvcc};
 use bytes::Bytes;
 use futures_util::FutureExt;
 use nokv_engine::{Db, Options};
 use nokv_env::mem_disk::{CrashMode, DiskFaults, MemDisk};
+use nokv_env::{Env, Instant, OpenMode};
 use nokv_proto::kv::v1::{CommitRequest, GetRequest};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
 use nokv_proto::raft::v1::request::Cmd;
-use nokv_proto::raft::v1::response;
-use nokv_replica::{Applied, BIRTH, ConfChange, GroupId, Machine, MachineSnapshot, PeerChange};
+use nokv_proto::raft::v1::{SnapshotChunkResponse, response};
+use nokv_replica::{
+    Applied, BIRTH, ConfChange, Fetching, GroupId, Machine, MachineSnapshot, PeerChange, Reception,
+};
 use std::path::Path;
 use std::sync::Arc;
 
@@ -26,9 +30,11 @@ const GROUP: GroupId = GroupId(1);
 struct Solo {
     world: World,
     platter: Arc<MemDisk>,
+    env: Env,
     db: Db,
     bells: Arc<Bells>,
     machine: StoreMachine,
+    snapshots: Arc<Snapshots>,
     index: u64,
 }
 
@@ -50,15 +56,16 @@ impl Solo {
         let pending = PendingEvents::new(catalog::read_pending(&db).unwrap());
         let bells = Arc::new(Bells::new(0));
         let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);
+        let snapshots = machine.snapshots().clone();
         let index = entries[0].applied.index;
-        Self { world, platter, db, bells, machine, index }
+        Self { world, platter, env, db, bells, machine, snapshots, index }
     }
 
     fn crash(self) -> Self {
-        let Self { world, platter, db, machine, .. } = self;
+        let Self { world, platter, db, machine, snapshots, .. } = self;
         platter.set_faults(DiskFaults::default());
         platter.crash(CrashMode::PowerLossWorst);
-        drop((db, machine));
+        drop((db, machine, snapshots));
         Self::open(world, platter)
     }
 
@@ -96,9 +103,35 @@ impl Solo {
         catalog::read_entries(&self.db).unwrap()[0].applied
     }
 
-    fn install(&mut self, snapshot: MachineSnapshot) {
+    /// Fetches what the machine waits for; `bend` may change each chunk on its way.
+    fn fetch(
+        &mut self,
+        source: &Solo,
+        bend: impl Fn(u64, SnapshotChunkResponse) -> SnapshotChunkResponse,
+    ) -> Result<(), Failure> {
+        let Self { world, env, db, machine, .. } = self;
+        let site = Site { env, db, regions: machine.regions(), workdir: Path::new(DIR) };
+        fetch(world, site, [&source.snapshots, &self.snapshots], bend)
+    }
+
+    /// What happens to a snapshot from its arrival to its installation.
+    fn install(&mut self, source: &Solo, snapshot: &MachineSnapshot) -> Result<(), String> {
+        assert_eq!(self.machine.receive(GROUP, snapshot), Reception::Wait);
+        self.fetch(source, |_, chunk| chunk).map_err(|failure| failure.to_string())?;
+        assert_eq!(self.machine.receive(GROUP, snapshot), Reception::Install);
         let Self { world, machine, .. } = self;
-        world.run(machine.install(GROUP, snapshot)).unwrap();
+        world.run(machine.install(GROUP, snapshot.clone())).map_err(|fatal| fatal.to_string())
+    }
+
+    /// What the rows add up to.
+    fn sum(&self) -> snapshot::rows::Sum {
+        let range = self.machine.regions().get(1).unwrap().descriptor().range();
+        snapshot::sum(&self.db.snapshot(), &range).unwrap()
+    }
+
+    fn staged_files(&self) -> usize {
+        let directory = Path::new(DIR).join("RAFTSTORE_SNAPSHOTS");
+        self.platter.files().iter().filter(|(path, _)| path.starts_with(&directory)).count()
     }
 }
 
@@ -117,7 +150,7 @@ fn data_and_position_survive_together() {
 }
 
 #[test]
-fn equal_logs_give_equal_images() {
+fn equal_logs_give_equal_rows() {
     let (mut one, mut two) = (Solo::new(), Solo::new());
     for start in (10..200).step_by(10) {
         for solo in [&mut one, &mut two] {
@@ -125,8 +158,8 @@ fn equal_logs_give_equal_images() {
         }
     }
     one.world.run(one.db.flush()).unwrap();
-    let (one, two) = (one.machine.snapshot(GROUP).unwrap(), two.machine.snapshot(GROUP).unwrap());
-    assert_eq!(one, two);
+    assert_eq!((one.sum(), one.applied()), (two.sum(), two.applied()));
+    assert!(one.sum().rows > 0);
 }
 
 #[test]
@@ -138,8 +171,9 @@ fn a_snapshot_replaces_everything_and_lasts() {
     assert_eq!((snapshot.index, snapshot.term, snapshot.voters.clone()), (4, 1, vec![101, 201, 301]));
     let mut target = Solo::new();
     target.write("z", "old", 5);
-    target.install(snapshot);
-    assert_eq!(target.machine.durable_index(GROUP), 4);
+    target.install(&source, &snapshot).unwrap();
+    assert_eq!((target.machine.durable_index(GROUP), target.staged_files()), (4, 0));
+    assert_eq!(target.sum(), source.sum());
     let target = target.crash();
     assert_eq!(target.applied(), Position { index: 4, term: 1 });
     assert_eq!(target.read("a").as_deref(), Some(&b"new"[..]));
@@ -154,13 +188,12 @@ fn an_interrupted_install_leaves_the_old_region_or_the_new_one() {
     }
     let snapshot = source.machine.snapshot(GROUP).unwrap();
     let (mut old, mut new) = (0, 0);
-    for operations in 0..60 {
+    for operations in 0..40 {
         let mut target = Solo::new();
         target.write("z", "old", 5);
         target.world.run(target.db.flush()).unwrap();
         crash_after(&target.platter, operations);
-        let Solo { world, machine, .. } = &mut target;
-        let installed = world.run(machine.install(GROUP, snapshot.clone()));
+        let installed = target.install(&source, &snapshot);
         let target = target.crash();
         if installed.is_ok() || target.read("a").is_some() {
             new += 1;
@@ -200,13 +233,124 @@ fn one_round_trip_is_granted_above_everything_read() {
 }
 
 #[test]
-fn a_damaged_image_is_refused() {
-    let mut solo = Solo::new();
-    solo.write("a", "1", 10);
-    let mut snapshot = solo.machine.snapshot(GROUP).unwrap();
-    snapshot.index += 1;
-    let Solo { world, machine, .. } = &mut solo;
-    assert!(world.run(machine.install(GROUP, snapshot)).is_err());
+fn what_does_not_add_up_is_not_installed() {
+    let mut source = Solo::new();
+    for key in ["a", "b", "c", "d"] {
+        source.write(key, &"x".repeat(90), 10);
+    }
+    let snapshot = source.machine.snapshot(GROUP).unwrap();
+    let export = source.snapshots.export(Ticket::decode(&snapshot.data).unwrap().id).unwrap();
+    let mut target = Solo::new();
+    target.write("z", "old", 5);
+    let before = target.sum();
+    let mut refused = |bend: &dyn Fn(u64, SnapshotChunkResponse) -> SnapshotChunkResponse| {
+        assert_eq!(target.machine.receive(GROUP, &snapshot), Reception::Wait);
+        assert!(matches!(target.fetch(&source, bend), Err(Failure::Damaged(_))));
+    };
+    refused(&|_, chunk| SnapshotChunkResponse { rows: Bytes::new(), ..chunk });
+    refused(&|_, chunk| SnapshotChunkResponse { rows: chunk.rows.slice(1..), ..chunk });
+    refused(&|number, chunk| if number == 1 { export.chunk(0, CHUNK).unwrap().unwrap() } else { chunk });
+    refused(&|number, chunk| if number == 1 { export.chunk(2, CHUNK).unwrap().unwrap() } else { chunk });
+    refused(&|_, chunk| {
+        let mut rows = chunk.rows.to_vec();
+        *rows.last_mut().unwrap() ^= 1;
+        SnapshotChunkResponse { rows: rows.into(), ..chunk }
+    });
+    assert_eq!((target.sum(), target.staged_files()), (before, 0));
+    target.install(&source, &snapshot).unwrap();
+    assert_eq!(target.sum(), source.sum());
+}
+
+#[test]
+fn a_region_that_moved_on_is_not_overwritten() {
+    let mut source = Solo::new();
+    for start in (10..60).step_by(10) {
+        source.write("a", "new", start);
+    }
+    let snapshot = source.machine.snapshot(GROUP).unwrap();
+    let mut target = Solo::new();
+    assert_eq!(target.machine.receive(GROUP, &snapshot), Reception::Wait);
+    target.fetch(&source, |_, chunk| chunk).unwrap();
+    target.write("b", "from the log", 5);
+    assert_eq!(target.machine.receive(GROUP, &snapshot), Reception::Refuse);
+    assert_eq!(target.staged_files(), 0);
+    target.install(&source, &snapshot).unwrap();
+    assert_eq!((target.sum(), target.read("b")), (source.sum(), None));
+}
+
+#[test]
+fn the_newest_snapshot_is_fetched_and_an_older_one_does_not_disturb_it() {
+    let mut source = Solo::new();
+    source.write("a", "1", 10);
+    let older = source.machine.snapshot(GROUP).unwrap();
+    source.write("a", "2", 20);
+    let newer = source.machine.snapshot(GROUP).unwrap();
+    let mut target = Solo::new();
+    assert_eq!(target.machine.receive(GROUP, &older), Reception::Wait);
+    assert_eq!(target.machine.receive(GROUP, &newer), Reception::Wait);
+    assert_eq!(target.machine.receive(GROUP, &newer), Reception::Wait, "told twice");
+    assert_eq!(target.machine.receive(GROUP, &older), Reception::Refuse);
+    target.install(&source, &newer).unwrap();
+    assert_eq!(target.read("a").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_snapshot_that_makes_no_sense_is_refused() {
+    let mut source = Solo::new();
+    source.write("a", "1", 10);
+    let snapshot = source.machine.snapshot(GROUP).unwrap();
+    let mut target = Solo::new();
+    let bent = |index, data: &Bytes| MachineSnapshot { index, data: data.clone(), ..snapshot.clone() };
+    for bent in [bent(9, &snapshot.data), bent(2, &Bytes::new()), bent(2, &snapshot.data.slice(3..))] {
+        assert_eq!(target.machine.receive(GROUP, &bent), Reception::Refuse);
+    }
+    assert!(target.snapshots.next(1).is_none());
+    let Solo { world, machine, .. } = &mut target;
+    assert!(world.run(machine.install(GROUP, snapshot)).is_err(), "it was not fetched");
+}
+
+#[test]
+fn a_snapshot_is_kept_for_those_who_fetch_it() {
+    let mut source = Solo::new();
+    for key in ["a", "b", "c"] {
+        source.write(key, &"x".repeat(90), 10);
+    }
+    let snapshot = source.machine.snapshot(GROUP).unwrap();
+    let export = source.snapshots.export(Ticket::decode(&snapshot.data).unwrap().id).unwrap();
+    assert_eq!(export.chunk(1, CHUNK).unwrap(), None, "nobody knows yet where it begins");
+    let first = export.chunk(0, CHUNK).unwrap();
+    assert!(export.chunk(1, CHUNK).unwrap().is_some());
+    source.write("a", "later", 30);
+    assert_eq!(export.chunk(0, CHUNK).unwrap(), first);
+    assert_eq!(source.machine.kept_snapshot(GROUP, 6), Some(snapshot.clone()));
+    assert_eq!(source.machine.kept_snapshot(GROUP, 7), None, "the log begins behind it");
+    let (known, members) = (region(&[1, 2, 3]), Members::all_vote(&region(&[1, 2, 3])));
+    let at = |seconds: u64| Instant(seconds * 1_000_000_000);
+    let kept = |region: &RegionDescriptor, seconds| {
+        source.snapshots.kept(region, &members, 0, at(seconds)).is_some()
+    };
+    assert!(kept(&known, 4) && !kept(&known, 9), "nobody wants it");
+    assert!(!kept(&region(&[1, 2]), 4), "it is of other members");
+    export.taken(201, at(8));
+    assert!(kept(&known, 60) && !kept(&known, 69));
+    assert_eq!(source.machine.fetching(GROUP, 201), Fetching::Took(at(8)));
+    assert_eq!(source.machine.fetching(GROUP, 301), Fetching::Unknown);
+    let role = nokv_replica::Role { leader: Some(201), term: 2, is_leader: false };
+    source.machine.role_changed(GROUP, role);
+    assert_eq!(source.machine.kept_snapshot(GROUP, 0), None, "the leader offers others");
+}
+
+#[test]
+fn a_start_sweeps_what_was_not_adopted() {
+    let (world, platter) = (World::default(), MemDisk::new(3));
+    let env = world.env(1, &platter);
+    let left = Path::new("/store/RAFTSTORE_SNAPSHOTS/region-00000000000000000007");
+    env.disk.create_dir_all(left).unwrap();
+    env.disk.open(&left.join("1.sst"), OpenMode::CreateNew).unwrap();
+    for _ in 0..2 {
+        snapshot::sweep(&env, Path::new(DIR)).unwrap();
+        assert!(!env.disk.exists(left.parent().unwrap()).unwrap());
+    }
 }
 
 #[test]
@@ -334,11 +478,12 @@ fn a_peer_is_not_created_over_keys_that_are_here() {
     .unwrap()
     .right;
     assert_eq!(solo.machine.create_group(&child, 100_001), None, "the parent has yet to be split here");
-    let image = solo.machine.snapshot(GROUP).unwrap().data;
-    assert!(solo.machine.accepts(GROUP, &image));
+    let whole = solo.machine.snapshot(GROUP).unwrap();
+    assert_eq!(solo.machine.receive(GROUP, &whole), Reception::Wait);
     solo.machine.dismiss(GROUP);
     solo.apply_split(&split);
-    assert!(!solo.machine.accepts(GROUP, &image), "from before the split, when the child is here already");
+    let again = solo.machine.receive(GROUP, &whole);
+    assert_eq!(again, Reception::Refuse, "from before the split, when the child is here already");
 }
 
 /// Region 1 as another store tells it: `conf_version` newer, with this store's peer 999 or without any.
@@ -387,8 +532,9 @@ fn a_peer_that_is_gone_takes_no_snapshot_and_knows_no_outcome() {
     let late = solo.entry(Cmd::Prewrite(prewrite_request("x", &[put("x", "late")], 20).0));
     let now = told(&solo, 5, false);
     solo.machine.retire(GROUP, &now).unwrap();
-    assert!(!solo.machine.accepts(GROUP, &snapshot.data));
-    solo.install(snapshot);
+    assert_eq!(solo.machine.receive(GROUP, &snapshot), Reception::Refuse);
+    let Solo { world, machine, .. } = &mut solo;
+    world.run(machine.install(GROUP, snapshot)).unwrap();
     assert_eq!(solo.read("a"), None);
     let reply = solo.machine.apply(GROUP, Applied { index: 9, term: 1, data: &late }).unwrap();
     assert!(matches!(reply, Reply::Gone));

@@ -85,6 +85,19 @@ pub(crate) fn is_part_of(known: &RegionDescriptor, region: &RegionDescriptor) ->
     taken_over(region, known.region_id).is_some_and(|at| known.epoch_pair().0 <= at.version)
 }
 
+/// Whether a region that stands on a store goes when `region` comes there, which has taken it over.
+pub(crate) fn is_absorbed(other: &RegionDescriptor, region: &RegionDescriptor) -> bool {
+    is_part_of(other, region) && other.state() != RegionReplicaState::Tombstone
+}
+
+/// What is left of `part` on a store that has `region`, which took it over.
+pub(crate) fn tombstone(part: &RegionDescriptor, region: &RegionDescriptor) -> RegionDescriptor {
+    let mut last = part.clone();
+    last.epoch = taken_over(region, part.region_id).or(last.epoch);
+    last.set_state(RegionReplicaState::Tombstone);
+    last
+}
+
 /// `region`, and everything it took over.
 pub(crate) fn family(region: &RegionDescriptor) -> impl Iterator<Item = u64> {
     let taken = region.lineage.iter().filter(|origin| origin.kind() == Lineage::MergeSource);

@@ -9,15 +9,19 @@ use crate::mvcc;
 use crate::mvcc::testing::{prewrite_request, put};
 use crate::pending::PendingEvents;
 use crate::region::Regions;
-use crate::testing::{World, region};
+use crate::snapshot::{Site, Snapshots};
+use crate::testing::{World, fetch, region};
 use bytes::Bytes;
 use nokv_engine::{Db, Options};
+use nokv_env::Env;
 use nokv_env::mem_disk::{CrashMode, MemDisk};
 use nokv_proto::kv::v1::{GcRequest, GetRequest};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionReplicaState, RootEventKind};
 use nokv_proto::raft::v1::MergeCommand;
 use nokv_proto::raft::v1::request::Cmd;
-use nokv_replica::{Applied, ConfChange, GroupId, Machine, Needed, PeerChange, Role};
+use nokv_replica::{
+    Applied, ConfChange, GroupId, Machine, MachineSnapshot, Needed, PeerChange, Reception, Role,
+};
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
@@ -39,8 +43,10 @@ fn part(id: u64, start: &'static str, end: &'static str) -> RegionDescriptor {
 struct Duo {
     world: World,
     platter: Arc<MemDisk>,
+    env: Env,
     db: Db,
     machine: StoreMachine,
+    snapshots: Arc<Snapshots>,
     at: BTreeMap<GroupId, u64>,
 }
 
@@ -62,15 +68,32 @@ impl Duo {
         let pending = PendingEvents::new(catalog::read_pending(&db).unwrap());
         let bells = Arc::new(Bells::new(0));
         let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);
+        let snapshots = machine.snapshots().clone();
         let at = entries.iter().map(|entry| (GroupId(entry.region.region_id), entry.applied.index)).collect();
-        Self { world, platter, db, machine, at }
+        Self { world, platter, env, db, machine, snapshots, at }
     }
 
     fn crash(self) -> Self {
-        let Self { world, platter, db, machine, .. } = self;
+        let Self { world, platter, db, machine, snapshots, .. } = self;
         platter.crash(CrashMode::PowerLossWorst);
-        drop((db, machine));
+        drop((db, machine, snapshots));
         Self::open(world, platter)
+    }
+
+    /// Fetches the snapshot that was announced.
+    fn fetch(&mut self, donor: &Duo) {
+        let Self { world, env, db, machine, snapshots, .. } = self;
+        let site = Site { env, db, regions: machine.regions(), workdir: Path::new(DIR) };
+        fetch(world, site, [&donor.snapshots, snapshots], |_, chunk| chunk).unwrap();
+    }
+
+    /// What happens to a snapshot from its arrival to its installation.
+    fn install(&mut self, group: GroupId, donor: &Duo, snapshot: &MachineSnapshot) {
+        assert_eq!(self.machine.receive(group, snapshot), Reception::Wait);
+        self.fetch(donor);
+        assert_eq!(self.machine.receive(group, snapshot), Reception::Install);
+        let Self { world, machine, .. } = self;
+        world.run(machine.install(group, snapshot.clone())).unwrap();
     }
 
     fn region(&self, group: GroupId) -> RegionDescriptor {
@@ -250,7 +273,7 @@ fn a_merge_for_another_state_of_the_target_does_nothing() {
 }
 
 /// A snapshot of the merged region, from a store where the merge has been applied and "z" is locked.
-fn merged_elsewhere() -> nokv_replica::MachineSnapshot {
+fn merged_elsewhere() -> (Duo, MachineSnapshot) {
     let mut donor = Duo::new();
     let frozen = donor.freeze();
     let unite = donor.to_unite(&frozen);
@@ -258,19 +281,18 @@ fn merged_elsewhere() -> nokv_replica::MachineSnapshot {
     donor.apply(TARGET, &entry);
     let lock = donor.prewrite(TARGET, "z").unwrap();
     donor.apply(TARGET, &lock);
-    donor.machine.snapshot(TARGET).unwrap()
+    let snapshot = donor.machine.snapshot(TARGET).unwrap();
+    (donor, snapshot)
 }
 
 #[test]
 fn the_merged_region_in_one_piece_replaces_both() {
-    let snapshot = merged_elsewhere();
+    let (donor, snapshot) = merged_elsewhere();
     let mut duo = Duo::new();
     let lock = duo.prewrite(SOURCE, "x").unwrap();
     duo.apply(SOURCE, &lock);
-    assert!(duo.machine.accepts(TARGET, &snapshot.data), "the source here is part of it");
-    let Duo { world, machine, .. } = &mut duo;
-    world.run(machine.install(TARGET, snapshot)).unwrap();
-    assert_eq!(machine.take_absorbed(), [SOURCE]);
+    duo.install(TARGET, &donor, &snapshot);
+    assert_eq!(duo.machine.take_absorbed(), [SOURCE]);
     assert!(
         duo.is_locked("z") && !duo.is_locked("x"),
         "what the source had here and the image has not is gone"
@@ -284,14 +306,28 @@ fn the_merged_region_in_one_piece_replaces_both() {
 
 #[test]
 fn a_source_that_went_on_is_not_replaced() {
-    let snapshot = merged_elsewhere();
+    let (_, snapshot) = merged_elsewhere();
     let mut duo = Duo::new();
     for _ in 0..2 {
         let frozen = duo.freeze();
         let thaw = duo.entry(SOURCE, merge::to_thaw(&frozen));
         duo.apply(SOURCE, &thaw);
     }
-    assert!(!duo.machine.accepts(TARGET, &snapshot.data), "a later state is no part of it");
+    assert_eq!(duo.machine.receive(TARGET, &snapshot), Reception::Refuse, "a later state is no part of it");
+}
+
+/// The table lies below what is written after it was begun, so it would not replace that.
+#[test]
+fn a_source_that_is_written_meanwhile_is_replaced_by_another_table() {
+    let (donor, snapshot) = merged_elsewhere();
+    let mut duo = Duo::new();
+    assert_eq!(duo.machine.receive(TARGET, &snapshot), Reception::Wait);
+    duo.fetch(&donor);
+    let lock = duo.prewrite(SOURCE, "x").unwrap();
+    duo.apply(SOURCE, &lock);
+    assert_eq!(duo.machine.receive(TARGET, &snapshot), Reception::Refuse, "the first one is of no use");
+    duo.install(TARGET, &donor, &snapshot);
+    assert!(duo.is_locked("z") && !duo.is_locked("x"));
 }
 
 #[test]
@@ -323,10 +359,8 @@ fn a_follower_learns_where_it_was_frozen_from_a_snapshot() {
     let frozen = donor.freeze();
     let snapshot = donor.machine.snapshot(SOURCE).unwrap();
     let mut duo = Duo::new();
-    assert!(duo.machine.accepts(SOURCE, &snapshot.data));
     let (index, term) = (snapshot.index, snapshot.term);
-    let Duo { world, machine, .. } = &mut duo;
-    world.run(machine.install(SOURCE, snapshot)).unwrap();
+    duo.install(SOURCE, &donor, &snapshot);
     assert_eq!(duo.region(SOURCE), frozen);
     assert_eq!(duo.machine.regions().get(9).unwrap().state().applied, Position { index, term });
     assert!(duo.prewrite(SOURCE, "x").is_err());

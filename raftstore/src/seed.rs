@@ -5,8 +5,8 @@
 //! `MODE.json` remembers what was seeded.
 
 use crate::catalog::{self, Members, Position};
-use crate::image::FAMILIES;
 use crate::mode::{self, Mode, State};
+use crate::snapshot::rows::FAMILIES;
 use crate::{Error, Result};
 use nokv_engine::{Db, Options, WriteBatch, WriteOptions};
 use nokv_env::Env;

@@ -15,6 +15,7 @@ use crate::publish::{self, Publications};
 use crate::region::{Regions, is_tombstone};
 use crate::resolve::StoreAddresses;
 use crate::service::KvService;
+use crate::snapshot::{self, SnapshotService, Snapshots};
 use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
 use crate::topology::Topology;
@@ -29,6 +30,7 @@ use nokv_env::{ClockExt, Env, ServerHandle, TasksExt};
 use nokv_proto::admin::v1::raft_admin_server::RaftAdminServer;
 use nokv_proto::kv::v1::no_kv_server::NoKvServer;
 use nokv_proto::meta::v1::RegionDescriptor;
+use nokv_proto::raft::v1::region_snapshots_server::RegionSnapshotsServer;
 use nokv_replica::{Driver, GroupConfig, GroupId, Handle, ProposeError};
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
@@ -58,11 +60,12 @@ pub(crate) struct Shared {
     pub(crate) pending: PendingEvents,
     pub(crate) points: gc::Points,
     pub(crate) addresses: Arc<StoreAddresses>,
+    pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) operations: Operations,
     pub(crate) topology: Topology,
     /// The address in use, once the port is open.
     served: OnceLock<String>,
-    stop: Stop,
+    pub(crate) stop: Stop,
 }
 
 impl Store {
@@ -100,6 +103,9 @@ impl Store {
     }
 
     async fn start_on(env: &Env, config: &Config, db: &Db) -> Result<Store> {
+        let io =
+            |source| Error::Io { path: config.workdir.clone(), doing: "sweep unfinished snapshots", source };
+        snapshot::sweep(env, &config.workdir).map_err(io)?;
         let entries = catalog::read_entries(db)?;
         let descriptors: Vec<_> = entries.iter().map(|entry| entry.region.clone()).collect();
         graves::clear_rows(env, db, &descriptors).await?;
@@ -109,6 +115,7 @@ impl Store {
         let addresses = Arc::new(StoreAddresses::new(config.store_addrs.clone()));
         let pending = PendingEvents::new(catalog::read_pending(db)?);
         let machine = StoreMachine::new(env, db, config.store_id, &regions, &entries, &bells, &pending);
+        let snapshots = machine.snapshots().clone();
         let groups = entries.iter().filter_map(|entry| group_config(entry, config.store_id)).collect();
         let raft =
             Driver::start(env.clone(), raft_config(config), machine, addresses.clone(), groups).await?;
@@ -126,6 +133,7 @@ impl Store {
             operations: Operations::default(),
             topology: Topology::default(),
             addresses,
+            snapshots,
             served: OnceLock::new(),
             stop: Stop::new(),
         });
@@ -228,7 +236,9 @@ fn routes(shared: &Arc<Shared>) -> Routes {
     let admin = RaftAdminServer::new(AdminService(shared.clone()))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX);
-    Routes::new(kv).add_service(admin).add_service(shared.raft.raft_service())
+    let snapshots = RegionSnapshotsServer::new(SnapshotService(shared.clone()))
+        .max_encoding_message_size(MESSAGE_BYTES_MAX);
+    Routes::new(kv).add_service(admin).add_service(snapshots).add_service(shared.raft.raft_service())
 }
 
 fn raft_config(config: &Config) -> nokv_replica::Config {
@@ -270,6 +280,7 @@ pub(crate) fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> 
 fn spawn_loops(shared: &Arc<Shared>) {
     spawn(shared, "store-members", |shared| async move { members::settle(&shared).await });
     spawn(shared, "store-merges", |shared| async move { merging::run(&shared).await });
+    spawn(shared, "store-snapshots", |shared| async move { snapshot::run(&shared).await });
     spawn(shared, "store-graves", |shared| async move { graves::clear(&shared).await });
     if shared.coordinators.len() == 0 {
         return;

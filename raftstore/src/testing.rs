@@ -1,5 +1,6 @@
 //! A world for this crate's tests: virtual time, crashable disks, and a network that is a table of addresses.
 
+use crate::snapshot::{Failure, Site, Snapshots, Staged, Staging};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::task::{ArcWake, waker};
@@ -8,6 +9,7 @@ use nokv_env::net::{BoxError, Channel, Net, NetError, ServerHandle};
 use nokv_env::task::Stop;
 use nokv_env::{BoxFuture, Clock, Env, Instant, NoHooks, RngSource, Tasks};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
+use nokv_proto::raft::v1::SnapshotChunkResponse;
 use std::collections::BTreeMap;
 use std::io;
 use std::pin::{Pin, pin};
@@ -248,4 +250,33 @@ pub(crate) fn region(stores: &[u64]) -> RegionDescriptor {
 pub(crate) fn crash_after(platter: &MemDisk, operations: u64) {
     let at = platter.ops() + operations + 1;
     platter.set_faults(DiskFaults { crash_at_op: Some(at), ..DiskFaults::default() });
+}
+
+/// Bytes of a chunk: a row or two.
+pub(crate) const CHUNK: usize = 100;
+
+/// Fetches the snapshot that waits in the second of `snapshots` from the first, chunk by chunk; `bend` may spoil one.
+pub(crate) fn fetch(
+    world: &World,
+    site: Site<'_>,
+    [from, to]: [&Snapshots; 2],
+    bend: impl Fn(u64, SnapshotChunkResponse) -> SnapshotChunkResponse,
+) -> Result<(), Failure> {
+    let (ticket, members) = to.next(1).expect("something to fetch");
+    let export = from.export(ticket.id).expect("it is kept");
+    let staged: Result<Staged, Failure> = world.run(async {
+        let mut staging = Staging::begin(site, &ticket, members)?;
+        loop {
+            let chunk = export.chunk(staging.chunks, CHUNK).expect("readable").expect("chunks come in order");
+            if staging.add(&bend(staging.chunks, chunk)).await? {
+                return staging.finish().await;
+            }
+        }
+    });
+    let (staged, outcome) = match staged {
+        Ok(staged) => (Some(staged), Ok(())),
+        Err(failure) => (None, Err(failure)),
+    };
+    to.fetched(&ticket, staged);
+    outcome
 }

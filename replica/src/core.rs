@@ -13,7 +13,7 @@ use crate::machine::{Machine, Role};
 use crate::raft_log::RaftLog;
 use crate::shared::{Counters, Shared};
 use crate::transport::Transport;
-use crate::wire;
+use crate::wire::{self, Incoming};
 use nokv_env::{Env, Fact};
 use raft::eraftpb::{Message, MessageType};
 use std::collections::BTreeMap;
@@ -48,6 +48,8 @@ pub(crate) struct Core<M: Machine> {
     pub(crate) groups: BTreeMap<GroupId, Group<M>>,
     /// Logs of groups that are not hosted (any more, or yet). Kept: they hold votes.
     pub(crate) orphans: BTreeMap<GroupId, GroupLog>,
+    /// Messages with snapshots whose content is being fetched, and the nodes they came from.
+    pub(crate) waiting: BTreeMap<GroupId, (u64, Incoming)>,
     /// Groups in which something happened since their last round; nobody looks at the others.
     pub(crate) dirty: GroupSet,
     /// Groups with proposals or reads to take up.
@@ -108,7 +110,7 @@ impl<M: Machine> Core<M> {
             if is_snapshot {
                 let index = message.get_snapshot().get_metadata().index;
                 let deadline = self.env.clock.now() + self.config.snapshot_timeout;
-                group.sending.insert(message.to, Sending { index, deadline });
+                group.sending.insert(message.to, Sending::new(index, deadline));
                 group.raw.store().offer_snapshot(None);
                 self.env.probe("replica.snapshot.sent");
             }

@@ -70,6 +70,7 @@ impl Driver {
             log,
             groups: hosted,
             orphans: known,
+            waiting: BTreeMap::new(),
             dirty: GroupSet::default(),
             wanting: GroupSet::default(),
             again: false,

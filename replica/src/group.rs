@@ -36,6 +36,14 @@ pub(crate) struct Sending {
     pub(crate) index: u64,
     /// When it counts as lost.
     pub(crate) deadline: Instant,
+    /// When the peer last fetched a part of it, as far as the deadline knows.
+    fetched: Option<Instant>,
+}
+
+impl Sending {
+    pub(crate) fn new(index: u64, deadline: Instant) -> Self {
+        Self { index, deadline, fetched: None }
+    }
 }
 
 /// One group.
@@ -250,6 +258,20 @@ impl<M: Machine> Group<M> {
         self.raw.raft.msgs.push(wish);
     }
 
+    /// Whether this is a snapshot that brings something. raft ignores the others, but answers where it stands.
+    pub(crate) fn would_install(&self, message: &Message) -> bool {
+        let (raft, metadata) = (&self.raw.raft, message.get_snapshot().get_metadata());
+        message.get_msg_type() == MessageType::MsgSnapshot
+            && message.term >= raft.term
+            && metadata.index > raft.raft_log.committed
+            && !raft.raft_log.match_term(metadata.index, metadata.term)
+    }
+
+    /// Whether raft has taken a snapshot that the next round will install.
+    pub(crate) fn installs(&self) -> bool {
+        self.raw.raft.raft_log.unstable.snapshot.is_some()
+    }
+
     /// The receiver of `message` may not be hosted on its node yet: it never acknowledged anything to this leader, or
     /// it is a voter that a candidate needs. A new voter may be the last one missing for a majority.
     pub(crate) fn may_be_missing(&self, message: &Message) -> bool {
@@ -272,8 +294,17 @@ impl<M: Machine> Group<M> {
         Some(role)
     }
 
-    /// Reports snapshots that were not acknowledged in time as lost; forgets those that arrived.
-    pub(crate) fn check_sending(&mut self, now: Instant) {
+    /// The peer is fetching a snapshot: it has until `deadline` for its next part.
+    pub(crate) fn notice_fetch(&mut self, peer: u64, fetched: Instant, deadline: Instant) {
+        if let Some(sending) = self.sending.get_mut(&peer)
+            && sending.fetched.is_none_or(|before| before < fetched)
+        {
+            (sending.fetched, sending.deadline) = (Some(fetched), deadline);
+        }
+    }
+
+    /// Reports snapshots that were not acknowledged in time as lost; forgets those that arrived. True when all did.
+    pub(crate) fn check_sending(&mut self, now: Instant) -> bool {
         self.notice_arrivals();
         let raft = &self.raw.raft;
         let is_over = |peer: u64, sending: &Sending| {
@@ -282,10 +313,13 @@ impl<M: Machine> Group<M> {
             raft.state != StateRole::Leader || !arriving || now > sending.deadline
         };
         let over = self.sending.iter().filter(|(peer, sending)| is_over(**peer, sending));
-        let lost: Vec<u64> = over.map(|(peer, _)| *peer).collect();
-        for peer in lost {
+        let over: Vec<(u64, u64)> = over.map(|(peer, sending)| (*peer, sending.index)).collect();
+        let has = |peer, index| raft.prs().get(peer).is_some_and(|progress| progress.matched >= index);
+        let all_arrived = over.iter().all(|(peer, index)| has(*peer, *index));
+        for (peer, _) in over {
             self.snapshot_lost(peer);
         }
+        self.sending.is_empty() && all_arrived
     }
 
     /// The acknowledgement of a snapshot may be lost, for instance when the peer restarts right after it installed

@@ -138,6 +138,12 @@ impl<M: Machine> Handle<M> {
         self.admin(|reply| Request::Retire { group, region, reply }).await
     }
 
+    /// The machine has fetched a snapshot that it let wait, or will never have it: it is shown to it once more. False: the
+    /// driver is too busy, try again.
+    pub fn snapshot_fetched(&self, group: GroupId) -> bool {
+        !matches!(self.desk.ask(Request::SnapshotFetched { group }), Err(Refused::Full))
+    }
+
     async fn admin(&self, request: impl FnOnce(AdminReply) -> Request<M>) -> Result<(), AdminError> {
         let (reply, answer) = oneshot::channel();
         match self.desk.ask(request(reply)) {

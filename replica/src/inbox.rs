@@ -33,6 +33,7 @@ pub(crate) enum Request<M: Machine> {
     RemoveGroup { group: GroupId, reply: AdminReply },
     Retire { group: GroupId, region: RegionDescriptor, reply: AdminReply },
     Status { group: GroupId, reply: oneshot::Sender<Option<GroupStatus>> },
+    SnapshotFetched { group: GroupId },
 }
 
 /// Something the transport brings.

@@ -6,11 +6,12 @@ use crate::error::{AdminError, ProposeError, ReadError};
 use crate::group::{Group, Waiter};
 use crate::hibernate::News;
 use crate::inbox::{AdminReply, Delivery, Inbox, ProposeReply, ReadReply, Request};
-use crate::machine::{ConfChange, Machine, PeerChange};
+use crate::machine::{ConfChange, Machine, PeerChange, Reception};
 use crate::recover;
+use crate::round::machine_snapshot;
 use crate::wire::Incoming;
 use nokv_env::Fact;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, MessageType};
+use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
 use std::collections::BTreeMap;
 
 /// Deliveries, their bytes and requests that one turn takes up, so that ticks stay punctual.
@@ -128,15 +129,25 @@ impl<M: Machine> Core<M> {
             }
             return;
         }
-        let is_snapshot = incoming.message.get_msg_type() == MessageType::MsgSnapshot;
-        if is_snapshot && !self.machine.accepts(id, &incoming.message.get_snapshot().data) {
-            self.env.probe("replica.snapshot.refused");
-            return;
+        let would_install = group.would_install(&incoming.message);
+        if would_install {
+            match self.machine.receive(id, &machine_snapshot(incoming.message.get_snapshot())) {
+                Reception::Install => {}
+                Reception::Wait => {
+                    self.env.probe("replica.snapshot.waits");
+                    self.waiting.insert(id, (from_node, incoming));
+                    return;
+                }
+                Reception::Refuse => {
+                    self.env.probe("replica.snapshot.refused");
+                    return;
+                }
+            }
         }
         group.hear(&incoming.message);
         let news = News::of(&incoming);
         group.step(from_node, incoming.message);
-        if is_snapshot && group.raw.raft.raft_log.unstable.snapshot.is_none() {
+        if would_install && !group.installs() {
             self.machine.dismiss(id);
         }
         self.went_by(id, &news);
@@ -167,6 +178,16 @@ impl<M: Machine> Core<M> {
                 tracing::warn!(group = %incoming.group, %error, "cannot host the group");
                 false
             }
+        }
+    }
+
+    /// Shows a snapshot that waited to the machine again, and to raft if the machine has it now.
+    fn snapshot_fetched(&mut self, id: GroupId) {
+        if let Some((from_node, incoming)) = self.waiting.remove(&id) {
+            self.message(from_node, incoming);
+        }
+        if !self.waiting.contains_key(&id) && !self.groups.get(&id).is_some_and(Group::installs) {
+            self.machine.dismiss(id);
         }
     }
 
@@ -212,6 +233,7 @@ impl<M: Machine> Core<M> {
                 self.publish(group, true);
                 let _ = reply.send(self.shared.status(group));
             }
+            Request::SnapshotFetched { group } => self.snapshot_fetched(group),
             Request::Retire { group, region, reply } => {
                 let hosted = self.groups.contains_key(&group);
                 let outcome = if hosted { self.machine.retire(group, &region) } else { Ok(()) };
@@ -342,6 +364,7 @@ impl<M: Machine> Core<M> {
             group.abandon(&ReadError::NotHosted);
         }
         self.orphans.remove(&id);
+        self.waiting.remove(&id);
         self.dirty.remove(id);
         self.wanting.remove(id);
         self.shared.remove_status(id);

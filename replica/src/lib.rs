@@ -56,6 +56,9 @@ pub use config::{BIRTH, Config, GroupConfig, GroupId, Joint};
 pub use driver::Driver;
 pub use error::{AdminError, Error, Fatal, ProposeError, ReadError, StepError};
 pub use handle::Handle;
-pub use machine::{Applied, ConfChange, ConfChangeInfo, Machine, MachineSnapshot, Needed, PeerChange, Role};
+pub use machine::{
+    Applied, ConfChange, ConfChangeInfo, Fetching, Machine, MachineSnapshot, Needed, PeerChange, Reception,
+    Role,
+};
 pub use shared::{Counters, GroupStatus};
 pub use transport::{RaftService, Resolver};

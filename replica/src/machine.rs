@@ -3,7 +3,7 @@
 use crate::config::{GroupConfig, GroupId, Joint};
 use crate::error::Fatal;
 use bytes::Bytes;
-use nokv_env::BoxFuture;
+use nokv_env::{BoxFuture, Instant};
 use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::BTreeMap;
 
@@ -81,8 +81,30 @@ pub struct MachineSnapshot {
     pub learners: Vec<u64>,
     /// A membership transition under way at `index`.
     pub joint: Joint,
-    /// The state, in the machine's own format.
+    /// The state in the machine's own format, or what another machine needs to fetch it with.
     pub data: Bytes,
+}
+
+/// What a machine says to a snapshot that arrives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reception {
+    /// It can be installed now.
+    Install,
+    /// Its content has yet to be fetched. The driver keeps the message until [`crate::Handle::snapshot_fetched`].
+    Wait,
+    /// It will not be installed. raft sends another one later.
+    Refuse,
+}
+
+/// How a receiver is getting on with a snapshot.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fetching {
+    /// Nothing was heard of it.
+    Unknown,
+    /// It took a part of it, the last one at this time.
+    Took(Instant),
+    /// It will not have it. Told once.
+    GaveUp,
 }
 
 /// This peer's part in its group.
@@ -150,8 +172,27 @@ pub trait Machine: Send + 'static {
         change: ConfChangeInfo,
     ) -> Result<Self::Reply, Fatal>;
 
-    /// An image of the state at exactly the applied (index, term).
+    /// A snapshot of the state at exactly the applied (index, term). Large states are not in it: the machine keeps them
+    /// for receivers to fetch, and must not do more here than note what there is.
     fn snapshot(&mut self, group: GroupId) -> Result<MachineSnapshot, Fatal>;
+
+    /// A snapshot that was made earlier, of the members as they are now and of `at_least` this index, and that a receiver
+    /// may go on to fetch. `None`: a new one is better.
+    fn kept_snapshot(&mut self, group: GroupId, at_least: u64) -> Option<MachineSnapshot> {
+        let _ = (group, at_least);
+        None
+    }
+
+    /// How `peer` is getting on with a snapshot of the group that was sent to it.
+    fn fetching(&mut self, group: GroupId, peer: u64) -> Fetching {
+        let _ = (group, peer);
+        Fetching::Unknown
+    }
+
+    /// Every receiver has the group's snapshots now.
+    fn release_snapshots(&mut self, group: GroupId) {
+        let _ = group;
+    }
 
     /// Replaces the state by a snapshot, durably, before the future resolves.
     fn install(&mut self, group: GroupId, snapshot: MachineSnapshot) -> BoxFuture<'_, Result<(), Fatal>>;
@@ -199,14 +240,14 @@ pub trait Machine: Send + 'static {
         Box::pin(std::future::ready(Ok(Vec::new())))
     }
 
-    /// Whether a snapshot may be installed in the group. False drops it; raft sends another one later. `data` is what
-    /// [`Machine::snapshot`] made on another node.
-    fn accepts(&mut self, group: GroupId, data: &Bytes) -> bool {
-        let _ = (group, data);
-        true
+    /// A snapshot arrived that raft would take. `snapshot` is what [`Machine::snapshot`] made on another node. After
+    /// [`Reception::Wait`] the same one is shown again when it was fetched.
+    fn receive(&mut self, group: GroupId, snapshot: &MachineSnapshot) -> Reception {
+        let _ = (group, snapshot);
+        Reception::Install
     }
 
-    /// A snapshot that was accepted will not be installed after all: raft knows better.
+    /// A snapshot that was received or fetched will not be installed after all: raft knows better.
     fn dismiss(&mut self, group: GroupId) {
         let _ = group;
     }

@@ -19,7 +19,7 @@ use nokv_env::{Fact, Peer};
 use raft::eraftpb::{Entry, HardState, Message, Snapshot};
 use raft::{Ready, StateRole};
 
-/// Snapshots that may be on their way at once, in all groups: each is in memory.
+/// Snapshots that may be on their way at once, in all groups: each costs the disk reads, and the engine what it holds for it.
 const SNAPSHOTS_MAX: usize = 4;
 
 /// One group's part in a round.
@@ -234,17 +234,14 @@ impl<M: Machine> Core<M> {
         if on_their_way >= SNAPSHOTS_MAX {
             return Ok(()); // raft asks again after a heartbeat
         }
-        let made = self.machine.snapshot(id).map_err(Halt::machine(id))?;
+        let made = match self.machine.kept_snapshot(id, group.log().base().index) {
+            Some(kept) => {
+                self.env.probe("replica.snapshot.again");
+                kept
+            }
+            None => self.new_snapshot(id, group.applied)?,
+        };
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
-        let applied = group.applied;
-        assert!(
-            (made.index, made.term) == (applied.index, applied.term),
-            "{id}: snapshot at {}/{} though {}/{} is applied",
-            made.index,
-            made.term,
-            applied.index,
-            applied.term
-        );
         let mut snapshot = Snapshot { data: made.data, ..Snapshot::default() };
         let metadata = snapshot.mut_metadata();
         (metadata.index, metadata.term) = (made.index, made.term);
@@ -259,18 +256,23 @@ impl<M: Machine> Core<M> {
         self.dirty.insert(id);
         Ok(())
     }
+
+    fn new_snapshot(&mut self, id: GroupId, applied: Place) -> Result<MachineSnapshot, Halt> {
+        let made = self.machine.snapshot(id).map_err(Halt::machine(id))?;
+        assert!(
+            (made.index, made.term) == (applied.index, applied.term),
+            "{id}: snapshot at {}/{} though {}/{} is applied",
+            made.index,
+            made.term,
+            applied.index,
+            applied.term
+        );
+        Ok(made)
+    }
 }
 
-pub(crate) fn hard_of(state: &HardState) -> Hard {
-    Hard { term: state.term, vote: state.vote, commit: state.commit }
-}
-
-fn place_of(snapshot: &Snapshot) -> Place {
-    let metadata = snapshot.get_metadata();
-    Place { index: metadata.index, term: metadata.term }
-}
-
-fn machine_snapshot(snapshot: &Snapshot) -> MachineSnapshot {
+/// What a machine is told of a snapshot.
+pub(crate) fn machine_snapshot(snapshot: &Snapshot) -> MachineSnapshot {
     let metadata = snapshot.get_metadata();
     let state = metadata.get_conf_state();
     MachineSnapshot {
@@ -281,4 +283,13 @@ fn machine_snapshot(snapshot: &Snapshot) -> MachineSnapshot {
         joint: joint_of(state),
         data: snapshot.data.clone(),
     }
+}
+
+pub(crate) fn hard_of(state: &HardState) -> Hard {
+    Hard { term: state.term, vote: state.vote, commit: state.commit }
+}
+
+fn place_of(snapshot: &Snapshot) -> Place {
+    let metadata = snapshot.get_metadata();
+    Place { index: metadata.index, term: metadata.term }
 }

@@ -6,7 +6,7 @@
 
 use crate::config::GroupId;
 use crate::core::{Core, Halt};
-use crate::machine::Machine;
+use crate::machine::{Fetching, Machine};
 use nokv_env::Fact;
 use std::time::Duration;
 
@@ -30,7 +30,17 @@ impl<M: Machine> Core<M> {
                 if self.env.chance("replica.read.expire_early", 0.002) { Duration::ZERO } else { patience };
             group.reads.expire(now, patience);
             if !group.sending.is_empty() {
-                group.check_sending(now);
+                let peers: Vec<u64> = group.sending.keys().copied().collect();
+                for peer in peers {
+                    match self.machine.fetching(id, peer) {
+                        Fetching::Took(at) => group.notice_fetch(peer, at, at + self.config.snapshot_timeout),
+                        Fetching::GaveUp => group.snapshot_lost(peer),
+                        Fetching::Unknown => {}
+                    }
+                }
+                if group.check_sending(now) {
+                    self.machine.release_snapshots(id);
+                }
                 self.dirty.insert(id);
             }
             if sweep {

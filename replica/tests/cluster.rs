@@ -215,6 +215,35 @@ fn a_lagging_peer_gets_a_snapshot() {
 }
 
 #[test]
+fn a_snapshot_that_waits_is_installed_once_it_was_fetched() {
+    let mut world = World::new(21, 3);
+    world.tune = small_log;
+    world.found(GROUP, &[1, 2, 3]);
+    world.start_all();
+    world.put(GROUP, "0");
+    let leader = world.leader(GROUP);
+    let lagging = if leader == 1 { 2 } else { 1 };
+    world.crash(lagging, CrashMode::PowerLoss);
+    for number in 1..200 {
+        world.put(GROUP, &number.to_string());
+    }
+    world.pass(5000);
+    world.nodes[&lagging].durable.lock().unwrap().fetches = true;
+    world.start(lagging).expect("restart");
+    world.until("a snapshot waits", |world| world.probe("replica.snapshot.waits") > 0);
+    world.put(GROUP, "200");
+    world.pass(1000);
+    assert_eq!(world.probe("replica.snapshot.install"), 0);
+    assert!(world.handle(lagging).snapshot_fetched(GROUP));
+    assert_eq!(world.agree(GROUP), numbered(201));
+    assert!(world.probe("replica.snapshot.install") > 0);
+    // With nothing waiting it is without effect.
+    assert!(world.handle(lagging).snapshot_fetched(GROUP));
+    world.put(GROUP, "201");
+    assert_eq!(world.agree(GROUP), numbered(202));
+}
+
+#[test]
 fn a_crash_during_an_installation_does_not_commit_what_the_snapshot_replaces() {
     let mut world = World::new(20, 3);
     world.tune = small_log;

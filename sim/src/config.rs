@@ -177,6 +177,8 @@ pub struct WorldConfig {
     pub follower_reads: bool,
     /// Pause between two questions of the client that only asks for routes, in milliseconds; 0: there is none.
     pub routes_ms: u64,
+    /// Snapshots travel in chunks of about this many bytes.
+    pub snapshot_chunk_bytes: usize,
     /// Pause between two looks of the scheduler, in milliseconds; 0: it is off.
     pub schedule_ms: u64,
     /// How long a store is down before the scheduler replaces its replicas, in milliseconds; the same for a region with
@@ -262,6 +264,7 @@ impl WorldConfig {
             gc_hold_ms: Draw::new(seed, "config-gc-hold").pick(&[1_000, 3_000]),
             follower_reads: Draw::new(seed, "config-follower-reads").one_in(3),
             routes_ms: Draw::new(seed, "config-routes").pick(&[0, 100, 400]),
+            snapshot_chunk_bytes: Draw::new(seed, "config-snapshot").pick(&[500, 2_000, 2_000, 64 << 10]),
             schedule_ms: Draw::new(seed, "config-schedule").pick(&[0, 200, 1_000]),
             repair_after_ms: Draw::new(seed, "config-repair").pick(&[500, 3_000, 10_000]),
             split_bytes: Draw::new(seed, "config-split").pick(&[0, 0, 4 << 10, 16 << 10, 64 << 10]),
@@ -323,6 +326,7 @@ impl WorldConfig {
             gc_hold_ms: 3_000,
             follower_reads: false,
             routes_ms: 0,
+            snapshot_chunk_bytes: 1 << 20,
             schedule_ms: 0,
             repair_after_ms: 3_000,
             split_bytes: 0,

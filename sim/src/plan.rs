@@ -247,7 +247,7 @@ pub const HOLDER: &str = "holder";
 pub const HERE: &str = "here";
 
 /// Events that are worth a fault: something is between two states there.
-const EVENTS: [&str; 48] = [
+const EVENTS: [&str; 51] = [
     "fact.leader",
     "fact.vote",
     "fact.installed",
@@ -282,6 +282,7 @@ const EVENTS: [&str; 48] = [
     "replica.log.torn",
     "replica.snapshot.install",
     "replica.snapshot.sent",
+    "replica.snapshot.waits",
     "store.one_pc.taken",
     "store.operation.add_peer",
     "store.operation.remove_peer",
@@ -294,7 +295,9 @@ const EVENTS: [&str; 48] = [
     "store.pending.published",
     "store.read.epoch_changed",
     "store.snapshot.exported",
+    "store.snapshot.fetched",
     "store.snapshot.installed",
+    "store.snapshot.taken",
     "store.split.applied",
 ];
 

@@ -324,6 +324,7 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
     settings.max_inflight = config.inflight;
     settings.log_segment_bytes = config.log_segment_bytes;
     settings.log_keep_entries = config.log_keep_entries;
+    settings.snapshot_chunk_bytes = config.snapshot_chunk_bytes;
     settings.orphan_after = Duration::from_millis(20 * config.tick_ms);
     settings.heartbeat_interval = Duration::from_millis(config.heartbeat_ms);
     settings.split = nokv_raftstore::SplitLimits {

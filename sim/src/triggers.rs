@@ -76,6 +76,7 @@ pub fn event(fact: &Fact) -> &'static str {
         Fact::Promised { .. } => "fact.promised",
         Fact::Committed { .. } => "fact.committed",
         Fact::Installing { .. } => "fact.installing",
+        Fact::Rows { .. } => "fact.rows",
         Fact::Removed { .. } => "fact.removed",
         Fact::ReadAsked { .. } => "fact.read_asked",
         Fact::ReadServed { .. } => "fact.read_served",

@@ -240,6 +240,7 @@ pub(crate) fn fact_digest(fact: &Fact) -> u64 {
         Fact::Committed { peer, index, entry_term, term } => of_peer(17, peer, &[index, entry_term, term]),
         Fact::Installing { peer, index, term } => of_peer(18, peer, &[index, term]),
         Fact::Removed { peer } => of_peer(19, peer, &[]),
+        Fact::Rows { peer, index, digest } => of_peer(24, peer, &[index, digest]),
         Fact::ReadAsked { peer, read } => of_peer(20, peer, &[read]),
         Fact::ReadServed { peer, read, applied, term } => of_peer(21, peer, &[read, applied, term]),
     }

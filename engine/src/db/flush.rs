@@ -195,7 +195,7 @@ impl Inner {
     /// Waits until everything that is visible now is in tables.
     pub(super) async fn flush(&self) -> Result<()> {
         self.check()?;
-        let target = self.visible.load(Ordering::Acquire);
+        let target = self.written.load(Ordering::Acquire);
         let done = || match self.check() {
             Err(error) => Some(Err(error)),
             Ok(()) => (self.flushed.load(Ordering::Acquire) >= target).then_some(Ok(())),
@@ -210,7 +210,7 @@ impl Inner {
     /// Starts a flush of everything that is visible now.
     pub(super) fn request_flush(&self) {
         if self.check().is_ok() {
-            let target = self.visible.load(Ordering::Acquire);
+            let target = self.written.load(Ordering::Acquire);
             drop(self.switch_for(target));
         }
     }

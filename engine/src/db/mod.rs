@@ -3,6 +3,7 @@
 //! - `recover`: opening, step by step.
 //! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
 //! - `flush`, `compact`: the two background loops.
+//! - `import`: many changes at once, as a table.
 //!
 //! Locks, always taken in this order and never across an await: `wal` → `writer` → `view`, and apart from those
 //! `manifest` → `view`. Invariants:
@@ -14,6 +15,7 @@
 
 mod compact;
 mod flush;
+mod import;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -36,6 +38,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use write::Queue;
+
+pub use import::{Import, Imported};
 
 /// How [`Db::write`] acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -61,6 +65,8 @@ pub(crate) struct Inner {
     view: Mutex<Arc<View>>,
     /// Writes up to this sequence are visible.
     visible: AtomicU64,
+    /// Sequence of the newest batch: the last one that a flush makes durable. Imports take sequences too.
+    written: AtomicU64,
     flushed: AtomicU64,
     next_file: AtomicU64,
     /// `None` when open for reading only.

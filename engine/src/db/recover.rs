@@ -278,6 +278,7 @@ impl Recovery {
             context: self.context,
             view: Mutex::new(Arc::new(view)),
             visible: AtomicU64::new(self.sequence),
+            written: AtomicU64::new(self.sequence),
             flushed: AtomicU64::new(self.catalog.flushed_sequence),
             next_file: AtomicU64::new(self.next_file),
             wal: Mutex::new(Some(log)),

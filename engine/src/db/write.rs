@@ -208,6 +208,7 @@ impl Inner {
             let active = self.view().active.clone();
             *last += 1;
             active.insert(batch, *last);
+            self.written.store(*last, Ordering::Release);
             self.visible.store(*last, Ordering::Release);
             add(&self.counters.batches, 1);
         }

@@ -44,7 +44,12 @@ pub(crate) struct TableBuilder {
 impl TableBuilder {
     /// Creates the file of table `number` in `dir`.
     pub(crate) fn create(disk: &dyn Disk, dir: &Path, number: u64, options: &Options) -> Result<Self> {
-        let path = files::table(dir, number);
+        Self::create_at(disk, &files::table(dir, number), number, options)
+    }
+
+    /// Creates the file of table `number` as `path`, to be moved to where it belongs later.
+    pub(crate) fn create_at(disk: &dyn Disk, path: &Path, number: u64, options: &Options) -> Result<Self> {
+        let path = path.to_owned();
         let file = disk.open(&path, OpenMode::CreateNew).at(&path, "create")?;
         Ok(Self {
             file,

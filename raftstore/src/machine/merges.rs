@@ -1,6 +1,6 @@
 //! Steps of a merge as entries: see [`crate::merge`] for what each makes of the regions.
 
-use super::{Hosted, Reply, StoreMachine, fatal, is_absorbed, refused};
+use super::{Hosted, Reply, StoreMachine, fatal, refused};
 use crate::catalog::{self, Position};
 use crate::command::{self, LogEntry};
 use crate::merge;
@@ -9,10 +9,10 @@ use crate::region::Region;
 use bytes::Bytes;
 use nokv_engine::WriteBatch;
 use nokv_proto::error::v1::RegionError;
-use nokv_proto::key::KeyRange;
-use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
+use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_proto::raft::v1::{MergeCommand, MergeStep};
 use nokv_replica::{Fatal, GroupId, Needed, Role};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 impl Hosted {
@@ -138,57 +138,53 @@ impl StoreMachine {
         target.set_gc(gc);
         catalog::put_gc(batch, group.0, gc);
         self.pending.add(batch, union.event());
-        self.absorb(&source, union.source, batch);
+        let tombstone = merge::tombstone(&union.source, &union.merged);
+        catalog::put_tombstone(batch, &tombstone);
+        self.absorb(&source, tombstone);
         self.bells.timestamps.notify_one();
         self.bells.gc.notify_one();
         Ok(())
     }
 
-    /// A region is part of another one from here on; `last` is what it was.
-    fn absorb(&mut self, region: &Arc<Region>, mut last: RegionDescriptor, batch: &mut WriteBatch) {
-        last.set_state(RegionReplicaState::Tombstone);
-        catalog::put_tombstone(batch, &last);
-        region.set_descriptor(last, self.store_id);
+    /// A region is part of another one from here on; `tombstone` is what is left of it.
+    fn absorb(&mut self, region: &Arc<Region>, tombstone: RegionDescriptor) {
+        region.set_descriptor(tombstone, self.store_id);
         region.set_role(Role::default());
         region.advanced().notify_waiters();
         self.hosted.remove(&region.id);
-        self.arriving.remove(&region.id);
+        self.snapshots.dismiss(region.id);
         self.absorbed.push(region.group());
         self.bells.graves.notify_one();
     }
 
-    /// What `region` took over and is still here goes, for `region` comes in one piece. The ranges that were theirs.
-    pub(super) fn absorb_parts(&mut self, region: &RegionDescriptor) -> (Vec<KeyRange>, WriteBatch) {
-        let (mut ranges, mut batch) = (Vec::new(), WriteBatch::new());
+    /// The regions here that `region` took over.
+    fn parts(&self, region: &RegionDescriptor) -> Vec<Arc<Region>> {
         let others = self.hosted.values().map(|other| other.region.clone());
-        let parts: Vec<_> = others.filter(|other| is_absorbed(&other.descriptor(), region)).collect();
-        for part in parts {
+        others.filter(|other| merge::is_absorbed(&other.descriptor(), region)).collect()
+    }
+
+    /// What `region` took over and is still here goes, for `region` comes in one piece, with their tombstones.
+    pub(super) fn absorb_parts(&mut self, region: &RegionDescriptor) {
+        for part in self.parts(region) {
             self.env.probe("store.merge.came_in_one_piece");
-            let mut last = (*part.descriptor()).clone();
-            ranges.push(last.range());
-            last.epoch = merge::taken_over(region, part.id).or(last.epoch);
-            self.absorb(&part, last, &mut batch);
+            self.absorb(&part, merge::tombstone(&part.descriptor(), region));
         }
-        (ranges, batch)
     }
 
     /// What `region` took over is still here, and `region` left this store before it was seen here: nobody else will end
     /// them. All go at once, for one of them may yet take another one over, after a restart.
     pub(super) fn retire_leftovers(&mut self, region: &RegionDescriptor) -> Result<(), Fatal> {
-        let others = self.hosted.values().map(|other| other.region.clone());
-        let left: Vec<_> = others.filter(|other| is_absorbed(&other.descriptor(), region)).collect();
-        let is_coming = |id: u64| self.arriving.contains_key(&id);
-        if self.hosted.contains_key(&region.region_id) || merge::family(region).any(is_coming) {
+        let coming: BTreeSet<u64> = self.snapshots.arriving().into_iter().map(|(id, _)| id).collect();
+        if self.hosted.contains_key(&region.region_id) || merge::family(region).any(|id| coming.contains(&id))
+        {
             return Ok(());
         }
         let mut batch = WriteBatch::new();
-        for part in &left {
+        for part in self.parts(region) {
             self.env.probe("store.merge.leftover");
-            let mut last = (*part.descriptor()).clone();
-            last.epoch = merge::taken_over(region, part.id).or(last.epoch);
-            last.set_state(RegionReplicaState::Tombstone);
-            catalog::put_tombstone(&mut batch, &last);
-            part.set_descriptor(last, self.store_id);
+            let tombstone = merge::tombstone(&part.descriptor(), region);
+            catalog::put_tombstone(&mut batch, &tombstone);
+            part.set_descriptor(tombstone, self.store_id);
         }
         self.db.apply(batch).map_err(|error| fatal(GroupId(region.region_id), error))?;
         self.bells.graves.notify_one();

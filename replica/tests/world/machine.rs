@@ -7,9 +7,10 @@ use bytes::Bytes;
 use nokv_env::{BoxFuture, ClockExt, Env};
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::{
-    Applied, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Needed, Role,
+    Applied, ConfChangeInfo, Fatal, GroupConfig, GroupId, Joint, Machine, MachineSnapshot, Needed, Reception,
+    Role,
 };
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -29,6 +30,8 @@ pub struct GroupState {
 #[derive(Debug, Clone, Default)]
 pub struct Durable {
     pub groups: BTreeMap<GroupId, GroupState>,
+    /// Snapshots are shown twice before they are installed.
+    pub fetches: bool,
 }
 
 impl Durable {
@@ -45,6 +48,8 @@ pub struct LogMachine {
     durable: Arc<Mutex<Durable>>,
     roles: BTreeMap<GroupId, Role>,
     absorbed: Vec<GroupId>,
+    /// Indexes of snapshots that were shown.
+    shown: BTreeSet<u64>,
 }
 
 /// Entries between two flushes.
@@ -66,8 +71,8 @@ impl LogMachine {
         });
         let groups = groups.collect();
         let state = Arc::new(Mutex::new(recovered));
-        let (roles, absorbed) = (BTreeMap::new(), Vec::new());
-        (LogMachine { node, env: env.clone(), state, durable, roles, absorbed }, groups)
+        let (roles, absorbed, shown) = (BTreeMap::new(), Vec::new(), BTreeSet::new());
+        (LogMachine { node, env: env.clone(), state, durable, roles, absorbed, shown }, groups)
     }
 
     fn advance(&mut self, group: GroupId, index: u64, term: u64, change: impl FnOnce(&mut GroupState)) {
@@ -123,7 +128,8 @@ impl Machine for LogMachine {
         if let Some(needed) = to_absorb(&value) {
             let taken = self.state.lock().unwrap().groups.remove(&needed.group);
             let taken = taken.ok_or_else(|| Fatal::new("nothing to absorb"))?;
-            assert_eq!(taken.index, needed.index, "not where it should be");
+            // A leader that was elected meanwhile may have begun its term behind it.
+            assert!(taken.index >= needed.index, "not where it should be");
             self.absorbed.push(needed.group);
             self.advance(group, entry.index, entry.term, |state| state.values.extend(taken.values));
             return Ok((entry.index, 0));
@@ -174,6 +180,11 @@ impl Machine for LogMachine {
             joint: state.joint.clone(),
             data: Bytes::from(state.values.join(",")),
         })
+    }
+
+    fn receive(&mut self, _group: GroupId, snapshot: &MachineSnapshot) -> Reception {
+        let is_new = self.shown.insert(snapshot.index);
+        if is_new && self.durable.lock().unwrap().fetches { Reception::Wait } else { Reception::Install }
     }
 
     fn install(&mut self, group: GroupId, snapshot: MachineSnapshot) -> BoxFuture<'_, Result<(), Fatal>> {

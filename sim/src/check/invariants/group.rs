@@ -24,6 +24,8 @@ pub(super) struct Group {
     commits: BTreeMap<u64, u64>,
     /// Everybody who ever had a vote.
     voters: BTreeSet<u64>,
+    /// By applied index: what the rows add up to, and the peer that said so first.
+    rows: BTreeMap<u64, (u64, u64)>,
 }
 
 impl Group {
@@ -65,6 +67,7 @@ impl Group {
                 Ok(())
             }
             Fact::Installed { index, term, .. } => self.installed(at, index, term),
+            Fact::Rows { index, digest, .. } => self.shows(at, index, digest),
             Fact::Removed { .. } => {
                 self.peers.remove(at);
                 Ok(())
@@ -326,6 +329,15 @@ impl Group {
         peer.commit = peer.commit.max(index);
         peer.applied_to(index);
         Ok(())
+    }
+
+    /// What a snapshot is made of and what comes of it is the same, wherever and however often.
+    fn shows(&mut self, at: usize, index: u64, digest: u64) -> Outcome {
+        let node = self.peers[at].node;
+        let &mut (first, known) = self.rows.entry(index).or_insert((node, digest));
+        ensure(known == digest, || {
+            format!("peer {node} has other rows at {index} than peer {first}: {digest:#x}, not {known:#x}")
+        })
     }
 
     fn read_served(&mut self, at: usize, read: u64, applied: u64, term: u64) -> Outcome {

@@ -59,6 +59,7 @@ fn peer_of(fact: &Fact) -> Option<Peer> {
         | Fact::Applied { peer, .. }
         | Fact::Installing { peer, .. }
         | Fact::Installed { peer, .. }
+        | Fact::Rows { peer, .. }
         | Fact::Removed { peer }
         | Fact::ReadAsked { peer, .. }
         | Fact::ReadServed { peer, .. } => Some(*peer),

@@ -312,6 +312,14 @@ fn snapshots_hold_committed_state_and_never_lead_back() {
 }
 
 #[test]
+fn rows_are_the_same_wherever_a_snapshot_is_made_or_installed() {
+    let rows = |node, index, digest| Fact::Rows { peer: peer(node), index, digest };
+    Story::begun().tell(1, rows(1, 2, 7)).tell(3, rows(3, 2, 7)).tell(2, rows(2, 1, 8)).holds();
+    let mut story = Story::begun();
+    story.tell(1, rows(1, 2, 7)).tell(3, rows(3, 2, 8)).breaks("peer 3 has other rows at 2 than peer 1");
+}
+
+#[test]
 fn reads_see_what_was_committed_when_they_came() {
     Story::begun().asks(1, 1).serves(1, 1, 2, 1).holds();
     // 1 does not know yet that 2 leads and has committed more.
