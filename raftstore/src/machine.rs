@@ -493,6 +493,12 @@ impl Machine for StoreMachine {
         self.snapshots.kept(&region, &hosted.members, at_least, now).map(|export| offered(&export))
     }
 
+    fn sent_snapshot(&mut self, group: GroupId, peer: u64, data: &Bytes) {
+        if let Some(ticket) = Ticket::decode(data) {
+            self.snapshots.sent(group.0, peer, ticket.id);
+        }
+    }
+
     fn fetching(&mut self, group: GroupId, peer: u64) -> Fetching {
         self.snapshots.fetching(group.0, peer)
     }
@@ -510,7 +516,7 @@ impl Machine for StoreMachine {
         if role.is_leader {
             hosted.region.one_pc().lead(role.term);
         } else {
-            self.snapshots.withdraw(group.0);
+            self.snapshots.leave(group.0);
         }
         hosted.region.set_role(role);
         self.bells.role_changed(role.is_leader);
@@ -623,7 +629,7 @@ impl Machine for StoreMachine {
             hosted.region.set_role(Role::default());
         }
         self.snapshots.dismiss(group.0);
-        self.snapshots.withdraw(group.0);
+        self.snapshots.leave(group.0);
     }
 
     fn dismiss(&mut self, group: GroupId) {

@@ -341,6 +341,25 @@ fn a_snapshot_is_kept_for_those_who_fetch_it() {
 }
 
 #[test]
+fn only_what_was_sent_last_can_be_given_up() {
+    let mut source = Solo::new();
+    let mut send = |source: &mut Solo| {
+        let data = source.machine.snapshot(GROUP).unwrap().data;
+        source.machine.sent_snapshot(GROUP, 201, &data);
+        Ticket::decode(&data).unwrap().id
+    };
+    let (first, second) = (send(&mut source), send(&mut source));
+    source.snapshots.give_up(1, 201, first);
+    assert_eq!(source.machine.fetching(GROUP, 201), Fetching::Unknown, "it is fetching the second");
+    source.snapshots.give_up(1, 201, second);
+    assert_eq!(source.machine.fetching(GROUP, 201), Fetching::GaveUp);
+    assert_eq!(source.machine.fetching(GROUP, 201), Fetching::Unknown, "told once");
+    source.snapshots.give_up(1, 201, second);
+    send(&mut source);
+    assert_eq!(source.machine.fetching(GROUP, 201), Fetching::Unknown, "nothing is known of the third");
+}
+
+#[test]
 fn a_start_sweeps_what_was_not_adopted() {
     let (world, platter) = (World::default(), MemDisk::new(3));
     let env = world.env(1, &platter);

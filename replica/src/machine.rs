@@ -183,7 +183,12 @@ pub trait Machine: Send + 'static {
         None
     }
 
-    /// How `peer` is getting on with a snapshot of the group that was sent to it.
+    /// A snapshot with this data goes to `peer`; what is known of an earlier one does not matter any more.
+    fn sent_snapshot(&mut self, group: GroupId, peer: u64, data: &Bytes) {
+        let _ = (group, peer, data);
+    }
+
+    /// How `peer` is getting on with the snapshot of the group that was sent to it last.
     fn fetching(&mut self, group: GroupId, peer: u64) -> Fetching {
         let _ = (group, peer);
         Fetching::Unknown

@@ -241,6 +241,9 @@ impl<M: Machine> Core<M> {
             }
             None => self.new_snapshot(id, group.applied)?,
         };
+        for peer in &wanted {
+            self.machine.sent_snapshot(id, *peer, &made.data);
+        }
         let Some(group) = self.groups.get_mut(&id) else { return Ok(()) };
         let mut snapshot = Snapshot { data: made.data, ..Snapshot::default() };
         let metadata = snapshot.mut_metadata();

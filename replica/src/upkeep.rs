@@ -31,14 +31,18 @@ impl<M: Machine> Core<M> {
             group.reads.expire(now, patience);
             if !group.sending.is_empty() {
                 let peers: Vec<u64> = group.sending.keys().copied().collect();
+                let mut gave_up = false;
                 for peer in peers {
                     match self.machine.fetching(id, peer) {
                         Fetching::Took(at) => group.notice_fetch(peer, at, at + self.config.snapshot_timeout),
-                        Fetching::GaveUp => group.snapshot_lost(peer),
+                        Fetching::GaveUp => {
+                            group.snapshot_lost(peer);
+                            gave_up = true;
+                        }
                         Fetching::Unknown => {}
                     }
                 }
-                if group.check_sending(now) {
+                if group.check_sending(now) && !gave_up {
                     self.machine.release_snapshots(id);
                 }
                 self.dirty.insert(id);

@@ -64,6 +64,11 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 select(work, pin!(worker.stop.stopped())).await;
             });
         }
+        for ticket in shared.snapshots.take_spoiled() {
+            shared.env.probe("store.snapshot.spoiled");
+            let worker = shared.clone();
+            shared.env.tasks.go("store-snapshot", async move { tell_given_up(&worker, &ticket).await });
+        }
         shared.snapshots.expire(shared.env.clock.now());
         select(pin!(shared.snapshots.bell.notified()), shared.env.clock.sleep(LOOK)).await;
     }
@@ -91,11 +96,15 @@ async fn fetch_one(shared: &Shared, ticket: Ticket, members: Members) {
             tracing::info!(region, index = ticket.at.index, %failure, "a snapshot was not fetched");
             shared.snapshots.fetched(&ticket, None);
             if !matches!(failure, Failure::Unwanted | Failure::Gone(_)) {
-                // So that the leader need not find out by waiting.
-                drop(call(shared, &ticket, GIVEN_UP).await);
+                tell_given_up(shared, &ticket).await;
             }
         }
     }
+}
+
+/// So that the leader need not find out by waiting.
+async fn tell_given_up(shared: &Shared, ticket: &Ticket) {
+    drop(call(shared, ticket, GIVEN_UP).await);
 }
 
 async fn fetch(shared: &Shared, ticket: &Ticket, members: Members) -> Result<Staged, Failure> {

@@ -66,7 +66,11 @@ struct State {
     arrivals: BTreeMap<u64, Arrival>,
     /// Regions of which a fetch was broken off.
     broken: BTreeSet<u64>,
-    /// Regions and peers that will not have what was offered to them.
+    /// What was fetched for nothing, as its sender has yet to hear.
+    spoiled: Vec<Ticket>,
+    /// By region and peer: the snapshot that was sent last.
+    sent: BTreeMap<(u64, u64), u64>,
+    /// Regions and peers that will not have what was sent to them last.
     given_up: BTreeSet<(u64, u64)>,
 }
 
@@ -250,15 +254,31 @@ impl Snapshots {
         of_region.filter_map(|export| export.last_taken(peer)).max().map_or(Fetching::Unknown, Fetching::Took)
     }
 
-    /// A peer will not have what was offered to it.
-    fn give_up(&self, region_id: u64, peer: u64) {
-        lock(&self.state).given_up.insert((region_id, peer));
+    /// A snapshot is on its way to a peer.
+    pub(crate) fn sent(&self, region_id: u64, peer: u64, id: u64) {
+        let mut state = lock(&self.state);
+        state.sent.insert((region_id, peer), id);
+        state.given_up.remove(&(region_id, peer));
+    }
+
+    /// A peer will not have a snapshot. Of an older one than it was sent last that means nothing.
+    pub(crate) fn give_up(&self, region_id: u64, peer: u64, id: u64) {
+        let mut state = lock(&self.state);
+        if state.sent.get(&(region_id, peer)) == Some(&id) {
+            state.given_up.insert((region_id, peer));
+        }
     }
 
     /// Nobody may fetch a region's snapshots from here any more.
     pub(crate) fn withdraw(&self, region_id: u64) {
+        lock(&self.state).exports.retain(|_, export| !is_of(export, region_id));
+    }
+
+    /// The region is not led here any more.
+    pub(crate) fn leave(&self, region_id: u64) {
+        self.withdraw(region_id);
         let mut state = lock(&self.state);
-        state.exports.retain(|_, export| !is_of(export, region_id));
+        state.sent.retain(|(id, _), _| *id != region_id);
         state.given_up.retain(|(id, _)| *id != region_id);
     }
 
@@ -286,9 +306,11 @@ impl Snapshots {
                 Progress::Ready
             }
             Stage::Ready(_) => {
-                // The region moved on since. It may have all of this by now; if not, raft asks again.
+                // The region moved on since. It may have all of this by now; if not, its leader sends another one.
                 state.arrivals.remove(&id);
                 state.broken.insert(id);
+                state.spoiled.push(ticket.clone());
+                self.bell.notify_one();
                 Progress::Busy
             }
             accepted @ Stage::Accepted(_) => {
@@ -345,6 +367,11 @@ impl Snapshots {
         let next = state.arrivals.values_mut().find(|arrival| matches!(arrival.stage, Stage::Waits))?;
         next.stage = Stage::Fetching;
         Some((next.ticket.clone(), next.members.clone()))
+    }
+
+    /// What was fetched for nothing since the last call.
+    fn take_spoiled(&self) -> Vec<Ticket> {
+        std::mem::take(&mut lock(&self.state).spoiled)
     }
 
     /// Whether a snapshot is still to be fetched.

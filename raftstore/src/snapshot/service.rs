@@ -29,11 +29,11 @@ impl RegionSnapshots for SnapshotService {
         }
         let export = shared.snapshots.export(request.snapshot_id);
         let Some(export) = export.filter(|export| serves && export.is_meant(&request)) else {
-            shared.snapshots.give_up(request.region_id, request.peer_id);
+            shared.snapshots.give_up(request.region_id, request.peer_id, request.snapshot_id);
             return Err(gone());
         };
         if request.number == GIVEN_UP {
-            shared.snapshots.give_up(request.region_id, request.peer_id);
+            shared.snapshots.give_up(request.region_id, request.peer_id, request.snapshot_id);
             return Err(gone());
         }
         let chunk = export
