@@ -62,6 +62,7 @@ impl Shared {
     fn reached(&self, cause: Cause) {
         match cause {
             Cause::Lost => self.env.probe("coordinator.repair.decided"),
+            Cause::Damaged => self.env.probe("coordinator.damage.decided"),
             Cause::Leaving => self.env.probe("coordinator.emptying.decided"),
             Cause::Number => self.env.probe("coordinator.number.decided"),
             Cause::Replicas => self.env.probe("coordinator.balance.decided"),

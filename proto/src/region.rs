@@ -25,6 +25,11 @@ impl RegionDescriptor {
         self.peers.iter().find(|candidate| candidate.peer_id == peer)
     }
 
+    /// Whether `peer` was found to hold something else than the other replicas.
+    pub fn is_quarantined(&self, peer: u64) -> bool {
+        self.quarantined_peer_ids.contains(&peer)
+    }
+
     /// (version, conf_version), zero when missing.
     pub fn epoch_pair(&self) -> (u64, u64) {
         self.epoch.as_ref().map_or((0, 0), |epoch| (epoch.version, epoch.conf_version))

@@ -5,14 +5,16 @@ use crate::store::Shared;
 use crate::topology::{self, Outcome};
 use nokv_proto::admin::v1::raft_admin_server::RaftAdmin;
 use nokv_proto::admin::v1::{
-    AddPeerRequest, AddPeerResponse, ExecutionPublishState as Publish, ExecutionRestartState,
-    ExecutionRestartStatus, ExecutionStatusRequest, ExecutionStatusResponse, ExportRegionSnapshotRequest,
-    ExportRegionSnapshotResponse, ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse,
-    ForgetRootEventRequest, ForgetRootEventResponse, ImportRegionSnapshotRequest,
-    ImportRegionSnapshotResponse, ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse,
-    MergeRegionsRequest, MergeRegionsResponse, MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest,
-    RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse, SplitRegionRequest,
-    SplitRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
+    AddPeerRequest, AddPeerResponse, CheckRegionRequest, CheckRegionResponse,
+    ExecutionPublishState as Publish, ExecutionRestartState, ExecutionRestartStatus, ExecutionStatusRequest,
+    ExecutionStatusResponse, ExportRegionSnapshotRequest, ExportRegionSnapshotResponse,
+    ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ForgetRootEventRequest,
+    ForgetRootEventResponse, ImportRegionSnapshotRequest, ImportRegionSnapshotResponse,
+    ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse, MergeRegionsRequest,
+    MergeRegionsResponse, MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest,
+    RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse, ReplicaChecksumRequest,
+    ReplicaChecksumResponse, SplitRegionRequest, SplitRegionResponse, TransferLeaderRequest,
+    TransferLeaderResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -157,6 +159,18 @@ impl RaftAdmin for AdminService {
         let result = self.0.merge(source, target).await;
         topology::note(&self.0, topology::merge(source, target), target, Outcome::of(&result));
         Ok(Response::new(MergeRegionsResponse { region: Some(result?) }))
+    }
+
+    async fn check_region(&self, request: Request<CheckRegionRequest>) -> RpcResult<CheckRegionResponse> {
+        let region_id = required(request.into_inner().region_id, "region id")?;
+        Ok(Response::new(self.0.check_region(region_id).await?))
+    }
+
+    async fn replica_checksum(
+        &self,
+        request: Request<ReplicaChecksumRequest>,
+    ) -> RpcResult<ReplicaChecksumResponse> {
+        Ok(Response::new(self.0.replica_checksum(&request.into_inner())))
     }
 
     async fn forget_root_event(

@@ -1,6 +1,6 @@
 //! The door: what is checked before a request may touch a region, in which order, and what the last visitor was told.
 //!
-//! Order: request complete → store → region known → not being merged → epoch → key range → hosted → leader. Problems of the request
+//! Order: request complete → store → region known → not being merged → epoch → key range → hosted → leader, and sound. Problems of the request
 //! itself are gRPC errors; problems of routing are region errors inside an OK answer, which clients act upon.
 
 use crate::follow::Terms;
@@ -163,7 +163,7 @@ impl Door {
         if !state.is_hosted() {
             return Err(not_hosted());
         }
-        if !state.role.is_leader && !anywhere {
+        if state.is_quarantined() || (!state.role.is_leader && !anywhere) {
             return Err((Reason::NotLeader, refuse::not_leader(&state).into()));
         }
         if state.role.is_leader {

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! CE | nokv.raft.v1.RaftCmdRequest      header: region id and epoch at proposal; exactly one request
-//! AD | nokv.raft.v1.AdminCommand        a split, or a step of a merge
+//! AD | nokv.raft.v1.AdminCommand        a split, a step of a merge, a check of replicas or its result
 //! ```
 //!
 //! An empty entry is a new leader's and means nothing.
@@ -11,8 +11,8 @@ use bytes::{BufMut, Bytes, BytesMut};
 use nokv_proto::meta::v1::RegionEpoch;
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::{
-    AdminCommand, AdminCommandType, CmdHeader, CmdType, MergeCommand, MergeStep, RaftCmdRequest, Request,
-    SplitCommand,
+    AdminCommand, AdminCommandType, CheckCommand, CmdHeader, CmdType, MergeCommand, MergeStep,
+    QuarantineCommand, RaftCmdRequest, Request, SplitCommand,
 };
 use prost::Message;
 
@@ -28,6 +28,10 @@ pub(crate) enum LogEntry {
     Split(SplitCommand),
     /// A step of a merge.
     Merge(Box<MergeCommand>),
+    /// Replicas are compared.
+    Check(CheckCommand),
+    /// One of them was found to differ.
+    Quarantine(QuarantineCommand),
 }
 
 impl LogEntry {
@@ -37,10 +41,17 @@ impl LogEntry {
             return Command::decode(data).map(LogEntry::Data);
         }
         let admin = AdminCommand::decode(data.slice(1..)).map_err(|_| "admin entry that cannot be read")?;
-        match (admin.r#type(), admin.split, admin.merge) {
-            (AdminCommandType::Split, Some(split), None) => Ok(LogEntry::Split(split)),
-            (AdminCommandType::Merge, None, Some(merge)) if merge.step() != MergeStep::Unspecified => {
+        let AdminCommand { split, merge, check, quarantine, .. } = admin.clone();
+        match (admin.r#type(), split, merge, check, quarantine) {
+            (AdminCommandType::Split, Some(split), None, None, None) => Ok(LogEntry::Split(split)),
+            (AdminCommandType::Merge, None, Some(merge), None, None)
+                if merge.step() != MergeStep::Unspecified =>
+            {
                 Ok(LogEntry::Merge(Box::new(merge)))
+            }
+            (AdminCommandType::Check, None, None, Some(check), None) => Ok(LogEntry::Check(check)),
+            (AdminCommandType::Quarantine, None, None, None, Some(quarantine)) => {
+                Ok(LogEntry::Quarantine(quarantine))
             }
             _ => Err("admin entry of an unknown kind"),
         }
@@ -66,6 +77,24 @@ pub(crate) fn encode_merge(merge: MergeCommand) -> Bytes {
     encode_admin(&AdminCommand {
         r#type: AdminCommandType::Merge.into(),
         merge: Some(merge),
+        ..AdminCommand::default()
+    })
+}
+
+/// The bytes of the entry at which replicas are compared.
+pub(crate) fn encode_check(check: CheckCommand) -> Bytes {
+    encode_admin(&AdminCommand {
+        r#type: AdminCommandType::Check.into(),
+        check: Some(check),
+        ..AdminCommand::default()
+    })
+}
+
+/// The bytes of the entry that puts a peer into quarantine.
+pub(crate) fn encode_quarantine(quarantine: QuarantineCommand) -> Bytes {
+    encode_admin(&AdminCommand {
+        r#type: AdminCommandType::Quarantine.into(),
+        quarantine: Some(quarantine),
         ..AdminCommand::default()
     })
 }

@@ -57,6 +57,9 @@ pub struct Config {
     pub orphan_after: Duration,
     /// When regions are split by themselves.
     pub split: SplitLimits,
+    /// The replicas of each region are compared once in this time; zero: when asked for only. It costs each store a read of
+    /// all its data.
+    pub check_interval: Duration,
 }
 
 impl Config {
@@ -95,6 +98,7 @@ impl Config {
             address_refresh: Duration::from_secs(5),
             orphan_after: Duration::from_secs(30),
             split: SplitLimits::default(),
+            check_interval: Duration::from_secs(24 * 60 * 60),
         }
     }
 

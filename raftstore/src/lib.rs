@@ -28,6 +28,7 @@ mod apply;
 mod auto_split;
 mod bells;
 pub mod catalog;
+mod check;
 mod command;
 mod config;
 mod control;

@@ -8,6 +8,7 @@
 use crate::apply::{self, Outcome};
 use crate::bells::Bells;
 use crate::catalog::{self, Entry, Members, Position};
+use crate::check::Checks;
 use crate::command::{self, Command, LogEntry};
 use crate::gc;
 use crate::membership;
@@ -25,7 +26,7 @@ use nokv_proto::error::v1::RegionError;
 use nokv_proto::key::KeyRange;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionReplicaState};
 use nokv_proto::raft::v1::request::Cmd;
-use nokv_proto::raft::v1::{MergeCommand, SplitCommand};
+use nokv_proto::raft::v1::{CheckCommand, MergeCommand, QuarantineCommand, SplitCommand};
 use nokv_replica::{
     Applied, BIRTH, ConfChange, ConfChangeInfo, Fatal, Fetching, GroupConfig, GroupId, Joint, Machine,
     MachineSnapshot, Needed, Reception, Role,
@@ -34,6 +35,7 @@ use prost::Message;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
+mod checks;
 mod merges;
 
 /// Applied positions are remembered this far apart; durability is known that precisely.
@@ -52,6 +54,10 @@ pub(crate) enum Proposal {
     Split(SplitCommand),
     /// A step of a merge, the same.
     Merge(Box<MergeCommand>),
+    /// All replicas are to add up what they hold.
+    Check(CheckCommand),
+    /// One of them was found to differ.
+    Quarantine(QuarantineCommand),
 }
 
 /// What they get back.
@@ -65,6 +71,10 @@ pub(crate) enum Reply {
     Split(Box<Halves>),
     /// A step of a merge was taken: the region as it is now.
     Merge(Box<RegionDescriptor>),
+    /// Replicas add up what they held at this index.
+    Checked(u64),
+    /// A peer is in quarantine, or was none of the region's.
+    Quarantined,
     /// The peer left its region; the others carry the command out.
     Gone,
 }
@@ -96,6 +106,7 @@ pub(crate) struct StoreMachine {
     /// Children of a split that the driver has yet to host.
     born: Vec<GroupConfig>,
     snapshots: Arc<Snapshots>,
+    checks: Arc<Checks>,
     /// Groups of regions that were taken over, which the driver hosts still.
     absorbed: Vec<GroupId>,
 }
@@ -130,8 +141,14 @@ impl StoreMachine {
             pending: pending.clone(),
             born: Vec::new(),
             snapshots: Arc::new(Snapshots::new(env)),
+            checks: Arc::default(),
             absorbed: Vec::new(),
         }
+    }
+
+    /// What is added up, and what came of it.
+    pub(crate) fn checks(&self) -> &Arc<Checks> {
+        &self.checks
     }
 
     /// The snapshots that it makes and waits for.
@@ -282,9 +299,8 @@ impl StoreMachine {
         let sum = snapshot::sum(&self.db.snapshot(), &state.descriptor.range())
             .map_err(|error| fatal(group, error))?;
         if let Some(node) = state.peer {
-            let digest = sum.rows << 32 | u64::from(sum.crc);
             let peer = hosted.region.told_peer(node);
-            self.env.fact(Fact::Rows { peer, index: state.applied.index, digest });
+            self.env.fact(Fact::Rows { peer, index: state.applied.index, digest: sum.digest() });
         }
         Ok(())
     }
@@ -355,6 +371,11 @@ impl Machine for StoreMachine {
                 };
             }
             Proposal::Merge(merge) => return hosted.propose_merge(term, index, *merge),
+            Proposal::Check(_) | Proposal::Quarantine(_) if hosted.is_freezing() => {
+                return refused(refuse::stale());
+            }
+            Proposal::Check(check) => return Ok(command::encode_check(check)),
+            Proposal::Quarantine(quarantine) => return Ok(command::encode_quarantine(quarantine)),
         };
         if merge::is_frozen(&descriptor) {
             return refused(refuse::stale());
@@ -392,6 +413,8 @@ impl Machine for StoreMachine {
                 LogEntry::Data(command) => command,
                 LogEntry::Split(split) => return self.apply_split(group, at, &split),
                 LogEntry::Merge(merge) => return self.apply_merge(group, at, &merge),
+                LogEntry::Check(_) => return self.apply_check(group, at),
+                LogEntry::Quarantine(quarantine) => return self.apply_quarantine(group, at, quarantine),
             };
         let region = self.hosted(group)?.region.clone();
         let (descriptor, gc) = (region.descriptor(), region.gc());
@@ -491,6 +514,11 @@ impl Machine for StoreMachine {
         let hosted = self.hosted.get(&group.0)?;
         let (region, now) = (hosted.region.descriptor(), self.env.clock.now());
         self.snapshots.kept(&region, &hosted.members, at_least, now).map(|export| offered(&export))
+    }
+
+    /// What a peer in quarantine holds must not spread.
+    fn may_send_snapshots(&self, group: GroupId) -> bool {
+        self.hosted.get(&group.0).is_none_or(|hosted| !hosted.region.state().is_quarantined())
     }
 
     fn sent_snapshot(&mut self, group: GroupId, peer: u64, data: &Bytes) {

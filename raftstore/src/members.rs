@@ -123,7 +123,9 @@ impl Shared {
 
     /// A leader that is to leave hands over first; the new leader is to be asked.
     async fn hand_over(&self, region: &Region, status: &GroupStatus, own: u64) -> Status {
-        let heir = |peer: &&u64| **peer != own && status.active.contains(peer);
+        let descriptor = region.descriptor();
+        let heir =
+            |peer: &&u64| **peer != own && status.active.contains(peer) && !descriptor.is_quarantined(**peer);
         let heirs = status.voters.iter().filter(heir);
         let Some(heir) = heirs.max_by_key(|peer| status.matched.get(peer)) else {
             return refuse(format!("region {}: nobody could lead after peer {own}", region.id));
@@ -257,10 +259,14 @@ pub(crate) async fn settle(shared: &Shared) {
             let Some(status) = shared.raft.status(region.group()).filter(|status| status.is_leader) else {
                 continue;
             };
-            if status.learners.is_empty() && !status.in_transition {
+            let descriptor = region.descriptor();
+            let is_sick = descriptor.is_quarantined(status.peer);
+            if status.learners.is_empty() && !status.in_transition && !is_sick {
                 continue;
             }
-            let next = next(&status, region.descriptor().leaving_peer_id, before.get(&region.id).copied());
+            let known = before.get(&region.id).copied();
+            let next =
+                if is_sick { Next::HandOver } else { next(&status, descriptor.leaving_peer_id, known) };
             if let Err(error) = shared.take_step(&region, &status, next).await {
                 tracing::debug!(region = region.id, ?next, %error, "not done yet");
             }

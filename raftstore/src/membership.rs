@@ -161,6 +161,12 @@ pub(crate) fn reconfigured(
         peers: peers?,
         epoch: Some(RegionEpoch { version, conf_version: conf_version + changes }),
         leaving_peer_id: leaving,
+        quarantined_peer_ids: old
+            .quarantined_peer_ids
+            .iter()
+            .copied()
+            .filter(|id| now.contains(id))
+            .collect(),
         ..old.clone()
     })
 }

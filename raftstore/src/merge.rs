@@ -282,6 +282,7 @@ pub(crate) fn may_merge(source: &RegionDescriptor, target: &RegionDescriptor) ->
 /// Serves, and everybody in it votes, for one thing at a time.
 fn is_settled(region: &RegionDescriptor, members: &Members) -> bool {
     !is_frozen(region)
+        && region.quarantined_peer_ids.is_empty()
         && members.learners.is_empty()
         && members.voters_outgoing.is_empty()
         && members.learners_next.is_empty()

@@ -65,6 +65,11 @@ impl State {
         self.peer.is_some() && !is_tombstone(&self.descriptor)
     }
 
+    /// Whether this store's peer was found to hold something else than the others. It serves nothing.
+    pub(crate) fn is_quarantined(&self) -> bool {
+        self.peer.is_some_and(|peer| self.descriptor.is_quarantined(peer))
+    }
+
     /// The leader as region peer, if known.
     pub(crate) fn leader(&self) -> Option<RegionPeer> {
         self.role.leader.and_then(|peer| self.descriptor.peer(peer).copied())

@@ -277,9 +277,7 @@ impl KvService {
                 let text = "the peer was removed meanwhile; the command may still take effect";
                 Err(Status::unavailable(text).into())
             }
-            Ok(Ok(Reply::Configured | Reply::Split(_) | Reply::Merge(_))) => {
-                Err(Status::internal("a command was answered as a change").into())
-            }
+            Ok(Ok(_)) => Err(Status::internal("a command was answered as a change").into()),
             Ok(Err(error)) => Err(not_proposed(&admitted, error)),
             Err(_) => Err(self.timed_out(Class::Write, context)),
         }

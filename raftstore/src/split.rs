@@ -66,13 +66,20 @@ pub(crate) fn command(
     let (version, conf_version) = parent.epoch_pair();
     let twin = |(peer, peer_id): (&RegionPeer, u64)| RegionPeer { store_id: peer.store_id, peer_id };
     let peers: Vec<RegionPeer> = parent.peers.iter().zip(peer_ids).map(twin).collect();
-    let leaving = parent.peers.iter().zip(&peers).find(|(peer, _)| peer.peer_id == parent.leaving_peer_id);
+    let twin_of = |id: u64| {
+        let mut pairs = parent.peers.iter().zip(&peers);
+        pairs.find(|(peer, _)| peer.peer_id == id).map(|(_, twin)| twin.peer_id)
+    };
+    let leaving_peer_id = twin_of(parent.leaving_peer_id).unwrap_or(0);
+    // Which rows are wrong is not known, so both halves may have some.
+    let quarantined_peer_ids = parent.quarantined_peer_ids.iter().filter_map(|id| twin_of(*id)).collect();
     let child = RegionDescriptor {
         region_id: child_id,
         start_key: key.clone(),
         end_key: parent.end_key.clone(),
         epoch: Some(RegionEpoch { version: version + 1, conf_version }),
-        leaving_peer_id: leaving.map_or(0, |(_, twin)| twin.peer_id),
+        leaving_peer_id,
+        quarantined_peer_ids,
         peers,
         state: parent.state,
         lineage: vec![DescriptorLineageRef {

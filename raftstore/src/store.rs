@@ -5,6 +5,7 @@ use crate::admission::Door;
 use crate::auto_split;
 use crate::bells::Bells;
 use crate::catalog::{self, Entry};
+use crate::check::{self, Checks};
 use crate::control::Coordinators;
 use crate::heartbeat;
 use crate::machine::{Proposal, Reply, StoreMachine};
@@ -61,6 +62,7 @@ pub(crate) struct Shared {
     pub(crate) points: gc::Points,
     pub(crate) addresses: Arc<StoreAddresses>,
     pub(crate) snapshots: Arc<Snapshots>,
+    pub(crate) checks: Arc<Checks>,
     pub(crate) operations: Operations,
     pub(crate) topology: Topology,
     /// The address in use, once the port is open.
@@ -116,6 +118,7 @@ impl Store {
         let pending = PendingEvents::new(catalog::read_pending(db)?);
         let machine = StoreMachine::new(env, db, config.store_id, &regions, &entries, &bells, &pending);
         let snapshots = machine.snapshots().clone();
+        let checks = machine.checks().clone();
         let groups = entries.iter().filter_map(|entry| group_config(entry, config.store_id)).collect();
         let raft =
             Driver::start(env.clone(), raft_config(config), machine, addresses.clone(), groups).await?;
@@ -134,6 +137,7 @@ impl Store {
             topology: Topology::default(),
             addresses,
             snapshots,
+            checks,
             served: OnceLock::new(),
             stop: Stop::new(),
         });
@@ -279,6 +283,8 @@ pub(crate) fn group_config(entry: &Entry, store_id: u64) -> Option<GroupConfig> 
 /// Starts the background loops; they end with the store.
 fn spawn_loops(shared: &Arc<Shared>) {
     spawn(shared, "store-members", |shared| async move { members::settle(&shared).await });
+    spawn(shared, "store-checks", |shared| async move { check::add_up(&shared).await });
+    spawn(shared, "store-patrol", |shared| async move { check::patrol(&shared).await });
     spawn(shared, "store-merges", |shared| async move { merging::run(&shared).await });
     spawn(shared, "store-snapshots", |shared| async move { snapshot::run(&shared).await });
     spawn(shared, "store-graves", |shared| async move { graves::clear(&shared).await });

@@ -1,16 +1,20 @@
 //! Three stores in one world, spoken to as a client would.
 
 use crate::catalog::Position;
+use crate::mvcc::{CF_WRITE, stored_bounds};
 use crate::snapshot::rows::Sum;
 use crate::testing::{World, region};
 use crate::{Config, Store};
 use bytes::Bytes;
-use nokv_engine::Options;
+use nokv_engine::{Options, WriteBatch};
 use nokv_env::ClockExt;
 use nokv_env::mem_disk::{CrashMode, MemDisk};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
-use nokv_proto::admin::v1::{MvccGetRequest, RegionRuntimeStatusRequest, TransferLeaderRequest};
+use nokv_proto::admin::v1::{
+    MvccGetRequest, RegionRuntimeStatusRequest, ReplicaVerdict, TransferLeaderRequest,
+};
 use nokv_proto::error::v1::RegionError;
+use nokv_proto::key::KeyRange;
 use nokv_proto::kv::v1::no_kv_client::NoKvClient;
 use nokv_proto::kv::v1::*;
 use nokv_proto::meta::v1::RegionDescriptor;
@@ -253,6 +257,58 @@ fn leadership_is_handed_over_on_request() {
     assert_eq!((status.known, status.hosted, status.leader), (true, true, false));
     assert_eq!((status.local_peer_id, status.leader_peer_id), (leader * 100 + 1, target * 100 + 1));
     assert!(status.applied_index >= 2);
+}
+
+/// Takes the newest row of a key out of a store's engine, as no log says.
+fn damage(world: &World, store: &Store, key: &str) {
+    let range = KeyRange { start: Bytes::copy_from_slice(key.as_bytes()), end: Bytes::new() };
+    let rows = store.shared.db.snapshot();
+    let (row, _) = rows.iter(CF_WRITE, stored_bounds(&range)).next().unwrap().unwrap();
+    let mut batch = WriteBatch::new();
+    batch.delete(CF_WRITE, row);
+    store.shared.db.apply(batch).unwrap();
+    world.run(store.shared.db.flush()).unwrap();
+}
+
+#[test]
+fn a_replica_that_differs_is_found_and_does_not_serve_or_lead_any_more() {
+    let mut cluster = Cluster::new();
+    cluster.put("a", "1");
+    cluster.put("b", "2");
+    cluster.converge();
+    let check = |cluster: &Cluster, store: u64| {
+        cluster.world.run(cluster.stores[&store].shared.check_region(1)).unwrap()
+    };
+    let sick = cluster.leader();
+    let sound = check(&cluster, sick);
+    assert!(sound.replicas.iter().all(|replica| replica.verdict() == ReplicaVerdict::Equal), "{sound:?}");
+    damage(&cluster.world, &cluster.stores[&sick], "a");
+    let found = check(&cluster, sick);
+    for replica in &found.replicas {
+        assert_eq!(replica.verdict() == ReplicaVerdict::Differs, replica.store_id == sick, "{found:?}");
+    }
+    assert_eq!(found.region.unwrap().quarantined_peer_ids, [sick * 100 + 1]);
+    cluster.wait(Duration::from_secs(3));
+    let heir = cluster.leader();
+    assert_ne!(heir, sick, "it led, and wrong reads would have come from it");
+    // Its word counts as before in elections, but it does not keep what it wins, also after a restart.
+    cluster.kill(sick);
+    cluster.start(sick);
+    cluster.wait(Duration::from_secs(3));
+    let state = cluster.stores[&sick].shared.door.regions.get(1).unwrap().state();
+    assert!(state.is_quarantined());
+    let mut admin = RaftAdminClient::new(cluster.any().shared.env.net.connect(&addr(cluster.leader())));
+    let request = TransferLeaderRequest { region_id: 1, peer_id: sick * 100 + 1 };
+    _ = cluster.world.run(admin.transfer_leader(request));
+    cluster.wait(Duration::from_secs(3));
+    assert_ne!(cluster.leader(), sick);
+    let read = GetRequest { key: "b".into(), ..Default::default() };
+    let context = Context { region_epoch: state.descriptor.epoch, ..context().unwrap() };
+    let request = KvGetRequest { context: Some(context), request: Some(read) };
+    let refused = cluster.world.run(cluster.client(sick).kv_get(request)).unwrap().into_inner();
+    assert!(refused.region_error.is_some_and(|error| error.not_leader.is_some()));
+    let again = check(&cluster, cluster.leader());
+    assert_eq!(again.replicas.iter().filter(|one| one.verdict() == ReplicaVerdict::Differs).count(), 1);
 }
 
 #[test]

@@ -183,6 +183,12 @@ pub trait Machine: Send + 'static {
         None
     }
 
+    /// Whether this node may bring others up to date. False: they wait for another leader.
+    fn may_send_snapshots(&self, group: GroupId) -> bool {
+        let _ = group;
+        true
+    }
+
     /// A snapshot with this data goes to `peer`; what is known of an earlier one does not matter any more.
     fn sent_snapshot(&mut self, group: GroupId, peer: u64, data: &Bytes) {
         let _ = (group, peer, data);

@@ -227,7 +227,8 @@ impl<M: Machine> Core<M> {
     fn make_snapshot(&mut self, id: GroupId) -> Result<(), Halt> {
         let Some(group) = self.groups.get(&id) else { return Ok(()) };
         let wanted = group.raw.store().take_wanted();
-        if wanted.is_empty() || group.raw.raft.state != StateRole::Leader {
+        let is_leader = group.raw.raft.state == StateRole::Leader;
+        if wanted.is_empty() || !is_leader || !self.machine.may_send_snapshots(id) {
             return Ok(());
         }
         let on_their_way: usize = self.groups.values().map(|group| group.sending.len()).sum();

@@ -94,6 +94,7 @@ impl Scenario {
         routes.stop();
         self.split_up().await?;
         self.placed().await?;
+        self.nobody_differs()?;
         self.quiet().await
     }
 
@@ -294,6 +295,16 @@ impl Scenario {
                 return Err(Violation::new("liveness", facts));
             }
             world.sleep_ms(100).await;
+        }
+    }
+
+    /// Replicas that compare themselves have found nothing.
+    fn nobody_differs(&self) -> Result<(), Violation> {
+        let probes = self.world.around.watch.probes();
+        match ["store.check.differs", "store.check.undecided"].iter().find(|name| probes.contains_key(**name))
+        {
+            Some(name) => Err(Violation::new("replicas", format!("{name}: replicas hold different data"))),
+            None => Ok(()),
         }
     }
 

@@ -327,6 +327,7 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
     settings.snapshot_chunk_bytes = config.snapshot_chunk_bytes;
     settings.orphan_after = Duration::from_millis(20 * config.tick_ms);
     settings.heartbeat_interval = Duration::from_millis(config.heartbeat_ms);
+    settings.check_interval = Duration::from_millis(config.check_ms);
     settings.split = nokv_raftstore::SplitLimits {
         bytes: config.split_bytes,
         requests: config.split_requests,

@@ -236,6 +236,8 @@ pub enum Region {
     /// Take a region's peer off a store
     #[command(mut_arg("store", |store| store.help("The store whose peer goes")))]
     RemovePeer(RegionOnStore),
+    /// Compare what the replicas of a region hold, or those of all regions
+    Check(RegionCheck),
     /// Have a store never again tell the meta-root what that refuses
     ForgetEvent(RegionForgetEvent),
 }
@@ -293,6 +295,26 @@ pub struct RegionAddPeer {
     /// Take the place of the peer on this store, which goes when the new one has caught up
     #[arg(long, value_name = "STORE", value_parser = id)]
     pub in_place_of: Option<u64>,
+}
+
+/// `nokv region check`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    group(clap::ArgGroup::new("which").required(true).args(["region", "all"])),
+    after_help = "Replicas add up what they hold as of one entry of the region's log. One that differs from most others goes into \
+    quarantine: it serves nothing, and the scheduler replaces it. Exit code 6 when any differs, 9 when one did not answer. Stores do this by \
+    themselves, too, see `nokv serve --check-interval`."
+)]
+pub struct RegionCheck {
+    /// The region
+    #[arg(long, value_name = "ID", value_parser = id)]
+    pub region: Option<u64>,
+    /// Every region, one after the other
+    #[arg(long)]
+    pub all: bool,
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
 }
 
 /// `nokv region forget-event`.

@@ -69,6 +69,9 @@ pub struct Serve {
     /// Split a region when it gets this many requests a second for 10 s; 0: never
     #[arg(long, env = "NOKV_SPLIT_REQUESTS", value_name = "N", default_value_t = 5_000)]
     pub split_requests: u64,
+    /// Compare the replicas of each region that this store leads once in this time; 0: never
+    #[arg(long, env = "NOKV_CHECK_INTERVAL", value_name = "DURATION", default_value = "24h", value_parser = duration)]
+    pub check_interval: Duration,
     /// Patience with one request to a coordinator
     #[arg(long, env = "NOKV_COORDINATOR_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
     pub coordinator_timeout: Duration,

@@ -1,6 +1,7 @@
 //! One file a verb.
 
 mod bench;
+mod compare;
 mod config;
 mod coordinator;
 mod demo;

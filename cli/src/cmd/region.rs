@@ -4,7 +4,7 @@ use crate::args::client::{
     Region, RegionAddPeer, RegionForgetEvent, RegionMerge, RegionOnStore, RegionSplit,
 };
 use crate::args::{Format, Global};
-use crate::cmd::{kv, reach, regions};
+use crate::cmd::{compare, kv, reach, regions};
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, quote};
 use nokv_env::{ClockExt, Env, Instant};
@@ -30,6 +30,7 @@ pub async fn run(env: &Env, command: &Region, global: &Global) -> Result<u8> {
         Region::TransferLeader(args) => transfer_leader(env, args, global).await,
         Region::AddPeer(args) => add_peer(env, args, global).await,
         Region::RemovePeer(args) => remove_peer(env, args, global).await,
+        Region::Check(args) => compare::run(env, args, global).await,
         Region::ForgetEvent(args) => forget_event(env, args, global).await,
     }
 }
@@ -58,10 +59,16 @@ impl Leaders {
     }
 
     /// The region with an id.
-    async fn region(&self, id: u64) -> Result<RegionRoute> {
+    pub(super) async fn region(&self, id: u64) -> Result<RegionRoute> {
         let found = self.find(|region| region.region_id == id).await?;
         found
             .ok_or_else(|| Failure::new(Code::RegionNotFound, format!("no region {id}")).next("nokv regions"))
+    }
+
+    /// Every region.
+    pub(super) async fn ids(&self) -> Result<Vec<u64>> {
+        let routes = self.reach.client.list_regions().await.map_err(|error| self.reach.failure(&error))?;
+        Ok(routes.into_iter().filter_map(|route| Some(route.descriptor?.region_id)).collect())
     }
 
     /// The store that leads the region of `route`, and its address, once both are known.
@@ -80,7 +87,7 @@ impl Leaders {
     }
 
     /// The same. While it is not known it waits a moment, and says `None`.
-    async fn leader_now(&self, what: &str, route: &RegionRoute) -> Result<Option<(u64, String)>> {
+    pub(super) async fn leader_now(&self, what: &str, route: &RegionRoute) -> Result<Option<(u64, String)>> {
         let leader = self.leader(route).await?;
         if leader.is_none() {
             self.again(what, &Status::unavailable("the region has no known leader")).await?;

@@ -92,8 +92,12 @@ pub fn line(region: &RegionDescriptor) -> String {
         0 => String::new(),
         peer => format!(" leaving={peer}"),
     };
+    let quarantined = match &region.quarantined_peer_ids[..] {
+        [] => String::new(),
+        peers => format!(" quarantined={peers:?}"),
+    };
     format!(
-        "  - id={} state={} epoch={{ver:{version} conf:{conf}}} range=[\"{}\",\"{}\") peers=[{}]{leaving}",
+        "  - id={} state={} epoch={{ver:{version} conf:{conf}}} range=[\"{}\",\"{}\") peers=[{}]{leaving}{quarantined}",
         region.region_id,
         state_name(region),
         region.start_key.escape_ascii(),
@@ -139,6 +143,9 @@ pub fn to_json(region: &RegionDescriptor, leader: Option<u64>) -> Value {
     object.insert("state".into(), json!(state_number(region)));
     if region.leaving_peer_id != 0 {
         object.insert("leaving_peer_id".into(), json!(region.leaving_peer_id));
+    }
+    if !region.quarantined_peer_ids.is_empty() {
+        object.insert("quarantined_peer_ids".into(), json!(region.quarantined_peer_ids));
     }
     if let Some(leader) = leader {
         object.insert("leader_store_id".into(), json!(leader));

@@ -117,6 +117,7 @@ fn settings(args: &Serve) -> Result<Config> {
     config.max_inflight = args.raft_max_inflight;
     config.split.bytes = args.split_bytes;
     config.split.requests = args.split_requests;
+    config.check_interval = args.check_interval;
     config.coordinator_timeout = args.coordinator_timeout;
     config.engine.lock_owner = format!("pid {}, nokv serve --store-id {}", std::process::id(), args.store_id);
     config.validate().map_err(|error| startup::store(&error))?;

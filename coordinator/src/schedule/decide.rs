@@ -19,6 +19,7 @@ const SIZE_MAX: u64 = 64;
 pub(crate) fn decide(picture: &Picture, board: &Board, now: Instant, limits: &Limits) -> Verdict {
     let mut rules = Rules::new(picture, board, now, limits);
     rules.replace_what_is_lost();
+    rules.replace_what_is_damaged();
     rules.empty_stores_that_leave();
     rules.mend_the_number_of_replicas();
     if limits.balance {
@@ -210,6 +211,14 @@ impl<'a> Rules<'a> {
         );
     }
 
+    fn replace_what_is_damaged(&mut self) {
+        self.replace_all(
+            Cause::Damaged,
+            |_, region, peer| region.quarantined.contains(&peer.peer_id),
+            |peer| format!("peer {} holds something else than the other replicas", peer.peer_id),
+        );
+    }
+
     fn empty_stores_that_leave(&mut self) {
         self.replace_all(
             Cause::Leaving,
@@ -248,6 +257,7 @@ impl<'a> Rules<'a> {
             (
                 !region.is_learner(**peer),
                 !region.silent.contains(&peer.peer_id),
+                !region.quarantined.contains(&peer.peer_id),
                 region.leader == Some(**peer),
                 std::cmp::Reverse(load),
             )
@@ -257,7 +267,10 @@ impl<'a> Rules<'a> {
 
     /// Whether a region is in order, so that balance may touch it.
     fn is_settled(&self, region: &RegionState) -> bool {
-        region.peers.len() == self.limits.replicas && region.learners.is_empty() && region.silent.is_empty()
+        region.peers.len() == self.limits.replicas
+            && region.learners.is_empty()
+            && region.silent.is_empty()
+            && region.quarantined.is_empty()
     }
 
     /// Takes what is best, one after the other: each changes what is best next.
@@ -306,7 +319,11 @@ impl<'a> Rules<'a> {
         let fewest = sources.last().map_or(0, |(leads, _)| *leads);
         let can_lead = |region: &RegionState, peer: &RegionPeer| {
             let store = self.picture.store(peer.store_id);
-            store.up && !store.leaving && !region.is_learner(*peer) && !region.silent.contains(&peer.peer_id)
+            store.up
+                && !store.leaving
+                && !region.is_learner(*peer)
+                && !region.silent.contains(&peer.peer_id)
+                && !region.quarantined.contains(&peer.peer_id)
         };
         for (many, from) in sources {
             if many < fewest + 2 {

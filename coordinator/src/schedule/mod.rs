@@ -13,6 +13,7 @@
 //!
 //! - No region gets two replicas on one store, or one on a store that is down, full or being emptied.
 //! - A replica goes only when the region has more than it needs: first the new one comes and gets its vote.
+//! - A replica that holds something else than the others is replaced, by a copy of one of them.
 //! - A store's replicas are replaced only if both this coordinator and the leader of the region hear nothing of it, and
 //!   silence is counted only while this coordinator itself is awake ([`clocks`]).
 //! - A step of balance makes the loads of stores more even by a margin, or is not taken; so balance ends.
@@ -162,6 +163,8 @@ impl Action {
 pub(crate) enum Cause {
     /// A store is down for long.
     Lost,
+    /// A replica holds something else than the others.
+    Damaged,
     /// A store is being decommissioned.
     Leaving,
     /// Too many or too few replicas.

@@ -37,6 +37,8 @@ pub(crate) struct RegionState {
     pub(crate) peers: Vec<RegionPeer>,
     /// Peers without a vote.
     pub(crate) learners: BTreeSet<u64>,
+    /// Peers that hold something else than the others.
+    pub(crate) quarantined: BTreeSet<u64>,
     /// Peers that the leader does not hear of.
     pub(crate) silent: BTreeSet<u64>,
     /// Who leads; `None`: nobody whose report can be relied on, so nothing is done.
@@ -65,6 +67,7 @@ impl RegionState {
             peers: told.peers.clone(),
             learners: report.learners.iter().copied().collect(),
             silent: report.silent.iter().copied().collect(),
+            quarantined: told.quarantined_peer_ids.iter().copied().collect(),
             leader: Some(leader),
             conf_version: told.epoch_pair().1,
             bytes: report.bytes,

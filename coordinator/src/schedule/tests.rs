@@ -193,6 +193,7 @@ fn remove(region: &mut RegionState, old: u64) {
     region.peers.retain(|peer| peer.peer_id != old);
     region.learners.remove(&old);
     region.silent.remove(&old);
+    region.quarantined.remove(&old);
     if region.leader.is_some_and(|leader| leader.peer_id == old) {
         region.leader = region.peers.first().copied();
     }
@@ -254,6 +255,20 @@ fn the_replicas_of_a_lost_store_are_replaced_and_only_then_removed() {
     );
     world.settle();
     assert_eq!(world.counts(), BTreeMap::from([(1, 3), (2, 3), (3, 0), (4, 3)]));
+}
+
+#[test]
+fn a_replica_that_differs_is_replaced_by_another_one() {
+    let mut world = World::new(4, &[&[1, 2, 3]]);
+    let region = world.picture.regions.get_mut(&1).expect("region");
+    let sick = region.peers[1];
+    region.quarantined.insert(sick.peer_id);
+    let begun = world.look();
+    assert_eq!(begun[0].1, Action::Move { peer: sick, store: 4 });
+    assert!(begun[0].2.contains("holds something else than the other replicas"), "{begun:?}");
+    world.settle();
+    assert!(world.picture.regions[&1].peers.iter().all(|peer| *peer != sick));
+    assert!(world.picture.regions[&1].quarantined.is_empty());
 }
 
 #[test]

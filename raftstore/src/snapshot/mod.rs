@@ -41,7 +41,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
-pub(crate) use export::sum;
+pub(crate) use export::{sum, sum_slowly};
 pub(crate) use fetch::run;
 #[cfg(test)]
 pub(crate) use fetch::{Failure, Site, Staging};

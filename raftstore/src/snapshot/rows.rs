@@ -52,6 +52,11 @@ pub(crate) struct Sum {
 }
 
 impl Sum {
+    /// Both in one number, for whoever watches.
+    pub(crate) fn digest(self) -> u64 {
+        self.rows << 32 | u64::from(self.crc)
+    }
+
     /// With one more chunk.
     pub(crate) fn and(self, chunk: &[u8], rows: u64) -> Self {
         Self { rows: self.rows + rows, crc: crc32c::crc32c_append(self.crc, chunk) }
