@@ -194,7 +194,12 @@ impl Shared {
     /// the moment's making; after `DeadlineExceeded` and `Unavailable` the merge may still happen.
     pub(crate) async fn merge(&self, source_id: u64, target_id: u64) -> Result<RegionDescriptor, Status> {
         let source = self.led(source_id)?;
-        let missing = || Status::not_found(format!("region {target_id} is not here"));
+        let missing = || {
+            let store = self.config.store_id;
+            let text =
+                format!("region {target_id} has no replica on store {store}, which leads region {source_id}");
+            refuse(format!("{text}; both must be on the same stores"))
+        };
         let target = self.door.regions.get(target_id).ok_or_else(missing)?;
         let target_state = target.state();
         if !target_state.is_hosted() {

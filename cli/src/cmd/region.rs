@@ -241,11 +241,14 @@ async fn add_peer(env: &Env, args: &RegionAddPeer, global: &Global) -> Result<u8
                     return show(&[(region, Some(leader))], global);
                 }
                 if votes && region.leaving_peer_id != replaced_peer_id {
+                    let place = match region.leaving_peer_id {
+                        0 => "nobody's place".to_owned(),
+                        other => format!("the place of peer {other}"),
+                    };
                     let text = format!(
-                        "region {region_id} has had a peer on store {store_id}, which takes nobody's place"
+                        "region {region_id} has a peer on store {store_id} by other hands, which takes {place}"
                     );
-                    let next = format!("nokv region remove-peer --region {region_id} --store STORE");
-                    return Err(Failure::new(Code::Refused, text).next(next));
+                    return Err(Failure::new(Code::Refused, text).next("nokv transitions"));
                 }
                 Status::unavailable(if votes {
                     "the old peer has lost its vote; it goes by itself"
