@@ -65,41 +65,27 @@ pub(crate) fn is_admin(data: &Bytes) -> bool {
 
 /// The bytes of a split's entry.
 pub(crate) fn encode_split(split: SplitCommand) -> Bytes {
-    encode_admin(&AdminCommand {
-        r#type: AdminCommandType::Split.into(),
-        split: Some(split),
-        ..AdminCommand::default()
-    })
+    encode_admin(AdminCommandType::Split, |admin| admin.split = Some(split))
 }
 
 /// The bytes of an entry of a merge.
 pub(crate) fn encode_merge(merge: MergeCommand) -> Bytes {
-    encode_admin(&AdminCommand {
-        r#type: AdminCommandType::Merge.into(),
-        merge: Some(merge),
-        ..AdminCommand::default()
-    })
+    encode_admin(AdminCommandType::Merge, |admin| admin.merge = Some(merge))
 }
 
 /// The bytes of the entry at which replicas are compared.
 pub(crate) fn encode_check(check: CheckCommand) -> Bytes {
-    encode_admin(&AdminCommand {
-        r#type: AdminCommandType::Check.into(),
-        check: Some(check),
-        ..AdminCommand::default()
-    })
+    encode_admin(AdminCommandType::Check, |admin| admin.check = Some(check))
 }
 
 /// The bytes of the entry that puts a peer into quarantine.
 pub(crate) fn encode_quarantine(quarantine: QuarantineCommand) -> Bytes {
-    encode_admin(&AdminCommand {
-        r#type: AdminCommandType::Quarantine.into(),
-        quarantine: Some(quarantine),
-        ..AdminCommand::default()
-    })
+    encode_admin(AdminCommandType::Quarantine, |admin| admin.quarantine = Some(quarantine))
 }
 
-fn encode_admin(admin: &AdminCommand) -> Bytes {
+fn encode_admin(kind: AdminCommandType, fill: impl FnOnce(&mut AdminCommand)) -> Bytes {
+    let mut admin = AdminCommand { r#type: kind.into(), ..AdminCommand::default() };
+    fill(&mut admin);
     let mut out = BytesMut::with_capacity(1 + admin.encoded_len());
     out.put_u8(ADMIN);
     admin.encode_raw(&mut out);
@@ -218,6 +204,16 @@ mod tests {
         let expected = [0xad, 0x08, 2, 0x1a, 14, 0x08, 7, 0x10, 9, 0xa0, 6, 3, 0xc0, 6, 0xac, 2, 0xc8, 6, 4];
         assert_eq!(&encode_merge(merge.clone())[..], expected);
         assert_eq!(LogEntry::decode(&encode_merge(merge.clone())), Ok(LogEntry::Merge(Box::new(merge))));
+    }
+
+    #[test]
+    fn checks_and_what_they_find_are_golden() {
+        let check = CheckCommand { check_id: 300 };
+        assert_eq!(encode_check(check)[..], [0xad, 0x08, 100, 0xa2, 6, 3, 0x08, 0xac, 2]);
+        assert_eq!(LogEntry::decode(&encode_check(check)), Ok(LogEntry::Check(check)));
+        let quarantine = QuarantineCommand { peer_id: 7, index: 9 };
+        assert_eq!(encode_quarantine(quarantine)[..], [0xad, 0x08, 101, 0xaa, 6, 4, 0x08, 7, 0x10, 9]);
+        assert_eq!(LogEntry::decode(&encode_quarantine(quarantine)), Ok(LogEntry::Quarantine(quarantine)));
     }
 
     #[test]

@@ -3,10 +3,8 @@
 use crate::catalog::{self, Members, Position};
 use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mvcc::testing::{prewrite_request, put};
-use crate::pending::PendingEvents;
-use crate::region::Regions;
 use crate::snapshot::{self, Failure, Site, Snapshots, Ticket};
-use crate::testing::{CHUNK, World, crash_after, fetch, region};
+use crate::testing::{CHUNK, Opened, World, crash_after, fetch, region};
 use crate::{bells::Bells, mvcc};
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -48,14 +46,7 @@ impl Solo {
     }
 
     fn open(world: World, platter: Arc<MemDisk>) -> Self {
-        let env = world.env(1, &platter);
-        let db = world.run(Db::open(&env, Path::new(DIR), Options::tiny())).unwrap();
-        let entries = catalog::read_entries(&db).unwrap();
-        let regions = Regions::new(&entries, 1);
-        regions.restore_gc(catalog::read_gcs(&db).unwrap());
-        let pending = PendingEvents::new(catalog::read_pending(&db).unwrap());
-        let bells = Arc::new(Bells::new(0));
-        let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);
+        let Opened { env, db, entries, bells, machine } = Opened::new(&world, &platter, Path::new(DIR));
         let snapshots = machine.snapshots().clone();
         let index = entries[0].applied.index;
         Self { world, platter, env, db, bells, machine, snapshots, index }

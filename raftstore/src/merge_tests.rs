@@ -1,18 +1,15 @@
 //! Two neighbours in one machine on a real engine, with the test as their raft logs.
 
-use crate::bells::Bells;
 use crate::catalog::{self, Gc, Position};
 use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::membership::Beside;
 use crate::merge;
 use crate::mvcc;
 use crate::mvcc::testing::{prewrite_request, put};
-use crate::pending::PendingEvents;
-use crate::region::Regions;
 use crate::snapshot::{Site, Snapshots};
-use crate::testing::{World, fetch, region};
+use crate::testing::{Opened, World, fetch, region};
 use bytes::Bytes;
-use nokv_engine::{Db, Options};
+use nokv_engine::Db;
 use nokv_env::Env;
 use nokv_env::mem_disk::{CrashMode, MemDisk};
 use nokv_proto::kv::v1::{GcRequest, GetRequest};
@@ -60,14 +57,7 @@ impl Duo {
     }
 
     fn open(world: World, platter: Arc<MemDisk>) -> Self {
-        let env = world.env(1, &platter);
-        let db = world.run(Db::open(&env, Path::new(DIR), Options::tiny())).unwrap();
-        let entries = catalog::read_entries(&db).unwrap();
-        let regions = Regions::new(&entries, 1);
-        regions.restore_gc(catalog::read_gcs(&db).unwrap());
-        let pending = PendingEvents::new(catalog::read_pending(&db).unwrap());
-        let bells = Arc::new(Bells::new(0));
-        let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);
+        let Opened { env, db, entries, machine, .. } = Opened::new(&world, &platter, Path::new(DIR));
         let snapshots = machine.snapshots().clone();
         let at = entries.iter().map(|entry| (GroupId(entry.region.region_id), entry.applied.index)).collect();
         Self { world, platter, env, db, machine, snapshots, at }

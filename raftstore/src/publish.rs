@@ -161,7 +161,7 @@ impl Shared {
 
 enum Event {
     Joined,
-    Region(RegionDescriptor),
+    Region(Box<RegionDescriptor>),
     /// Of [`crate::pending`], with its number.
     Pending(u64, Box<RootEvent>),
 }
@@ -209,7 +209,7 @@ fn unpublished(shared: &Shared) -> Vec<Event> {
         // Later states, and children, reach the meta-root with the change that made them.
         let is_first = state.descriptor.epoch_pair() == (1, 1) && !split::is_child(&state.descriptor);
         if is_first && state.role.is_leader && state.is_hosted() && !done.contains(&region.id) {
-            events.push(Event::Region((*state.descriptor).clone()));
+            events.push(Event::Region(Box::new((*state.descriptor).clone())));
         }
     }
     events
@@ -264,7 +264,7 @@ fn root_event(shared: &Shared, event: &Event) -> RootEvent {
             (RootEventKind::StoreJoined, Payload::StoreMembership(membership))
         }
         Event::Region(region) => {
-            let descriptor = RootRegionDescriptor { descriptor: Some(region.clone()) };
+            let descriptor = RootRegionDescriptor { descriptor: Some((**region).clone()) };
             (RootEventKind::RegionBootstrap, Payload::RegionDescriptor(descriptor))
         }
         Event::Pending(_, event) => return (**event).clone(),
@@ -278,7 +278,9 @@ mod tests {
 
     #[test]
     fn events_of_one_region_wait_for_each_other_and_others_do_not() {
-        let region = |region_id| Event::Region(RegionDescriptor { region_id, ..RegionDescriptor::default() });
+        let region = |region_id| {
+            Event::Region(Box::new(RegionDescriptor { region_id, ..RegionDescriptor::default() }))
+        };
         let ids = |events: &[Event]| events.iter().flat_map(Event::subjects).collect::<Vec<_>>();
         let mut waiting =
             VecDeque::from([Event::Joined, region(1), region(2), region(1), region(3), region(3)]);

@@ -1,9 +1,15 @@
 //! A world for this crate's tests: virtual time, crashable disks, and a network that is a table of addresses.
 
+use crate::bells::Bells;
+use crate::catalog;
+use crate::machine::StoreMachine;
+use crate::pending::PendingEvents;
+use crate::region::Regions;
 use crate::snapshot::{Failure, Site, Snapshots, Staged, Staging};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use futures_util::task::{ArcWake, waker};
+use nokv_engine::{Db, Options};
 use nokv_env::mem_disk::{DiskFaults, MemDisk};
 use nokv_env::net::{BoxError, Channel, Net, NetError, ServerHandle};
 use nokv_env::task::Stop;
@@ -12,6 +18,7 @@ use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionRepl
 use nokv_proto::raft::v1::SnapshotChunkResponse;
 use std::collections::BTreeMap;
 use std::io;
+use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -279,4 +286,28 @@ pub(crate) fn fetch(
     };
     to.fetched(&ticket, staged);
     outcome
+}
+
+/// The machine of a store in `dir` on a disk, with what it stands on.
+pub(crate) struct Opened {
+    pub(crate) env: Env,
+    pub(crate) db: Db,
+    /// The catalog.
+    pub(crate) entries: Vec<catalog::Entry>,
+    pub(crate) bells: Arc<Bells>,
+    pub(crate) machine: StoreMachine,
+}
+
+impl Opened {
+    pub(crate) fn new(world: &World, platter: &Arc<MemDisk>, dir: &Path) -> Self {
+        let env = world.env(1, platter);
+        let db = world.run(Db::open(&env, dir, Options::tiny())).expect("an engine");
+        let entries = catalog::read_entries(&db).expect("a catalog");
+        let regions = Regions::new(&entries, 1);
+        regions.restore_gc(catalog::read_gcs(&db).expect("safe points"));
+        let pending = PendingEvents::new(catalog::read_pending(&db).expect("root events"));
+        let bells = Arc::new(Bells::new(0));
+        let machine = StoreMachine::new(&env, &db, 1, &regions, &entries, &bells, &pending);
+        Self { env, db, entries, bells, machine }
+    }
 }
