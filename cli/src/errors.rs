@@ -68,7 +68,7 @@ codes! {
     RegionNotFound "region_not_found" 3 false "no such region";
     NotAWorkdir "not_a_workdir" 3 false "the directory holds no data of ours";
     Unavailable "unavailable" 4 true "nobody answered in time: no coordinator, no leader or no quorum";
-    OutcomeUnknown "outcome_unknown" 4 false "a write was sent and no answer came: it may have happened";
+    OutcomeUnknown "outcome_unknown" 4 false "a write was sent and no answer settled it: it may have happened";
     NotReady "not_ready" 4 true "a process did not become ready in time";
     WorkdirInUse "workdir_in_use" 5 false "another process has the directory open";
     WorkdirNotFresh "workdir_not_fresh" 5 false "the directory is used already and may not be seeded";

@@ -17,6 +17,8 @@ pub(crate) struct Attempt<'a> {
     cause: String,
     /// Set when a request that could commit may have been executed without an answer reaching us.
     pub(crate) ambiguous: bool,
+    /// Set when a store has had a request, whatever it answered: a copy of it may still be on its way.
+    pub(crate) delivered: bool,
 }
 
 impl<'a> Attempt<'a> {
@@ -28,7 +30,17 @@ impl<'a> Attempt<'a> {
 
     fn until(shared: &'a Shared, what: &'static str, allowed: Duration, deadline: Instant) -> Self {
         let cause = "nothing was tried yet".into();
-        Self { shared, what, allowed, deadline, failures: 0, learned_in_a_row: 0, cause, ambiguous: false }
+        Self {
+            shared,
+            what,
+            allowed,
+            deadline,
+            failures: 0,
+            learned_in_a_row: 0,
+            cause,
+            ambiguous: false,
+            delivered: false,
+        }
     }
 
     /// Patience for one of several things done at the same time, ending with this one's.

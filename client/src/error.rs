@@ -34,9 +34,9 @@ pub enum ClientError {
         /// The last failure seen.
         cause: String,
     },
-    /// The deadline passed after a commit was sent: it may have happened or not.
+    /// The deadline passed after a commit was sent: it may have happened or not, and may still happen.
     #[error(
-        "the outcome of transaction {start_ts} is unknown: a commit was sent and no answer came ({cause})"
+        "the outcome of transaction {start_ts} is unknown: a commit was sent and no answer settled it ({cause})"
     )]
     OutcomeUnknown {
         /// The transaction's start.

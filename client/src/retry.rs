@@ -27,6 +27,15 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// Whether a store has had the request, even if only to refuse it.
+    pub(crate) fn was_delivered(&self) -> bool {
+        match self {
+            Self::NoAddress(_) => false,
+            Self::Status(status) => !connection_refused(status),
+            Self::Region(_) | Self::Silence(_) => true,
+        }
+    }
+
     /// Whether the request may have taken effect, or may still do so.
     pub(crate) fn maybe_executed(&self) -> bool {
         match self {

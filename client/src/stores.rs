@@ -209,6 +209,7 @@ impl Shared {
             Err(failure) => failure,
         };
         attempt.ambiguous |= failure.maybe_executed();
+        attempt.delivered |= failure.was_delivered();
         let cause = format!("store {} at {addr}: {failure}", route.target.store_id);
         tracing::debug!(region = route.region.region_id, cause, "request failed");
         match decide(&failure, &addr) {

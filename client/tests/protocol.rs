@@ -81,6 +81,26 @@ async fn a_commit_without_an_answer_is_an_unknown_outcome() {
     );
 }
 
+/// A copy of the message may find a store that can.
+#[tokio::test(start_paused = true)]
+async fn a_commit_that_was_answered_with_not_now_is_an_unknown_outcome() {
+    let (cluster, client) = Cluster::new();
+    let client = client.with_deadline(Duration::from_secs(3));
+    let not_now = || {
+        let not_leader = Some(NotLeader { region_id: 1, leader: None });
+        Say::Region(RegionError { not_leader, ..Default::default() })
+    };
+    cluster.script("prewrite", std::iter::repeat_with(not_now).take(1000));
+    let error = client.put("a", "1").await.unwrap_err();
+    assert!(matches!(error, ClientError::OutcomeUnknown { .. }), "{error}");
+    // Only a message that can commit leaves that doubt.
+    let mut txn = client.begin().await.unwrap();
+    txn.put("a", "1").unwrap();
+    txn.put("z", "1").unwrap();
+    let error = txn.commit().await.unwrap_err();
+    assert!(matches!(error, ClientError::Timeout { .. }), "{error}");
+}
+
 #[tokio::test(start_paused = true)]
 async fn a_transaction_that_cannot_even_prewrite_is_a_timeout_and_rolled_back() {
     let (cluster, client) = Cluster::new();

@@ -117,7 +117,7 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
             ))
         }
         ClientError::OutcomeUnknown { start_ts, commit_ts, cause, .. } => {
-            Failure::new(Code::OutcomeUnknown, "the write was sent and no answer came; it may have happened")
+            Failure::new(Code::OutcomeUnknown, "the write was sent and no answer settled it; it may have happened")
                 .why(cause)
                 .next("read the key to find out; writing the same value again is safe")
                 .detail("start_ts", start_ts.0)

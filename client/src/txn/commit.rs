@@ -9,6 +9,10 @@
 //!
 //! A commit-capable message whose answer was lost leaves a *doubt*. While it stands, every refusal is checked
 //! against the primary before it is believed, and running out of time means [`ClientError::OutcomeUnknown`].
+//!
+//! One that was answered with "not now" (not the leader, too busy) was *sent*: nothing came of it, but networks deliver
+//! some messages twice, and the second one may find a store that can. So who runs out of time after that does not know
+//! the outcome either. Refusals that no copy can get around are believed.
 
 use crate::attempt::Attempt;
 use crate::client::Shared;
@@ -54,6 +58,8 @@ pub(crate) struct Commit {
     began: Instant,
     /// A message that may have committed us was sent and not answered.
     doubt: AtomicBool,
+    /// One was sent and answered with "not now".
+    sent: AtomicBool,
     /// Some lock of ours may exist.
     touched: AtomicBool,
     /// The unanswered one was a one-round-trip commit: its timestamp may not be the one asked for last.
@@ -94,6 +100,7 @@ impl Commit {
             ttl_ms: AtomicU64::new(millis(ttl)),
             began,
             doubt: AtomicBool::new(false),
+            sent: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             early_doubt: AtomicBool::new(false),
         };
@@ -107,15 +114,17 @@ impl Commit {
         };
         match ended {
             Ok(commit_ts) => Ok(commit_ts),
-            Err(error) if commit.in_doubt() => Err(ClientError::OutcomeUnknown {
-                start_ts: start,
-                commit_ts: asked,
-                primary: commit.primary.clone(),
-                cause: match error {
-                    ClientError::Timeout { cause, .. } => cause,
-                    other => other.to_string(),
-                },
-            }),
+            Err(error) if commit.in_doubt() || (commit.was_sent() && !is_final(&error)) => {
+                Err(ClientError::OutcomeUnknown {
+                    start_ts: start,
+                    commit_ts: asked,
+                    primary: commit.primary.clone(),
+                    cause: match error {
+                        ClientError::Timeout { cause, .. } => cause,
+                        other => other.to_string(),
+                    },
+                })
+            }
             Err(error) => {
                 if commit.touched.load(Ordering::SeqCst) {
                     commit.roll_back_later().await;
@@ -259,11 +268,14 @@ impl Commit {
             if !request.mutations.iter().all(|m| route.covers(&m.key)) {
                 return Ok(Prewritten::Moved(request.mutations));
             }
-            attempt.ambiguous = false;
+            (attempt.ambiguous, attempt.delivered) = (false, false);
             let reply = shared.try_call(&route, &request, attempt).await;
             if one_round_trip.is_some() && attempt.ambiguous {
                 shared.env.probe("client.one_round_trip_in_doubt");
                 self.doubt.store(true, Ordering::SeqCst);
+            }
+            if one_round_trip.is_some() && attempt.delivered {
+                self.sent.store(true, Ordering::SeqCst);
                 self.early_doubt.store(true, Ordering::SeqCst);
             }
             if attempt.ambiguous {
@@ -277,14 +289,19 @@ impl Commit {
                 self.touched.store(true, Ordering::SeqCst);
                 return Ok(Prewritten::Locked);
             }
-            if self.in_doubt() {
-                return match shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await? {
-                    Fate::Committed(at) => Ok(Prewritten::Committed(Timestamp(at))),
-                    _ => {
-                        self.clear_doubt();
-                        Err(self.conflict(self.primary.clone(), "rolled back after a lost answer".into()))
-                    }
-                };
+            // What exists now may be gone when a copy comes.
+            let exists = reply.errors.iter().any(|error| error.already_exists.is_some());
+            let was_lost = self.in_doubt();
+            if was_lost || (self.was_sent() && exists) {
+                let fate = shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await?;
+                if let Fate::Committed(at) = fate {
+                    return Ok(Prewritten::Committed(Timestamp(at)));
+                }
+                self.clear_doubt();
+                if !was_lost {
+                    self.judge(reply.errors)?;
+                }
+                return Err(self.conflict(self.primary.clone(), "rolled back after a lost answer".into()));
             }
             match self.judge(reply.errors)? {
                 Obstacle::Busy(cause) => attempt.pause(Wait::Backoff, cause).await?,
@@ -348,11 +365,14 @@ impl Commit {
             let keys: Vec<Bytes> =
                 std::iter::once(&self.primary).chain(beside).take(KEYS_MAX).cloned().collect();
             let request = CommitRequest { keys, start_version: self.start.0, commit_version: asked.0 };
-            attempt.ambiguous = false;
+            (attempt.ambiguous, attempt.delivered) = (false, false);
             let reply = shared.try_call(&route, &request, attempt).await;
             if attempt.ambiguous {
                 shared.env.probe("client.commit_in_doubt");
                 self.doubt.store(true, Ordering::SeqCst);
+            }
+            if attempt.delivered {
+                self.sent.store(true, Ordering::SeqCst);
             }
             let Some(reply) = reply? else { continue };
             let Some(error) = reply.error else {
@@ -442,9 +462,22 @@ impl Commit {
         self.doubt.load(Ordering::SeqCst)
     }
 
+    fn was_sent(&self) -> bool {
+        self.sent.load(Ordering::SeqCst)
+    }
+
     fn clear_doubt(&self) {
         self.doubt.store(false, Ordering::SeqCst);
+        self.sent.store(false, Ordering::SeqCst);
     }
+}
+
+/// Whether a transaction that ended so will never be committed, whatever arrives later.
+fn is_final(error: &ClientError) -> bool {
+    matches!(
+        error,
+        ClientError::Conflict { .. } | ClientError::AlreadyExists { .. } | ClientError::TooOld { .. }
+    )
 }
 
 /// Why a prewrite has to be tried again.
