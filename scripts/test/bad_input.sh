@@ -231,6 +231,11 @@ expect 4 unavailable 'no answer' put "${nobody[@]}" k v
 expect 2 key_empty 'the key is empty' region split "${nobody[@]}" ''
 expect 4 unavailable 'no answer' region split "${nobody[@]}" m
 expect 4 unavailable 'no answer' region remove-peer "${nobody[@]}" --region 1 --store 1
+expect 4 unavailable 'no answer' region merge "${nobody[@]}" 1 2
+expect 4 unavailable 'no answer' region check "${nobody[@]}" --region 1
+expect 2 usage '--region <ID>|--all' region check "${nobody[@]}"
+expect 4 unavailable '127.0.0.1:24999' region forget-event --addr 127.0.0.1:24999 --event 1 --timeout 1s
+expect 4 unavailable 'no answer' transitions "${nobody[@]}"
 expect 4 unavailable 'no answer' operators "${nobody[@]}"
 expect 4 unavailable 'no answer' store decommission "${nobody[@]}" 1
 expect 4 unavailable '127.0.0.1:24999' execution --addr 127.0.0.1:24999 --timeout 1s
