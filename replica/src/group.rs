@@ -38,11 +38,13 @@ pub(crate) struct Sending {
     pub(crate) deadline: Instant,
     /// When the peer last fetched a part of it, as far as the deadline knows.
     fetched: Option<Instant>,
+    /// When the connection to the peer broke last. What it fetched before says nothing any more.
+    doubted: Option<Instant>,
 }
 
 impl Sending {
     pub(crate) fn new(index: u64, deadline: Instant) -> Self {
-        Self { index, deadline, fetched: None }
+        Self { index, deadline, fetched: None, doubted: None }
     }
 }
 
@@ -298,6 +300,7 @@ impl<M: Machine> Group<M> {
     pub(crate) fn notice_fetch(&mut self, peer: u64, fetched: Instant, deadline: Instant) {
         if let Some(sending) = self.sending.get_mut(&peer)
             && sending.fetched.is_none_or(|before| before < fetched)
+            && sending.doubted.is_none_or(|doubted| doubted < fetched)
         {
             (sending.fetched, sending.deadline) = (Some(fetched), deadline);
         }
@@ -340,8 +343,9 @@ impl<M: Machine> Group<M> {
     }
 
     /// The connection to `peer` broke: a snapshot that was handed over there may have died in its queue.
-    pub(crate) fn doubt_snapshot(&mut self, peer: u64, deadline: Instant) {
+    pub(crate) fn doubt_snapshot(&mut self, peer: u64, now: Instant, deadline: Instant) {
         if let Some(sending) = self.sending.get_mut(&peer) {
+            sending.doubted = Some(now);
             sending.deadline = sending.deadline.min(deadline);
         }
     }

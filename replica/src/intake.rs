@@ -83,12 +83,12 @@ impl<M: Machine> Core<M> {
                 }
             }
             Delivery::Unreachable { node } => {
-                let doubt_ends = self.env.clock.now() + self.config.stall_timeout;
+                let now = self.env.clock.now();
                 for group in self.groups.values_mut().filter(|group| group.is_leader()) {
                     let peers = group.nodes.iter().filter(|(_, there)| **there == node);
                     for peer in peers.map(|(peer, _)| *peer).collect::<Vec<_>>() {
                         group.raw.report_unreachable(peer);
-                        group.doubt_snapshot(peer, doubt_ends);
+                        group.doubt_snapshot(peer, now, now + self.config.stall_timeout);
                     }
                 }
             }
@@ -166,6 +166,11 @@ impl<M: Machine> Core<M> {
     /// Hosts the group of a message if the machine wants to.
     fn create(&mut self, incoming: &Incoming) -> bool {
         let Some(region) = &incoming.region else { return false };
+        // A later peer was here before the last start, and what it promised still counts.
+        if self.orphans.get(&incoming.group).is_some_and(|log| log.peer > incoming.message.to) {
+            self.env.probe("replica.message.to_earlier_peer");
+            return false;
+        }
         let Some(config) = self.machine.create_group(region, incoming.message.to) else { return false };
         if config.group != incoming.group || config.peer != incoming.message.to {
             tracing::warn!(group = %incoming.group, "the machine made another group than was asked for");

@@ -116,13 +116,14 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
                 coordinators.join(",")
             ))
         }
-        ClientError::OutcomeUnknown { start_ts, commit_ts, cause, .. } => {
-            Failure::new(Code::OutcomeUnknown, "the write was sent and no answer settled it; it may have happened")
-                .why(cause)
-                .next("read the key to find out; writing the same value again is safe")
-                .detail("start_ts", start_ts.0)
-                .detail("commit_ts", commit_ts.0)
-        }
+        ClientError::OutcomeUnknown { start_ts, commit_ts, cause, .. } => Failure::new(
+            Code::OutcomeUnknown,
+            "the write was sent and no answer settled it; it may have happened",
+        )
+        .why(cause)
+        .next("read the key to find out; writing the same value again is safe")
+        .detail("start_ts", start_ts.0)
+        .detail("commit_ts", commit_ts.0),
         ClientError::Conflict { .. } => Failure::new(Code::Conflict, error).next("run the command again"),
         ClientError::TooOld { .. } => Failure::new(Code::Conflict, error).next("run the command again"),
         ClientError::AlreadyExists { .. } => Failure::new(Code::Refused, error),
