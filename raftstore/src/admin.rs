@@ -62,7 +62,7 @@ impl RaftAdmin for AdminService {
         let region_id = required(request.region_id, "region id")?;
         let peer_id = required(request.peer_id, "peer id")?;
         let before = self.0.door.regions.get(region_id).map(|region| region.descriptor());
-        let result = self.0.remove_peer(region_id, peer_id, 0).await;
+        let result = self.0.remove_peer(region_id, peer_id, request.conf_version).await;
         if let Some(before) = before {
             topology::note(&self.0, topology::remove(&before, peer_id), region_id, Outcome::of(&result));
         }

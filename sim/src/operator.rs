@@ -73,7 +73,8 @@ pub fn merge(world: &World, border: &Bytes, into_left: bool) -> bool {
         };
         ask_all(world, |mut admin| async move { drop(admin.add_peer(request).await) });
     } else if let Some(peer) = surplus {
-        let request = RemovePeerRequest { region_id: source_region_id, peer_id: peer.peer_id };
+        let conf_version = source.epoch_pair().1;
+        let request = RemovePeerRequest { region_id: source_region_id, peer_id: peer.peer_id, conf_version };
         ask_all(world, |mut admin| async move { drop(admin.remove_peer(request).await) });
     } else {
         let request = MergeRegionsRequest { source_region_id, target_region_id };
@@ -114,7 +115,9 @@ pub fn move_peer(world: &World, region_id: u64, which: u64, store: u64) -> bool 
     if region.peers.len() <= usize::from(world.config.replicas) {
         return true;
     }
-    let request = RemovePeerRequest { region_id, peer_id };
+    // Others move peers, too, and messages arrive late and twice.
+    let conf_version = region.epoch_pair().1;
+    let request = RemovePeerRequest { region_id, peer_id, conf_version };
     ask_all(world, |mut admin| async move { drop(admin.remove_peer(request).await) });
     false
 }

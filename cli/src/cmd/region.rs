@@ -291,7 +291,9 @@ async fn remove_peer(env: &Env, args: &RegionOnStore, global: &Global) -> Result
             return show(&[(region, leader)], global);
         };
         let Some((leader, address)) = leaders.leader_now(&what, &route).await? else { continue };
-        let request = RemovePeerRequest { region_id: args.region, peer_id: peer.peer_id };
+        // Somebody else may be taking peers away, too: what is asked is for the region as it was seen.
+        let conf_version = region.epoch_pair().1;
+        let request = RemovePeerRequest { region_id: args.region, peer_id: peer.peer_id, conf_version };
         match RaftAdminClient::new(env.net.connect(&address)).remove_peer(request).await {
             Ok(reply) => {
                 return show(&[(reply.into_inner().region.unwrap_or_default(), Some(leader))], global);
