@@ -154,7 +154,9 @@ impl Shared {
         let found: Vec<(RegionPeer, Option<Sum>)> = peers.into_iter().zip(sums).collect();
         let right = majority(&found);
         self.judge(&region, index, &found, right).await;
-        let replicas = found.iter().map(|(peer, sum)| row(*peer, *sum, right)).collect();
+        // Those who agree do not differ, also where too few answered to blame anybody.
+        let shown = right.or_else(|| unanimous(&found));
+        let replicas = found.iter().map(|(peer, sum)| row(*peer, *sum, shown)).collect();
         Ok(CheckRegionResponse { index, replicas, region: Some((*region.descriptor()).clone()) })
     }
 
@@ -251,6 +253,13 @@ fn majority(found: &[(RegionPeer, Option<Sum>)]) -> Option<Sum> {
     most.map(|((rows, crc), _)| Sum { rows, crc })
 }
 
+/// What all who answered hold, if that is the same.
+fn unanimous(found: &[(RegionPeer, Option<Sum>)]) -> Option<Sum> {
+    let mut known = found.iter().filter_map(|(_, sum)| *sum);
+    let first = known.next()?;
+    known.all(|sum| sum == first).then_some(first)
+}
+
 fn row(peer: RegionPeer, sum: Option<Sum>, right: Option<Sum>) -> CheckedReplica {
     let verdict = match sum {
         None => ReplicaVerdict::Unknown,
@@ -281,5 +290,20 @@ mod tests {
         assert_eq!(majority(&peers(&[sum(7), None, sum(8)])), None, "either may be wrong");
         assert_eq!(majority(&peers(&[sum(7), None, None])), None, "one knows nothing of the others");
         assert_eq!(majority(&peers(&[sum(7), sum(7), sum(8), sum(8)])), None);
+    }
+
+    #[test]
+    fn who_agrees_with_all_that_answered_does_not_differ() {
+        use ReplicaVerdict::{Differs, Equal, Unknown};
+        let sum = |crc| Some(Sum { rows: 1, crc });
+        let verdicts = |sums: &[Option<Sum>]| {
+            let found: Vec<_> = sums.iter().map(|sum| (RegionPeer::default(), *sum)).collect();
+            let shown = majority(&found).or_else(|| unanimous(&found));
+            found.iter().map(|(peer, sum)| row(*peer, *sum, shown).verdict()).collect::<Vec<_>>()
+        };
+        assert_eq!(verdicts(&[sum(7), sum(7), None, None]), [Equal, Equal, Unknown, Unknown]);
+        assert_eq!(verdicts(&[sum(7), None, None]), [Equal, Unknown, Unknown]);
+        assert_eq!(verdicts(&[sum(7), sum(8), None]), [Differs, Differs, Unknown]);
+        assert_eq!(verdicts(&[sum(7), sum(7), sum(8)]), [Equal, Equal, Differs]);
     }
 }
