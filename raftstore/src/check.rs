@@ -59,6 +59,8 @@ pub(crate) struct Job {
 #[derive(Default)]
 pub(crate) struct Checks {
     jobs: Mutex<VecDeque<Job>>,
+    /// Region and index of what is being added up.
+    under_way: Mutex<Option<(u64, u64)>>,
     /// Region and index, and the sum; oldest first.
     results: Mutex<VecDeque<(u64, u64, Sum)>>,
     bell: Notify,
@@ -75,15 +77,26 @@ impl Checks {
     }
 
     fn next(&self) -> Option<Job> {
-        lock(&self.jobs).pop_front()
+        let mut jobs = lock(&self.jobs);
+        let next = jobs.pop_front();
+        *lock(&self.under_way) = next.as_ref().map(|job| (job.region.region_id, job.index));
+        next
     }
 
-    fn done(&self, region: u64, index: u64, sum: Sum) {
+    /// `None`: it could not be read.
+    fn done(&self, region: u64, index: u64, sum: Option<Sum>) {
         let mut results = lock(&self.results);
-        results.push_back((region, index, sum));
+        results.extend(sum.map(|sum| (region, index, sum)));
         if results.len() > KEPT {
             results.pop_front();
         }
+        *lock(&self.under_way) = None;
+    }
+
+    fn is_coming(&self, region: u64, index: u64) -> bool {
+        let jobs = lock(&self.jobs);
+        let waits = jobs.iter().any(|job| (job.region.region_id, job.index) == (region, index));
+        waits || *lock(&self.under_way) == Some((region, index))
     }
 
     fn result(&self, region: u64, index: u64) -> Option<Sum> {
@@ -105,10 +118,13 @@ pub(crate) async fn add_up(shared: &Shared) {
                 shared.env.fact(Fact::Rows { peer, index, digest: rows.digest() });
                 let mut state = region.encode_to_vec();
                 state.extend_from_slice(&gc.encode());
-                shared.checks.done(region.region_id, index, rows.and(&state, 0));
+                shared.checks.done(region.region_id, index, Some(rows.and(&state, 0)));
             }
-            // Whoever asks gets no answer; the engine tells of the damage itself.
-            Err(error) => tracing::error!(region = region.region_id, %error, "a check could not read"),
+            // The engine tells of the damage itself.
+            Err(error) => {
+                tracing::error!(region = region.region_id, %error, "a check could not read");
+                shared.checks.done(region.region_id, index, None);
+            }
         }
     }
 }
@@ -206,19 +222,18 @@ impl Shared {
     async fn sum_of(&self, region_id: u64, peer: RegionPeer, index: u64, until: Instant) -> Option<Sum> {
         let mut silence = 0;
         loop {
-            if peer.store_id == self.config.store_id {
-                if let Some(sum) = self.checks.result(region_id, index) {
-                    return Some(sum);
-                }
+            let request = ReplicaChecksumRequest { region_id, index };
+            let answer = if peer.store_id == self.config.store_id {
+                Some(self.replica_checksum(&request))
             } else {
-                match self.ask_for_sum(region_id, peer.store_id, index).await {
-                    Some(reply) if reply.known => {
-                        return Some(Sum { rows: reply.rows, crc: reply.crc32c });
-                    }
-                    Some(_) => silence = 0,
-                    // A store that is down has nothing to say soon.
-                    None => silence += 1,
-                }
+                self.ask_for_sum(peer.store_id, request).await
+            };
+            match answer {
+                Some(reply) if reply.known => return Some(Sum { rows: reply.rows, crc: reply.crc32c }),
+                Some(reply) if reply.never => return None,
+                Some(_) => silence = 0,
+                // A store that is down has nothing to say soon.
+                None => silence += 1,
             }
             let is_gone = self.door.regions.get(region_id).is_none_or(|region| !region.state().is_hosted());
             if silence > 3 || is_gone || self.env.clock.now() > until {
@@ -228,18 +243,28 @@ impl Shared {
         }
     }
 
-    async fn ask_for_sum(&self, region_id: u64, store: u64, index: u64) -> Option<ReplicaChecksumResponse> {
+    async fn ask_for_sum(
+        &self,
+        store: u64,
+        request: ReplicaChecksumRequest,
+    ) -> Option<ReplicaChecksumResponse> {
         let address = self.addresses.address(store)?;
         let mut client: RaftAdminClient<Channel> = RaftAdminClient::new(self.env.net.connect(&address));
-        let asked = client.replica_checksum(ReplicaChecksumRequest { region_id, index });
+        let asked = client.replica_checksum(request);
         Some(self.env.clock.timeout(self.config.command_timeout, asked).await.ok()?.ok()?.into_inner())
     }
 
-    /// What this store's replica held as of an entry; not known yet, or any more, when it says so.
+    /// What this store's replica held as of an entry, or that this is not known yet, or never will be.
     pub(crate) fn replica_checksum(&self, request: &ReplicaChecksumRequest) -> ReplicaChecksumResponse {
-        let sum = self.checks.result(request.region_id, request.index);
+        let (region_id, index) = (request.region_id, request.index);
+        // Whoever has applied the entry has taken the region on before. So the position is read first.
+        let state = self.door.regions.get(region_id).map(|region| region.state());
+        let is_past = state.is_some_and(|state| state.is_hosted() && state.applied.index >= index);
+        let is_coming = self.checks.is_coming(region_id, index);
+        let sum = self.checks.result(region_id, index);
         let Sum { rows, crc } = sum.unwrap_or_default();
-        ReplicaChecksumResponse { known: sum.is_some(), rows, crc32c: crc }
+        let never = is_past && !is_coming && sum.is_none();
+        ReplicaChecksumResponse { known: sum.is_some(), rows, crc32c: crc, never }
     }
 }
 

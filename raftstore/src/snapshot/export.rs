@@ -146,8 +146,7 @@ fn read(
     Ok(Piece { rows: out.freeze(), count, next: None })
 }
 
-/// What all rows of a range add up to.
-/// The same outside of the raft loop: others get their turn after every few rows.
+/// The same as [`sum`] outside of the raft loop: others get their turn after every few rows.
 pub(crate) async fn sum_slowly(
     env: &Env,
     content: &engine::Snapshot,
@@ -167,6 +166,7 @@ pub(crate) async fn sum_slowly(
     Ok(sum)
 }
 
+/// What all rows of a range add up to.
 pub(crate) fn sum(content: &engine::Snapshot, range: &KeyRange) -> engine::Result<Sum> {
     let mut sum = Sum::default();
     let mut from = Some((Cf(0), Bytes::new()));
