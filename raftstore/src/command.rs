@@ -41,8 +41,9 @@ impl LogEntry {
             return Command::decode(data).map(LogEntry::Data);
         }
         let admin = AdminCommand::decode(data.slice(1..)).map_err(|_| "admin entry that cannot be read")?;
-        let AdminCommand { split, merge, check, quarantine, .. } = admin.clone();
-        match (admin.r#type(), split, merge, check, quarantine) {
+        let kind = admin.r#type();
+        let AdminCommand { split, merge, check, quarantine, .. } = admin;
+        match (kind, split, merge, check, quarantine) {
             (AdminCommandType::Split, Some(split), None, None, None) => Ok(LogEntry::Split(split)),
             (AdminCommandType::Merge, None, Some(merge), None, None)
                 if merge.step() != MergeStep::Unspecified =>

@@ -188,9 +188,9 @@ fn small_log(config: &mut nokv_replica::Config) {
     config.log_segments_max = 4;
 }
 
-#[test]
-fn a_lagging_peer_gets_a_snapshot() {
-    let mut world = World::new(7, 3);
+/// Three nodes, one of them dead and too far behind for the log: the world, who leads, and who lags.
+fn one_lags(seed: u64) -> (World, u64, u64) {
+    let mut world = World::new(seed, 3);
     world.tune = small_log;
     world.found(GROUP, &[1, 2, 3]);
     world.start_all();
@@ -202,6 +202,12 @@ fn a_lagging_peer_gets_a_snapshot() {
         world.put(GROUP, &number.to_string());
     }
     world.pass(5000);
+    (world, leader, lagging)
+}
+
+#[test]
+fn a_lagging_peer_gets_a_snapshot() {
+    let (mut world, leader, lagging) = one_lags(7);
     assert!(world.handle(leader).status(GROUP).expect("hosted").first_index > 50);
     world.start(lagging).expect("restart");
     assert_eq!(world.agree(GROUP), numbered(200));
@@ -216,18 +222,7 @@ fn a_lagging_peer_gets_a_snapshot() {
 
 #[test]
 fn a_snapshot_that_waits_is_installed_once_it_was_fetched() {
-    let mut world = World::new(21, 3);
-    world.tune = small_log;
-    world.found(GROUP, &[1, 2, 3]);
-    world.start_all();
-    world.put(GROUP, "0");
-    let leader = world.leader(GROUP);
-    let lagging = if leader == 1 { 2 } else { 1 };
-    world.crash(lagging, CrashMode::PowerLoss);
-    for number in 1..200 {
-        world.put(GROUP, &number.to_string());
-    }
-    world.pass(5000);
+    let (mut world, _, lagging) = one_lags(21);
     world.nodes[&lagging].durable.lock().unwrap().fetches = true;
     world.start(lagging).expect("restart");
     world.until("a snapshot waits", |world| world.probe("replica.snapshot.waits") > 0);

@@ -5,22 +5,22 @@ use crate::args::{Format, Global};
 use crate::cmd::region::Leaders;
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
-use nokv_env::Env;
+use nokv_env::{ClockExt, Env};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{CheckRegionRequest, CheckRegionResponse, CheckedReplica, ReplicaVerdict};
 use serde_json::{Value, json};
 
 /// Checks one region or all, and prints what each replica holds.
 pub async fn run(env: &Env, args: &RegionCheck, global: &Global) -> Result<u8> {
-    let leaders = Leaders::new(env, &args.cluster)?;
     let ids = match args.region {
         Some(id) => vec![id],
-        None => leaders.ids().await?,
+        None => Leaders::new(env, &args.cluster)?.ids().await?,
     };
     let mut out = Out::new();
     let mut checked = Vec::new();
     for id in ids {
-        let reply = check(env, &leaders, id).await?;
+        // Each region has the whole time.
+        let reply = check(env, &Leaders::new(env, &args.cluster)?, id).await?;
         if global.format() == Format::Plain {
             lines(id, &reply).iter().try_for_each(|line| out.line(line))?;
             out.flush()?;
@@ -42,9 +42,17 @@ async fn check(env: &Env, leaders: &Leaders, id: u64) -> Result<CheckRegionRespo
         let route = leaders.region(id).await?;
         let Some((_, address)) = leaders.leader_now(&what, &route).await? else { continue };
         let mut admin = RaftAdminClient::new(env.net.connect(&address));
-        match admin.check_region(CheckRegionRequest { region_id: id }).await {
-            Ok(reply) => return Ok(reply.into_inner()),
-            Err(status) => leaders.again(&what, &status).await?,
+        let asked = admin.check_region(CheckRegionRequest { region_id: id });
+        match env.clock.timeout(leaders.left(), asked).await {
+            Ok(Ok(reply)) => return Ok(reply.into_inner()),
+            Ok(Err(status)) => leaders.again(&what, &status).await?,
+            Err(_) => {
+                let text = format!("{what}: replicas are still adding up");
+                let why = "they read all data of the region at half speed, and finish without us";
+                return Err(Failure::new(Code::Unavailable, text)
+                    .why(why)
+                    .next("the same with a longer --timeout"));
+            }
         }
     }
 }

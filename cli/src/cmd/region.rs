@@ -95,6 +95,11 @@ impl Leaders {
         Ok(leader)
     }
 
+    /// How long the command may still take.
+    pub(super) fn left(&self) -> Duration {
+        self.give_up.since(self.env.clock.now())
+    }
+
     /// Whether the command is worth another try after `cause`; the failure when time is up or it never will be.
     pub(super) async fn again(&self, what: &str, cause: &Status) -> Result {
         let passing = [Grpc::FailedPrecondition, Grpc::Unavailable, Grpc::Aborted, Grpc::NotFound];
