@@ -21,13 +21,15 @@ pub async fn run(env: &Env, args: &RegionCheck, global: &Global) -> Result<u8> {
     for id in ids {
         // Each region has the whole time.
         let reply = check(env, &Leaders::new(env, &args.cluster)?, id).await?;
-        if global.format() == Format::Plain {
-            lines(id, &reply).iter().try_for_each(|line| out.line(line))?;
-            out.flush()?;
+        match global.format() {
+            Format::Plain => lines(id, &reply).iter().try_for_each(|line| out.line(line))?,
+            Format::Jsonl => out.line(&to_json(id, &reply).to_string())?,
+            Format::Json => {}
         }
+        out.flush()?;
         checked.push((id, reply));
     }
-    if global.format() != Format::Plain {
+    if global.format() == Format::Json {
         let regions: Vec<Value> = checked.iter().map(|(id, reply)| to_json(*id, reply)).collect();
         out.json(&json!({ "regions": regions }))?;
         out.flush()?;
