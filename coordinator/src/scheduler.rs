@@ -65,6 +65,7 @@ impl Shared {
             Cause::Damaged => self.env.probe("coordinator.damage.decided"),
             Cause::Leaving => self.env.probe("coordinator.emptying.decided"),
             Cause::Number => self.env.probe("coordinator.number.decided"),
+            Cause::Small => self.env.probe("coordinator.merge.decided"),
             Cause::Replicas => self.env.probe("coordinator.balance.decided"),
             Cause::Leaders => self.env.probe("coordinator.leaders.decided"),
         }

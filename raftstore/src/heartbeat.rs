@@ -4,9 +4,8 @@
 //! for every new leadership, which opens it for commits in one round trip. What the meta-root must know is told elsewhere,
 //! see [`crate::publish`].
 
-use crate::mvcc::stored_bounds;
+use crate::auto_split::bytes_on_disk;
 use crate::publish::Backoff;
-use crate::snapshot::rows::FAMILIES;
 use crate::store::Shared;
 use futures_util::future::select;
 use nokv_env::{ClockExt, Duty, Fact};
@@ -67,17 +66,18 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
         }
         let raft = shared.raft.status(region.group()).filter(|_| state.role.is_leader);
         let (learners, silent) = raft.map(|raft| unwell(&state.descriptor, &raft)).unwrap_or_default();
-        let bounds = stored_bounds(&state.descriptor.range());
+        let version = state.descriptor.epoch_pair().0;
         regions.push(RegionReport {
             learners,
             silent,
-            bytes: FAMILIES.iter().map(|cf| shared.db.approximate_bytes(*cf, bounds.clone())).sum(),
+            bytes: bytes_on_disk(&shared.db, &state.descriptor),
+            fill: if state.role.is_leader { region.fill().at(version) } else { 0 },
             descriptor: Some((*state.descriptor).clone()),
             leader: state.role.is_leader,
             term: state.role.term,
             applied_index: state.applied.index,
             peer_id: state.peer.unwrap_or(0),
-            gc_resolved: region.swept().resolved(state.descriptor.epoch_pair().0),
+            gc_resolved: region.swept().resolved(version),
         });
     }
     let disk = &shared.env.disk;

@@ -126,6 +126,13 @@ async fn one(shared: &Shared, order: &SchedulerOperation) -> Result<(), Status> 
             topology::note(shared, transition, region_id, Outcome::of(&result));
             result.map(|_| ())
         }
+        SchedulerOperationType::Merge => {
+            shared.env.probe("store.operation.merge");
+            let into = order.target_region_id;
+            let result = shared.merge(region_id, into).await;
+            topology::note(shared, topology::merge(region_id, into), region_id, Outcome::of(&result));
+            result.map(|_| ())
+        }
         SchedulerOperationType::None => Ok(()),
     }
 }

@@ -1,6 +1,6 @@
 //! The regions of this store as everybody in it sees them: written by the raft driver, read by the services.
 
-use crate::auto_split::Load;
+use crate::auto_split::{Fill, Load};
 use crate::catalog::{Entry, Gc, Members, Position};
 use crate::follow::Confirmed;
 use crate::gc::Swept;
@@ -39,6 +39,8 @@ pub(crate) struct Region {
     grown: AtomicU64,
     /// What it was asked for lately.
     load: Mutex<Load>,
+    /// How far it is from being split, while it is led here.
+    fill: Mutex<Fill>,
 }
 
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
@@ -96,6 +98,7 @@ impl Region {
             advanced: Notify::new(),
             grown: AtomicU64::new(0),
             load: Mutex::default(),
+            fill: Mutex::default(),
         }
     }
 
@@ -147,6 +150,14 @@ impl Region {
 
     pub(crate) fn load(&self) -> MutexGuard<'_, Load> {
         lock(&self.load)
+    }
+
+    pub(crate) fn fill(&self) -> Fill {
+        *lock(&self.fill)
+    }
+
+    pub(crate) fn set_fill(&self, fill: Fill) {
+        *lock(&self.fill) = fill;
     }
 
     pub(crate) fn swept(&self) -> MutexGuard<'_, Swept> {

@@ -184,6 +184,8 @@ pub struct WorldConfig {
     /// How long a store is down before the scheduler replaces its replicas, in milliseconds; the same for a region with
     /// too many or too few.
     pub repair_after_ms: u64,
+    /// Neighbours that have been small for this long are merged, in milliseconds; 0: never.
+    pub merge_after_ms: u64,
     /// The replicas of every region are compared once in this time, in milliseconds; 0: never.
     pub check_ms: u64,
     /// Regions of this many bytes are split by themselves; 0: none.
@@ -269,6 +271,7 @@ impl WorldConfig {
             snapshot_chunk_bytes: Draw::new(seed, "config-snapshot").pick(&[500, 2_000, 2_000, 64 << 10]),
             schedule_ms: Draw::new(seed, "config-schedule").pick(&[0, 200, 1_000]),
             repair_after_ms: Draw::new(seed, "config-repair").pick(&[500, 3_000, 10_000]),
+            merge_after_ms: Draw::new(seed, "config-merge").pick(&[0, 1_000, 3_000]),
             check_ms: Draw::new(seed, "config-check").pick(&[0, 500, 3_000]),
             split_bytes: Draw::new(seed, "config-split").pick(&[0, 0, 4 << 10, 16 << 10, 64 << 10]),
             split_requests: Draw::new(seed, "config-split-load").pick(&[0, 0, 0, 5, 20]),
@@ -332,6 +335,7 @@ impl WorldConfig {
             snapshot_chunk_bytes: 1 << 20,
             schedule_ms: 0,
             repair_after_ms: 3_000,
+            merge_after_ms: 0,
             check_ms: 0,
             split_bytes: 0,
             split_requests: 0,

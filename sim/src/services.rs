@@ -301,6 +301,7 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
         repair_after,
         settle_after: repair_after,
         missing_after: repair_after,
+        merge_after: Duration::from_millis(config.merge_after_ms),
         cooldown: Duration::from_secs(1),
         give_up_after: Duration::from_secs(20),
         small_bytes: config.memtable_bytes,

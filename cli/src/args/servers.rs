@@ -126,6 +126,9 @@ pub struct Coordinator {
     /// The replicas of a store that is down for this long are replaced
     #[arg(long, env = "NOKV_REPAIR_AFTER", value_name = "DURATION", default_value = "30m", value_parser = positive_duration)]
     pub repair_after: Duration,
+    /// Neighbours that together stay below a quarter of what splits a region for this long are merged; 0s: never
+    #[arg(long, env = "NOKV_MERGE_AFTER", value_name = "DURATION", default_value = "1h", value_parser = duration)]
+    pub merge_after: Duration,
     /// Snapshots that one store may send or take in at a time
     #[arg(long, env = "NOKV_SNAPSHOTS_PER_STORE", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub snapshots_per_store: u64,

@@ -84,6 +84,7 @@ fn settings(args: &Coordinator) -> Result<Config> {
     config.schedule.balance = !args.no_balance;
     config.schedule.replicas = args.replicas as usize;
     config.schedule.repair_after = args.repair_after;
+    config.schedule.merge_after = args.merge_after;
     config.schedule.snapshots_per_store = args.snapshots_per_store as usize;
     config.id_start = args.id_start;
     config.ts_start = args.ts_start;

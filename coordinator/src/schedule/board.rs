@@ -1,6 +1,6 @@
 //! Operators under way and lately ended, and what the next order of each is.
 
-use super::{Action, Decision, Limits, Picture, RegionState};
+use super::{Action, Decision, Limits, Picture, RegionState, merges};
 use nokv_env::Instant;
 use nokv_proto::coordinator::v1 as pb;
 use nokv_proto::meta::v1::RegionPeer;
@@ -35,8 +35,14 @@ pub(crate) enum Step {
     Void(String),
 }
 
-/// What follows for `action` from the region as its leader reports it.
-pub(crate) fn next(region_id: u64, action: Action, region: &RegionState, replicas: usize) -> Step {
+/// What follows for `action` from the region, and the other one that has a part in it, as their leaders report them.
+pub(crate) fn next(
+    region_id: u64,
+    action: Action,
+    region: &RegionState,
+    neighbour: Option<&RegionState>,
+    replicas: usize,
+) -> Step {
     let Some(leader) = region.leader else { return Step::Wait("nobody is known to lead the region".into()) };
     let order = |kind: pb::SchedulerOperationType, target: RegionPeer| pb::SchedulerOperation {
         r#type: kind.into(),
@@ -46,6 +52,7 @@ pub(crate) fn next(region_id: u64, action: Action, region: &RegionState, replica
         target_store_id: target.store_id,
         conf_version: region.conf_version,
         replaced_peer_id: 0,
+        target_region_id: 0,
     };
     let add = |store_id, replaced_peer_id| {
         let add = order(pb::SchedulerOperationType::AddPeer, RegionPeer { store_id, peer_id: 0 });
@@ -55,6 +62,10 @@ pub(crate) fn next(region_id: u64, action: Action, region: &RegionState, replica
     let catches_up =
         |peer: RegionPeer| Step::Wait(format!("peer {} on store {} catches up", peer.peer_id, peer.store_id));
     match action {
+        Action::Merge { into } => merges::next(region, neighbour, |kind| pb::SchedulerOperation {
+            target_region_id: if kind == pb::SchedulerOperationType::Merge { into } else { 0 },
+            ..order(kind, RegionPeer::default())
+        }),
         Action::Lead { to, .. } if leader == to => Step::Done,
         Action::Lead { to, .. } if !region.has(to) || region.is_learner(to) => {
             Step::Void(format!("peer {} has no vote any more", to.peer_id))
@@ -113,7 +124,10 @@ impl Board {
 
     /// Whether `region` may get an operator.
     pub(crate) fn is_free(&self, region: u64, now: Instant) -> bool {
-        !self.running.contains_key(&region) && self.rests_until.get(&region).is_none_or(|until| *until <= now)
+        let takes_part = |operator: &Operator| operator.action.neighbour() == Some(region);
+        !self.running.contains_key(&region)
+            && !self.running.values().any(takes_part)
+            && self.rests_until.get(&region).is_none_or(|until| *until <= now)
     }
 
     /// Begins what was decided.
@@ -142,16 +156,20 @@ impl Board {
     ) -> Vec<(Operator, bool)> {
         let mut ended = Vec::new();
         for (id, operator) in &mut self.running {
-            let step = picture.regions.get(id).map_or_else(
-                || Step::Void("the region is gone".to_owned()),
-                |region| match next(*id, operator.action, region, limits.replicas) {
+            let action = operator.action;
+            let neighbour = action.neighbour().and_then(|id| picture.regions.get(&id));
+            let step = match picture.regions.get(id) {
+                // Nothing else ends a region that has a neighbour.
+                None if neighbour.is_some() => Step::Done,
+                None => Step::Void("the region is gone".to_owned()),
+                Some(region) => match next(*id, action, region, neighbour, limits.replicas) {
                     Step::Done => Step::Done,
                     _ if now.since(operator.since) >= limits.give_up_after => {
                         Step::Void(format!("not done in time: {}", operator.progress))
                     }
-                    step => blocked(operator.action, region, picture).map_or(step, Step::Void),
+                    step => blocked(action, region, neighbour, picture).map_or(step, Step::Void),
                 },
-            );
+            };
             match step {
                 Step::Done => ended.push((*id, true, "done".to_owned())),
                 Step::Void(why) => ended.push((*id, false, why)),
@@ -162,8 +180,11 @@ impl Board {
         ended
             .into_iter()
             .filter_map(|(id, done, how)| {
-                self.rests_until.insert(id, now + limits.cooldown);
-                Some((self.end(id, now, done, how)?, done))
+                let operator = self.end(id, now, done, how)?;
+                for region in std::iter::once(id).chain(operator.action.neighbour()) {
+                    self.rests_until.insert(region, now + limits.cooldown);
+                }
+                Some((operator, done))
             })
             .collect()
     }
@@ -197,7 +218,8 @@ impl Board {
         let order = |operator: &Operator| {
             let state = region(operator.region)?;
             state.leader.filter(|leader| leader.store_id == store)?;
-            match next(operator.region, operator.action, &state, replicas) {
+            let neighbour = operator.action.neighbour().and_then(&region);
+            match next(operator.region, operator.action, &state, neighbour.as_ref(), replicas) {
                 Step::Order(order) => Some(order),
                 Step::Done | Step::Wait(_) | Step::Void(_) => None,
             }
@@ -218,7 +240,15 @@ impl Board {
 }
 
 /// Why the operator cannot go on, if so: its new replica has not come and its store takes none now, or never will.
-fn blocked(action: Action, region: &RegionState, picture: &Picture) -> Option<String> {
+fn blocked(
+    action: Action,
+    region: &RegionState,
+    neighbour: Option<&RegionState>,
+    picture: &Picture,
+) -> Option<String> {
+    if let Some(neighbour) = neighbour {
+        return merges::hindered(region, neighbour, picture);
+    }
     let target = action.target()?;
     let store = picture.store(target);
     let problem = match region.peer_on(target) {
@@ -245,6 +275,7 @@ fn words(order: &pb::SchedulerOperation) -> String {
         pb::SchedulerOperationType::RemovePeer => {
             format!("remove peer {} on store {}", order.target_peer_id, order.target_store_id)
         }
+        pb::SchedulerOperationType::Merge => format!("merge it into region {}", order.target_region_id),
         _ => format!("let peer {} on store {} lead", order.target_peer_id, order.target_store_id),
     }
 }

@@ -1,4 +1,4 @@
-//! How long stores have been silent, and regions had the wrong number of replicas: counted in the time that this
+//! How long stores have been silent, regions had the wrong number of replicas, and neighbours been small: counted in the time that this
 //! coordinator was awake.
 //!
 //! A coordinator that stood still (a paused process, a machine that swaps) finds every heartbeat old when it wakes up. By the
@@ -16,21 +16,26 @@ pub(crate) struct Clocks {
     last: Option<Instant>,
     silent: BTreeMap<u64, Duration>,
     odd: BTreeMap<u64, Duration>,
+    /// By a region and its right neighbour.
+    small: BTreeMap<(u64, u64), Duration>,
 }
 
 impl Clocks {
-    /// A look at `now`. `stores` says who is heard of; `regions` who has the wanted number of replicas.
+    /// A look at `now`. `stores` says who is heard of; `regions` who has the wanted number of replicas; `pairs` which
+    /// neighbours are large enough.
     pub(crate) fn look(
         &mut self,
         now: Instant,
         limits: &Limits,
         stores: impl Iterator<Item = (u64, bool)>,
         regions: impl Iterator<Item = (u64, bool)>,
+        pairs: impl Iterator<Item = ((u64, u64), bool)>,
     ) {
         let passed = self.last.map_or(Duration::ZERO, |last| now.since(last)).min(limits.interval * 2);
         self.last = Some(now);
         count(&mut self.silent, passed, stores);
         count(&mut self.odd, passed, regions);
+        count(&mut self.small, passed, pairs);
     }
 
     /// Whether nothing was heard of the store for `after` beyond the time in which it counts as up.
@@ -42,13 +47,19 @@ impl Clocks {
     pub(crate) fn is_odd(&self, region: u64, after: Duration) -> bool {
         self.odd.get(&region).is_some_and(|odd| *odd >= after)
     }
+
+    /// Whether a region and its right neighbour have been small for `after`.
+    pub(crate) fn are_small(&self, pair: (u64, u64), after: Duration) -> bool {
+        self.small.get(&pair).is_some_and(|small| *small >= after)
+    }
 }
 
 /// Counts on for those that are not well; forgets the others, and those that are gone.
-fn count(times: &mut BTreeMap<u64, Duration>, passed: Duration, all: impl Iterator<Item = (u64, bool)>) {
+fn count<K: Ord>(times: &mut BTreeMap<K, Duration>, passed: Duration, all: impl Iterator<Item = (K, bool)>) {
     let known = std::mem::take(times);
     for (id, _) in all.filter(|(_, is_well)| !is_well) {
-        times.insert(id, known.get(&id).map_or(Duration::ZERO, |time| *time + passed));
+        let time = known.get(&id).map_or(Duration::ZERO, |time| *time + passed);
+        times.insert(id, time);
     }
 }
 
@@ -60,7 +71,8 @@ mod tests {
 
     fn look(clocks: &mut Clocks, second: u64, is_well: bool) {
         let all = || [(1, is_well)].into_iter();
-        clocks.look(Instant(second * SECOND), &Limits::default(), all(), all());
+        let pairs = [((1, 2), is_well)].into_iter();
+        clocks.look(Instant(second * SECOND), &Limits::default(), all(), all(), pairs);
     }
 
     #[test]
@@ -72,6 +84,7 @@ mod tests {
         }
         look(&mut clocks, 5, false);
         assert!(clocks.is_lost(1, after) && clocks.is_odd(1, after) && !clocks.is_lost(2, after));
+        assert!(clocks.are_small((1, 2), after) && !clocks.are_small((2, 3), after));
         look(&mut clocks, 6, true);
         look(&mut clocks, 7, false);
         assert!(!clocks.is_lost(1, after));

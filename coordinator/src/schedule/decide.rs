@@ -3,7 +3,7 @@
 //! Loads are in thousandths: a replica weighs 1000, and up to about as much again per average region for its size. Operators
 //! under way count as if they had ended.
 
-use super::{Action, Board, Cause, Decision, Limits, Picture, RegionState, Verdict};
+use super::{Action, Board, Cause, Decision, Limits, Picture, RegionState, Verdict, merges};
 use nokv_env::Instant;
 use nokv_proto::meta::v1::RegionPeer;
 use std::collections::BTreeMap;
@@ -22,6 +22,9 @@ pub(crate) fn decide(picture: &Picture, board: &Board, now: Instant, limits: &Li
     rules.replace_what_is_damaged();
     rules.empty_stores_that_leave();
     rules.mend_the_number_of_replicas();
+    if !limits.merge_after.is_zero() {
+        rules.unite_small_neighbours();
+    }
     if limits.balance {
         rules.balance(Cause::Replicas, Rules::best_move);
         rules.balance(Cause::Leaders, Rules::best_transfer);
@@ -101,6 +104,15 @@ impl<'a> Rules<'a> {
             *self.leads.entry(to.store_id).or_default() += 1;
             return;
         }
+        if let Some(target) = action.neighbour().and_then(|into| self.picture.regions.get(&into)) {
+            for (store, stray) in merges::differing(region, target) {
+                *self.load.entry(store).or_default() += weight;
+                let load = self.load.entry(stray.store_id).or_default();
+                *load = load.saturating_sub(weight);
+                self.on_its_way(store, region);
+            }
+            return;
+        }
         if let Some(store) = action.destination().filter(|store| region.peer_on(*store).is_none()) {
             *self.load.entry(store).or_default() += weight;
             self.on_its_way(store, region);
@@ -121,8 +133,16 @@ impl<'a> Rules<'a> {
             return;
         }
         self.room -= 1;
+        if let Some(neighbour) = action.neighbour() {
+            self.free.remove(&neighbour);
+        }
         self.count(id, region, action);
         self.verdict.decisions.push(Decision { cause, region: id, action, reason });
+    }
+
+    /// Whether a store has as many replicas on their way as it may.
+    fn is_busy(&self, store: u64) -> bool {
+        self.snapshots.get(&store).copied().unwrap_or(0) >= self.limits.snapshots_per_store
     }
 
     /// Where a new replica of `region` goes, or why nowhere.
@@ -136,12 +156,10 @@ impl<'a> Rules<'a> {
             return Err("no other store can take a replica".to_owned());
         }
         let sender = region.leader.map_or(0, |leader| leader.store_id);
-        let busy =
-            |store: &u64| self.snapshots.get(store).copied().unwrap_or(0) >= self.limits.snapshots_per_store;
-        if busy(&sender) {
+        if self.is_busy(sender) {
             return Err(format!("store {sender} has enough snapshots to send"));
         }
-        let best = candidates.iter().copied().filter(|store| !busy(store));
+        let best = candidates.iter().copied().filter(|store| !self.is_busy(*store));
         best.min_by_key(|store| self.load.get(store).copied())
             .ok_or_else(|| "the stores that could take a replica have enough snapshots to take in".to_owned())
     }
@@ -271,6 +289,30 @@ impl<'a> Rules<'a> {
             && region.learners.is_empty()
             && region.silent.is_empty()
             && region.quarantined.is_empty()
+    }
+
+    /// Neighbours that have been small together for long become one.
+    fn unite_small_neighbours(&mut self) {
+        let pairs: Vec<(u64, u64)> =
+            self.free.iter().filter_map(|(id, region)| Some((*id, region.small_with?))).collect();
+        for (left, right) in pairs {
+            // One of the two may have been decided on already.
+            let (Some(one), Some(other)) = (self.free.get(&left), self.free.get(&right)) else { continue };
+            if !self.is_settled(one) || !self.is_settled(other) {
+                continue;
+            }
+            let (source, target) = merges::source_and_target((left, one), (right, other));
+            let (Some(from), Some(to)) = (self.free.get(&source), self.free.get(&target)) else { continue };
+            let stores = merges::differing(from, to);
+            let sender = from.leader.map_or(0, |leader| leader.store_id);
+            if !stores.is_empty() && self.is_busy(sender)
+                || stores.iter().any(|(store, _)| !self.picture.store(*store).takes() || self.is_busy(*store))
+            {
+                continue;
+            }
+            let reason = merges::reason(source, target, (from.fill, to.fill), self.limits);
+            self.decide(Cause::Small, source, Action::Merge { into: target }, reason);
+        }
     }
 
     /// Takes what is best, one after the other: each changes what is best next.

@@ -16,12 +16,14 @@
 //! - A replica that holds something else than the others is replaced, by a copy of one of them.
 //! - A store's replicas are replaced only if both this coordinator and the leader of the region hear nothing of it, and
 //!   silence is counted only while this coordinator itself is awake ([`clocks`]).
+//! - Neighbours that have been small for long are merged ([`merges`]).
 //! - A step of balance makes the loads of stores more even by a margin, or is not taken; so balance ends.
 //! - Snapshots to and from a store at a time, and operators in all, are limited.
 
 pub(crate) mod board;
 pub(crate) mod clocks;
 mod decide;
+mod merges;
 pub(crate) mod picture;
 #[cfg(test)]
 mod tests;
@@ -53,6 +55,9 @@ pub struct Limits {
     /// A region that has had fewer replicas than wanted for this long gets one. Shorter, because it is the less safe the
     /// longer it waits, and because a cluster that grows from one store begins with such regions.
     pub missing_after: Duration,
+    /// Neighbours that together have stayed far below what splits a region for this long are merged; zero: never. An
+    /// import that pauses or a load that comes with the day should not make regions come and go.
+    pub merge_after: Duration,
     /// A region rests for this long after an operator ended.
     pub cooldown: Duration,
     /// An operator that has not reached its end by then is given up.
@@ -74,6 +79,7 @@ impl Default for Limits {
             repair_after: Duration::from_secs(30 * 60),
             settle_after: Duration::from_secs(5 * 60),
             missing_after: Duration::from_secs(5),
+            merge_after: Duration::from_secs(60 * 60),
             cooldown: Duration::from_secs(10),
             give_up_after: Duration::from_secs(60 * 60),
             snapshots_per_store: 2,
@@ -117,6 +123,11 @@ pub(crate) enum Action {
         /// Where the new one comes.
         store: u64,
     },
+    /// A neighbour takes it over.
+    Merge {
+        /// Which.
+        into: u64,
+    },
 }
 
 impl Action {
@@ -127,6 +138,7 @@ impl Action {
             Action::Add { .. } => "add-peer",
             Action::Remove { .. } => "remove-peer",
             Action::Move { .. } => "move-peer",
+            Action::Merge { .. } => "merge-region",
         }
     }
 
@@ -136,7 +148,7 @@ impl Action {
             Action::Lead { from: peer, .. } | Action::Remove { peer } | Action::Move { peer, .. } => {
                 Some(peer.store_id)
             }
-            Action::Add { .. } => None,
+            Action::Add { .. } | Action::Merge { .. } => None,
         }
     }
 
@@ -145,7 +157,7 @@ impl Action {
         match self {
             Action::Lead { to, .. } => Some(to.store_id),
             Action::Add { store } | Action::Move { store, .. } => Some(store),
-            Action::Remove { .. } => None,
+            Action::Remove { .. } | Action::Merge { .. } => None,
         }
     }
 
@@ -153,7 +165,15 @@ impl Action {
     pub(crate) fn destination(self) -> Option<u64> {
         match self {
             Action::Add { store } | Action::Move { store, .. } => Some(store),
-            Action::Lead { .. } | Action::Remove { .. } => None,
+            Action::Lead { .. } | Action::Remove { .. } | Action::Merge { .. } => None,
+        }
+    }
+
+    /// The other region that has a part in it.
+    pub(crate) fn neighbour(self) -> Option<u64> {
+        match self {
+            Action::Merge { into } => Some(into),
+            _ => None,
         }
     }
 }
@@ -169,6 +189,8 @@ pub(crate) enum Cause {
     Leaving,
     /// Too many or too few replicas.
     Number,
+    /// Two neighbours have been small for long.
+    Small,
     /// One store has more than another.
     Replicas,
     /// One store leads more than another.

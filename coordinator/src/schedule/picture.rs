@@ -1,10 +1,10 @@
 //! The cluster as decisions see it.
 
-use super::{Clocks, Limits};
+use super::{Clocks, Limits, merges};
 use crate::view::View;
 use nokv_env::Instant;
 use nokv_proto::coordinator::v1::RegionReport;
-use nokv_proto::meta::v1::{RegionDescriptor, RegionPeer};
+use nokv_proto::meta::v1::{RegionDescriptor, RegionPeer, RegionReplicaState};
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -47,6 +47,12 @@ pub(crate) struct RegionState {
     pub(crate) bytes: u64,
     /// Has had more or fewer replicas than wanted for long.
     pub(crate) odd: bool,
+    /// Thousandths of what makes its leader split it; 0: not known.
+    pub(crate) fill: u64,
+    /// Waits to be taken over by a neighbour.
+    pub(crate) frozen: bool,
+    /// Its right neighbour, if the two have been small for long.
+    pub(crate) small_with: Option<u64>,
 }
 
 impl RegionState {
@@ -71,7 +77,10 @@ impl RegionState {
             leader: Some(leader),
             conf_version: told.epoch_pair().1,
             bytes: report.bytes,
-            odd: false,
+            // Of the range that the root knows, or it says nothing of the neighbours that the root knows.
+            fill: if told.epoch_pair().0 == known.epoch_pair().0 { report.fill } else { 0 },
+            frozen: told.state() == RegionReplicaState::Merging,
+            ..Self::default()
         }
     }
 
@@ -125,15 +134,23 @@ pub(crate) fn draw(
             (known.region_id, region)
         })
         .collect();
+    let neighbours = merges::neighbours(view.regions());
+    let are_small = |left: &u64, right: &u64| {
+        let pair = regions.get(left).zip(regions.get(right));
+        pair.is_some_and(|(left, right)| merges::are_small(left, right))
+    };
     let is_even = |region: &RegionState| region.leader.is_none() || region.peers.len() == limits.replicas;
     clocks.look(
         now,
         limits,
         infos.iter().map(|info| (info.store_id, info.up)),
         regions.iter().map(|(id, region)| (*id, is_even(region))),
+        neighbours.iter().map(|(left, right)| ((*left, *right), !are_small(left, right))),
     );
     for (id, region) in &mut regions {
         region.odd = clocks.is_odd(*id, limits.bears(region.peers.len()));
+        let right = neighbours.get(id).copied();
+        region.small_with = right.filter(|right| clocks.are_small((*id, *right), limits.merge_after));
     }
     let store = |info: &nokv_proto::coordinator::v1::StoreInfo| StoreState {
         up: info.up && view.is_member(info.store_id),

@@ -4,6 +4,7 @@ use super::board::{Step, next};
 use super::*;
 use nokv_env::{Instant, RngSource};
 use nokv_proto::coordinator::v1 as pb;
+use nokv_proto::meta::v1::RegionDescriptor;
 use rand_core::Rng;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -110,6 +111,7 @@ impl World {
                 self.moves += 1;
             }
             pb::SchedulerOperationType::RemovePeer => remove(region, order.target_peer_id),
+            pb::SchedulerOperationType::Merge => return self.merge(order.region_id, order.target_region_id),
             _ => {
                 region.leader =
                     region.peers.iter().copied().find(|peer| peer.peer_id == order.target_peer_id);
@@ -117,6 +119,41 @@ impl World {
             }
         }
         region.conf_version += 1;
+    }
+
+    /// The neighbour takes the region over, if both are on the same stores and nothing else is going on.
+    fn merge(&mut self, source: u64, target: u64) {
+        let homes = |region: &RegionState| -> BTreeSet<u64> {
+            assert!(region.learners.is_empty());
+            region.peers.iter().map(|peer| peer.store_id).collect()
+        };
+        let gone = self.picture.regions.remove(&source).expect("known");
+        let heir = self.picture.regions.get_mut(&target).expect("known");
+        assert_eq!(homes(&gone), homes(heir), "a merge of regions on different stores");
+        assert!(gone.fill + heir.fill <= 250);
+        heir.fill += gone.fill;
+        self.be_neighbours();
+    }
+
+    /// All regions are neighbours, in the order of their ids; small ones have been so for long.
+    fn be_neighbours(&mut self) {
+        let all: Vec<(u64, RegionState)> =
+            self.picture.regions.iter().map(|(id, region)| (*id, region.clone())).collect();
+        for pair in all.windows(2) {
+            let is_small = merges::are_small(&pair[0].1, &pair[1].1);
+            let left = self.picture.regions.get_mut(&pair[0].0).expect("known");
+            left.small_with = is_small.then_some(pair[1].0);
+        }
+        if let Some(mut last) = self.picture.regions.last_entry() {
+            last.get_mut().small_with = None;
+        }
+    }
+
+    fn fill(&mut self, fills: &[u64]) {
+        for (region, fill) in self.picture.regions.values_mut().zip(fills) {
+            region.fill = *fill;
+        }
+        self.be_neighbours();
     }
 
     /// Learners on stores that are up get their vote, and those whose place they take leave.
@@ -353,30 +390,90 @@ fn a_learner_that_never_catches_up_is_not_in_the_way_for_ever() {
 }
 
 #[test]
+fn small_neighbours_come_to_the_same_stores_and_become_one() {
+    let mut world = World::new(5, &[&[1, 2, 3], &[3, 4, 5], &[1, 2, 4]]);
+    world.limits.balance = false;
+    world.fill(&[30, 90, 400]);
+    let begun = world.look();
+    assert_eq!(begun.len(), 1, "{begun:?}");
+    assert_eq!((begun[0].0, begun[0].1), (1, Action::Merge { into: 2 }), "the smaller one goes");
+    assert!(begun[0].2.contains("now 30 and 90"), "{begun:?}");
+    assert!(!world.board.is_free(2, world.now), "nobody moves the target meanwhile");
+    world.settle();
+    assert_eq!(world.picture.regions.keys().copied().collect::<Vec<_>>(), [2, 3]);
+    assert_eq!((world.moves, world.picture.regions[&2].fill), (2, 120));
+    let record = &world.board.records(1, world.now)[0];
+    assert_eq!((record.kind.as_str(), record.state()), ("merge-region", pb::OperatorState::Done));
+}
+
+#[test]
+fn halves_of_a_split_and_regions_of_unknown_size_are_let_alone() {
+    for fills in [[500, 500], [0, 1], [125, 126]] {
+        let mut world = World::new(3, &[&[1, 2, 3][..]; 2]);
+        world.limits.balance = false;
+        world.fill(&fills);
+        assert_eq!(world.look(), [], "{fills:?}");
+    }
+    let mut never = World::new(3, &[&[1, 2, 3][..]; 2]);
+    (never.limits.balance, never.limits.merge_after) = (false, Duration::ZERO);
+    never.fill(&[1, 1]);
+    assert_eq!(never.look(), []);
+}
+
+#[test]
+fn a_merge_makes_way_for_repair() {
+    let mut world = World::new(4, &[&[1, 2, 3], &[1, 2, 4]]);
+    world.limits.balance = false;
+    world.fill(&[1, 2]);
+    assert_eq!(world.look()[0].1, Action::Merge { into: 2 });
+    world.lose(3);
+    assert!(world.look().iter().all(|(region, ..)| *region == 1), "at once the lost replica is replaced");
+    assert!(world.board.records(1, world.now).iter().any(|record| record.progress.contains("store 3")));
+    world.fill(&[100, 200]);
+    world.settle();
+    assert_eq!(world.counts(), BTreeMap::from([(1, 2), (2, 2), (3, 0), (4, 2)]));
+}
+
+#[test]
+fn neighbours_touch() {
+    let region = |region_id, start_key: &'static str, end_key: &'static str| RegionDescriptor {
+        region_id,
+        start_key: start_key.into(),
+        end_key: end_key.into(),
+        ..RegionDescriptor::default()
+    };
+    let all = [region(1, "m", "t"), region(2, "", "m"), region(3, "u", "")];
+    assert_eq!(merges::neighbours(all.iter()), BTreeMap::from([(2, 1)]));
+}
+
+#[test]
 fn the_next_order_follows_from_the_region_alone() {
     let world = World::new(4, &[&[1, 2, 3]]);
     let mut region = world.picture.regions[&1].clone();
     let action = Action::Move { peer: region.peers[2], store: 4 };
-    let kind = |region: &RegionState| match next(1, action, region, 3) {
+    let kind = |region: &RegionState| match next(1, action, region, None, 3) {
         Step::Order(order) => order.r#type(),
         _ => pb::SchedulerOperationType::None,
     };
-    let asked = next(1, action, &region, 3);
+    let asked = next(1, action, &region, None, 3);
     assert!(matches!(asked, Step::Order(order) if order.replaced_peer_id == region.peers[2].peer_id));
     region.peers.push(RegionPeer { store_id: 4, peer_id: 9 });
     region.learners.insert(9);
-    assert!(matches!(next(1, action, &region, 3), Step::Wait(_)), "no peer goes before the new one votes");
+    assert!(
+        matches!(next(1, action, &region, None, 3), Step::Wait(_)),
+        "no peer goes before the new one votes"
+    );
     region.learners.clear();
     assert_eq!(kind(&region), pb::SchedulerOperationType::RemovePeer, "it came by other hands");
     region.learners.insert(region.peers[2].peer_id);
-    assert!(matches!(next(1, action, &region, 3), Step::Wait(_)), "the leader sees to that by itself");
+    assert!(matches!(next(1, action, &region, None, 3), Step::Wait(_)), "the leader sees to that by itself");
     region.learners.clear();
     region.peers.remove(2);
-    assert_eq!(next(1, action, &region, 3), Step::Done);
+    assert_eq!(next(1, action, &region, None, 3), Step::Done);
     region.peers.pop();
-    assert!(matches!(next(1, action, &region, 3), Step::Void(_)), "somebody else was at it");
+    assert!(matches!(next(1, action, &region, None, 3), Step::Void(_)), "somebody else was at it");
     region.leader = None;
-    assert!(matches!(next(1, action, &region, 3), Step::Wait(_)));
+    assert!(matches!(next(1, action, &region, None, 3), Step::Wait(_)));
 }
 
 /// Random clusters under random losses: always a replica a store at most, never fewer voters than wanted, all limits kept
@@ -397,7 +494,9 @@ fn any_cluster_comes_to_rest_with_its_replicas_where_they_belong() {
         let mut world = World::new(stores, &regions);
         for region in world.picture.regions.values_mut() {
             region.bytes = below(4) * (below(64) << 20);
+            region.fill = below(3) * below(150);
         }
+        world.be_neighbours();
         let (lost, leaving) = (1 + below(stores), 1 + below(stores));
         let hurts = below(4);
         for _ in 0..below(6) {
@@ -416,6 +515,8 @@ fn any_cluster_comes_to_rest_with_its_replicas_where_they_belong() {
             assert!(state.takes() || counts[store] == 0, "seed {seed}: store {store} has {counts:?}");
         }
         assert_eq!(counts.values().sum::<usize>(), 3 * world.picture.regions.len(), "seed {seed}");
+        let mut left = world.picture.regions.values();
+        assert!(left.all(|region| region.small_with.is_none()), "seed {seed}: small neighbours are left");
         let moves = world.moves;
         world.settle();
         assert_eq!(world.moves, moves, "seed {seed}: it rests");

@@ -12,18 +12,22 @@
 //! applied, on every replica, so a new leader does not begin from nothing.
 //!
 //! Halves of a region at the limit have about half of it. Whoever merges regions does no harm if the sum stays
-//! below that, and the region just as far below the limit on requests.
+//! below that, and the region just as far below the limit on requests. How far a region is from being split is told
+//! with every heartbeat ([`Fill`]), so that the scheduler need not know the limits.
 
 mod load;
 mod survey;
 
 pub(crate) use load::Load;
 
+use crate::mvcc::stored_bounds;
 use crate::region::Region;
+use crate::snapshot::rows::FAMILIES;
 use crate::store::Shared;
 use crate::topology::{self, Outcome};
 use crate::{gc, pending};
 use bytes::Bytes;
+use nokv_engine::Db;
 use nokv_env::{ClockExt, Instant};
 use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::{BTreeMap, BTreeSet};
@@ -90,6 +94,24 @@ struct Measured {
     size: Size,
     /// What had been written by then.
     grown: u64,
+    /// What the engine's tables had of it by their own account.
+    on_disk: u64,
+}
+
+/// How far a region is from being split.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Fill {
+    /// Of which version of the region.
+    version: u64,
+    /// Thousandths of a limit, the one that is nearer; never 0.
+    permille: u64,
+}
+
+impl Fill {
+    /// What a heartbeat may say of the region at this version; 0: not known.
+    pub(crate) fn at(self, version: u64) -> u64 {
+        if self.version == version { self.permille } else { 0 }
+    }
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -113,6 +135,28 @@ impl Watched {
             let room = limit.saturating_sub(known.size.bytes);
             grown.saturating_sub(known.grown) >= room.max(limit / GROWTH_SHARE).max(1)
         })
+    }
+
+    /// Whether a region that was large has lost so much of it that it may be small now.
+    fn has_shrunk(&self, on_disk: impl FnOnce() -> u64, limit: u64) -> bool {
+        self.measured.as_ref().is_some_and(|known| {
+            known.size.bytes >= limit / GROWTH_SHARE && known.on_disk > 0 && on_disk() < known.on_disk / 2
+        })
+    }
+
+    /// How far the region is from being split, once it was measured and listened to.
+    fn fill(&self, grown: u64, limits: &SplitLimits) -> Option<Fill> {
+        let share = |is: u64, limit: u64| is.saturating_mul(1000).checked_div(limit);
+        let by_size = match (&self.measured, limits.bytes) {
+            (_, 0) => None,
+            (None, _) => return None,
+            (Some(known), limit) => {
+                share(known.size.bytes.saturating_add(grown.saturating_sub(known.grown)), limit)
+            }
+        };
+        let by_load = share(self.asked?.per_second, limits.requests);
+        let permille = by_size.max(by_load)?.max(1);
+        Some(Fill { version: self.version, permille })
     }
 
     /// Where to split the region because of its size, as it was measured.
@@ -187,6 +231,7 @@ pub(crate) async fn run(shared: &Shared) {
                 let may_measure = now.since(began) < limits.interval;
                 look(shared, &region, &state.descriptor, known, may_measure).await;
             }
+            region.set_fill(known.fill(region.grown(), limits).unwrap_or_default());
         }
     }
 }
@@ -201,11 +246,15 @@ async fn look(
 ) {
     let limits = &shared.config.split;
     let grown = region.grown();
-    if may_measure && limits.bytes > 0 && known.is_due(grown, limits.bytes) {
+    let on_disk = || bytes_on_disk(&shared.db, descriptor);
+    if may_measure
+        && limits.bytes > 0
+        && (known.is_due(grown, limits.bytes) || known.has_shrunk(on_disk, limits.bytes))
+    {
         match measure(shared, region, descriptor, limits.bytes).await {
             Ok(size) => {
                 shared.env.probe("store.split.measured");
-                known.measured = Some(Measured { size, grown });
+                known.measured = Some(Measured { size, grown, on_disk: on_disk() });
             }
             Err(why) => tracing::debug!(region = region.id, why, "the region was not measured"),
         }
@@ -218,6 +267,12 @@ async fn look(
         split(shared, region, &key, &cause).await;
         known.rest_until = shared.env.clock.now() + limits.rest;
     }
+}
+
+/// What the engine's tables have of a region by their own account: cheap, and blind for memory.
+pub(crate) fn bytes_on_disk(db: &Db, region: &RegionDescriptor) -> u64 {
+    let bounds = stored_bounds(&region.range());
+    FAMILIES.iter().map(|family| db.approximate_bytes(*family, bounds.clone())).sum()
 }
 
 /// Walks through the region, in pages from a snapshot each, pausing as long as it works.

@@ -96,7 +96,7 @@ fn watched() -> Watched {
 
 fn measured(bytes: u64, grown: u64) -> Watched {
     let size = Size { bytes, middle: Some("m".into()) };
-    Watched { measured: Some(Measured { size, grown }), ..watched() }
+    Watched { measured: Some(Measured { size, grown, on_disk: 100 }), ..watched() }
 }
 
 #[test]
@@ -111,11 +111,38 @@ fn a_region_is_measured_once_and_again_when_it_may_have_reached_the_limit() {
 }
 
 #[test]
+fn a_region_that_has_lost_half_is_measured_again() {
+    let large = measured(300, 0);
+    assert!(large.has_shrunk(|| 49, 800) && !large.has_shrunk(|| 50, 800), "its tables had 100");
+    assert!(!measured(99, 0).has_shrunk(|| 0, 800), "a small one is known to be small");
+    assert!(!watched().has_shrunk(|| 0, 800));
+}
+
+#[test]
+fn how_full_a_region_is_follows_from_the_limit_that_is_nearer() {
+    let limits = |bytes, requests| SplitLimits { bytes, requests, ..SplitLimits::default() };
+    let asked = |per_second| Asked { at: Instant(0), requests: 0, per_second, hot_since: None };
+    let known = Watched { asked: Some(asked(50)), ..measured(300, 1_000) };
+    let fill =
+        |known: &Watched, bytes, requests| known.fill(1_100, &limits(bytes, requests)).map(|fill| fill.at(1));
+    assert_eq!(fill(&known, 800, 0), Some(500), "a hundred were written since");
+    assert_eq!(fill(&known, 800, 1_000), Some(500));
+    assert_eq!(fill(&known, 800, 50), Some(1_000));
+    assert_eq!(fill(&known, 0, 1_000), Some(50));
+    assert_eq!(fill(&known, 0, 0), None, "nothing splits it");
+    assert_eq!(fill(&measured(300, 0), 800, 9), None, "nobody has listened yet");
+    let unmeasured = Watched { asked: Some(asked(0)), ..watched() };
+    assert_eq!(fill(&unmeasured, 800, 9), None);
+    assert_eq!(fill(&unmeasured, 0, 9), Some(1), "known to be empty is not unknown");
+    assert_eq!(known.fill(1_100, &limits(800, 0)).expect("known").at(2), 0, "of another range");
+}
+
+#[test]
 fn the_limit_itself_is_too_large() {
     assert_eq!(measured(799, 0).too_large(800), None);
     assert_eq!(measured(800, 0).too_large(800), Some(("m".into(), Cause::Size { bytes: 800 })));
     let one_key = Watched {
-        measured: Some(Measured { size: Size { bytes: 9_000, middle: None }, grown: 0 }),
+        measured: Some(Measured { size: Size { bytes: 9_000, middle: None }, grown: 0, on_disk: 0 }),
         ..watched()
     };
     assert_eq!(one_key.too_large(800), None);
