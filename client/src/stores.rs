@@ -11,10 +11,11 @@ use nokv_proto::coordinator::v1::GetRegionByKeyResponse;
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::kv::v1::no_kv_client::NoKvClient;
 use nokv_proto::kv::v1::{
-    BatchRollbackRequest, BatchRollbackResponse, CheckTxnStatusRequest, CheckTxnStatusResponse,
-    CommitRequest, CommitResponse, Context, GetRequest, GetResponse, KvBatchRollbackRequest,
-    KvCheckTxnStatusRequest, KvCommitRequest, KvGetRequest, KvPrewriteRequest, KvResolveLockRequest,
-    KvScanRequest, KvTxnHeartBeatRequest, PrewriteRequest, PrewriteResponse, ReadConsistency, ReadPreference,
+    BatchRollbackRequest, BatchRollbackResponse, CheckSecondaryLocksRequest, CheckSecondaryLocksResponse,
+    CheckTxnStatusRequest, CheckTxnStatusResponse, CommitRequest, CommitResponse, Context, GetRequest,
+    GetResponse, KvBatchRollbackRequest, KvCheckSecondaryLocksRequest, KvCheckTxnStatusRequest,
+    KvCommitRequest, KvGetRequest, KvPrewriteRequest, KvResolveLockRequest, KvScanRequest,
+    KvTxnHeartBeatRequest, PrewriteRequest, PrewriteResponse, ReadConsistency, ReadPreference,
     ResolveLockRequest, ResolveLockResponse, ScanRequest, ScanResponse, TxnHeartBeatRequest,
     TxnHeartBeatResponse,
 };
@@ -77,6 +78,7 @@ region_request! {
     BatchRollbackRequest BatchRollbackResponse KvBatchRollbackRequest kv_batch_rollback;
     ResolveLockRequest ResolveLockResponse KvResolveLockRequest kv_resolve_lock;
     CheckTxnStatusRequest CheckTxnStatusResponse KvCheckTxnStatusRequest kv_check_txn_status;
+    CheckSecondaryLocksRequest CheckSecondaryLocksResponse KvCheckSecondaryLocksRequest kv_check_secondary_locks;
     TxnHeartBeatRequest TxnHeartBeatResponse KvTxnHeartBeatRequest kv_txn_heart_beat;
 }
 

@@ -137,6 +137,73 @@ async fn two_regions_prewrite_the_primary_first_and_commit_the_rest_in_the_backg
 }
 
 #[tokio::test(start_paused = true)]
+async fn two_regions_that_are_locked_for_it_are_committed_without_another_round() {
+    let (cluster, client) = Cluster::with(|_| {});
+    let mut txn = client.begin().await.unwrap();
+    txn.put("z", "2").unwrap();
+    txn.put("a", "1").unwrap();
+    assert_eq!(txn.commit().await.unwrap(), Timestamp(2));
+    assert_eq!(
+        cluster.settled(&client).await[1..],
+        [
+            "c1 tso 1",
+            "s1 r1 prewrite a primary=a start=1 async=2 with=z",
+            "s2 r2 prewrite z primary=a start=1 async=2 with=",
+            "s2 r2 commit z start=1 at=2",
+            "s1 r1 commit a start=1 at=2",
+        ]
+    );
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_region_that_refuses_the_timestamp_makes_it_two_phases() {
+    let (cluster, client) = Cluster::with(|_| {});
+    cluster.script("prewrite", [Say::Locked]);
+    let mut txn = client.begin().await.unwrap();
+    txn.put("z", "2").unwrap();
+    txn.put("a", "1").unwrap();
+    assert_eq!(txn.commit().await.unwrap(), Timestamp(3), "drawn when all were locked");
+    assert!(cluster.settled(&client).await.contains(&"s1 r1 commit a start=1 at=3".to_owned()));
+}
+
+/// The last prewrite commits, and a copy of it may come late.
+#[tokio::test(start_paused = true)]
+async fn an_asynchronous_commit_without_all_answers_is_an_unknown_outcome() {
+    let (cluster, client) = Cluster::with(|config| config.deadline = Duration::from_secs(3));
+    let mut txn = client.begin().await.unwrap();
+    txn.put("a", "1").unwrap();
+    txn.put("z", "1").unwrap();
+    cluster.script("prewrite", std::iter::repeat_n(Say::Lost, 1000));
+    let error = txn.commit().await.unwrap_err();
+    assert!(matches!(error, ClientError::OutcomeUnknown { commit_ts: Timestamp(2), .. }), "{error}");
+    assert!(!cluster.settled(&client).await.iter().any(|line| line.contains("rollback a")));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_other_keys_of_an_asynchronous_commit_say_what_became_of_it() {
+    let locked = || Say::Key(locked("a", "a", 1));
+    let (cluster, client) = Cluster::with(|_| {});
+    client.tso(1).await.unwrap();
+    // Not all are locked, then all are: it is committed at 2, which the snapshot may see.
+    cluster.script("get", [locked(), locked()]);
+    cluster.script("status", [Say::Async(2), Say::Async(2)]);
+    cluster.script("secondaries", [Say::Missing]);
+    client.snapshot().await.unwrap().get("a").await.unwrap();
+    let log = cluster.settled(&client).await;
+    assert!(log.iter().any(|line| line.ends_with("resolve a start=1 at=2")), "{log:?}");
+    assert_eq!(log.iter().filter(|line| line.contains("secondaries z start=1 rollback=")).count(), 2);
+    // One is not: the primary is asked again, as one that decides alone.
+    let (cluster, client) = Cluster::with(|_| {});
+    client.tso(1).await.unwrap();
+    cluster.script("get", [locked()]);
+    cluster.script("status", [Say::Async(2), Say::RolledBack]);
+    cluster.script("secondaries", [Say::Broken]);
+    client.snapshot().await.unwrap().get("a").await.unwrap();
+    let log = cluster.settled(&client).await;
+    assert!(log.iter().any(|line| line.ends_with("resolve a start=1 at=0")), "{log:?}");
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_conflict_in_one_region_rolls_back_the_others() {
     let (cluster, client) = Cluster::new();
     cluster.script("prewrite", [Say::Locked, Say::Key(conflict("z"))]);

@@ -8,8 +8,8 @@ use crate::mvcc::{self, Writes};
 use crate::region::{epoch_matches, refuse};
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::kv::v1::{
-    BatchRollbackRequest, BatchRollbackResponse, CheckTxnStatusRequest, CheckTxnStatusResponse,
-    PrewriteRequest, PrewriteResponse,
+    BatchRollbackRequest, BatchRollbackResponse, CheckSecondaryLocksRequest, CheckSecondaryLocksResponse,
+    CheckTxnStatusRequest, CheckTxnStatusResponse, PrewriteRequest, PrewriteResponse,
 };
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_proto::raft::v1::request::Cmd;
@@ -41,6 +41,9 @@ pub(crate) fn evaluate(
         Cmd::ResolveLock(resolve) => response::Cmd::ResolveLock(mvcc::resolve_lock(reader, resolve, writes)?),
         Cmd::CheckTxnStatus(check) => {
             response::Cmd::CheckTxnStatus(check_txn_status(reader, gc, check, writes)?)
+        }
+        Cmd::CheckSecondaryLocks(check) => {
+            response::Cmd::CheckSecondaryLocks(check_secondary_locks(reader, gc, check, writes)?)
         }
         Cmd::TxnHeartBeat(beat) => response::Cmd::TxnHeartBeat(mvcc::heartbeat(reader, beat, writes)?),
         Cmd::Gc(request) => response::Cmd::Gc(gc::collect(reader, gc, request, writes)?),
@@ -99,6 +102,21 @@ fn check_txn_status(
         return Ok(CheckTxnStatusResponse { error: Some(error), ..Default::default() });
     }
     mvcc::check_txn_status(reader, request, writes)
+}
+
+/// As with [`check_txn_status`]: the locks of a transaction from below the safe point were resolved before there was
+/// one, so a key without a trace proves nothing.
+fn check_secondary_locks(
+    reader: &impl mvcc::Reader,
+    gc: Gc,
+    request: &CheckSecondaryLocksRequest,
+    writes: &mut Writes,
+) -> mvcc::Result<CheckSecondaryLocksResponse> {
+    if request.start_version < gc.safe_point {
+        let error = mvcc::too_old(request.start_version, gc.safe_point);
+        return Ok(CheckSecondaryLocksResponse { error: Some(error), ..Default::default() });
+    }
+    mvcc::check_secondary_locks(reader, request, writes)
 }
 
 fn admit(region: &RegionDescriptor, command: &Command) -> Result<(), Box<RegionError>> {

@@ -115,6 +115,7 @@ impl Command {
             Cmd::CheckTxnStatus(_) => CmdType::CheckTxnStatus,
             Cmd::Gc(_) => CmdType::Gc,
             Cmd::TxnHeartBeat(_) => CmdType::TxnHeartBeat,
+            Cmd::CheckSecondaryLocks(_) => CmdType::CheckSecondaryLocks,
         };
         let header =
             CmdHeader { region_id: self.region_id, region_epoch: Some(self.epoch), ..CmdHeader::default() };
@@ -156,6 +157,7 @@ pub(crate) fn keys(cmd: &Cmd) -> Vec<&Bytes> {
         Cmd::CheckTxnStatus(check) => vec![&check.primary_key],
         Cmd::Gc(gc) => gc.keys.iter().collect(),
         Cmd::TxnHeartBeat(beat) => vec![&beat.primary_lock],
+        Cmd::CheckSecondaryLocks(check) => check.keys.iter().collect(),
     }
 }
 

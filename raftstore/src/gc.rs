@@ -25,11 +25,12 @@ use futures_util::future::select;
 use nokv_engine::Pressure;
 use nokv_env::ClockExt;
 use nokv_proto::coordinator::v1::{Freshness, GetRegionByKeyRequest, TsoRequest};
+use nokv_proto::error::v1::RegionError;
 use nokv_proto::id::Timestamp;
 use nokv_proto::kv::v1::no_kv_client::NoKvClient;
 use nokv_proto::kv::v1::{
-    CheckTxnStatusAction, CheckTxnStatusRequest, CheckTxnStatusResponse, Context, GcRequest, GcResponse,
-    KvCheckTxnStatusRequest, ResolveLockRequest,
+    CheckSecondaryLocksRequest, CheckTxnStatusAction, CheckTxnStatusRequest, CheckTxnStatusResponse, Context,
+    GcRequest, GcResponse, KvCheckSecondaryLocksRequest, KvCheckTxnStatusRequest, ResolveLockRequest,
 };
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
@@ -268,17 +269,26 @@ async fn fate(shared: &Shared, lock: &OldLock) -> Result<Option<u64>, String> {
         .map_err(|error| error.to_string())?
         .timestamp;
     let expires_ms = Timestamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms);
-    let request = CheckTxnStatusRequest {
+    let expired = Timestamp(now).physical_ms() >= expires_ms;
+    let mut request = CheckTxnStatusRequest {
         primary_key: lock.primary.clone(),
         lock_ts: lock.start_ts,
         current_ts: now,
-        rollback_if_not_exist: Timestamp(now).physical_ms() >= expires_ms,
+        rollback_if_not_exist: expired,
         caller_start_ts: 0,
         current_time: shared.env.clock.unix_millis(),
+        not_async: false,
     };
-    let reply = ask_primary(shared, request).await?;
-    if let Some(error) = reply.error {
-        return Err(format!("the primary of transaction {}: {error:?}", lock.start_ts));
+    let mut reply = ask_primary(shared, &request).await?;
+    if reply.async_commit_version != 0 {
+        match ask_secondaries(shared, lock, &reply, Timestamp(now)).await? {
+            Secondaries::Committed(at) => return Ok(Some(at)),
+            Secondaries::Open => return Ok(None),
+            Secondaries::Broken => {
+                request.not_async = true;
+                reply = ask_primary(shared, &request).await?;
+            }
+        }
     }
     Ok(match reply.action() {
         _ if reply.commit_version != 0 => Some(reply.commit_version),
@@ -289,13 +299,77 @@ async fn fate(shared: &Shared, lock: &OldLock) -> Result<Option<u64>, String> {
     })
 }
 
-/// Asks the leader of the region that holds a primary key.
+/// What the other keys of an asynchronous commit say.
+enum Secondaries {
+    Committed(u64),
+    /// Not all of them are locked for it, and never will be.
+    Broken,
+    /// Not all of them are locked yet.
+    Open,
+}
+
+async fn ask_secondaries(
+    shared: &Shared,
+    lock: &OldLock,
+    primary: &CheckTxnStatusResponse,
+    now: Timestamp,
+) -> Result<Secondaries, String> {
+    let expires_ms = Timestamp(lock.start_ts).physical_ms().saturating_add(primary.lock_ttl);
+    let rollback_missing = now.physical_ms() >= expires_ms;
+    for key in &primary.secondaries {
+        let request = CheckSecondaryLocksRequest {
+            keys: vec![key.clone()],
+            start_version: lock.start_ts,
+            rollback_missing,
+        };
+        let reply = ask_leader(shared, key, |mut store, context| {
+            let request = KvCheckSecondaryLocksRequest { context, request: Some(request.clone()) };
+            async move {
+                let reply = store.kv_check_secondary_locks(request).await?.into_inner();
+                Ok((reply.response, reply.region_error))
+            }
+        });
+        match reply.await? {
+            reply if reply.error.is_some() => return Err(format!("a secondary key: {:?}", reply.error)),
+            reply if reply.commit_version != 0 => return Ok(Secondaries::Committed(reply.commit_version)),
+            reply if reply.broken => return Ok(Secondaries::Broken),
+            reply if reply.missing != 0 => return Ok(Secondaries::Open),
+            _ => {}
+        }
+    }
+    shared.env.probe("store.gc.async_commit_found");
+    Ok(Secondaries::Committed(primary.async_commit_version))
+}
+
 async fn ask_primary(
     shared: &Shared,
-    request: CheckTxnStatusRequest,
+    request: &CheckTxnStatusRequest,
 ) -> Result<CheckTxnStatusResponse, String> {
+    let reply = ask_leader(shared, &request.primary_key, |mut store, context| {
+        let request = KvCheckTxnStatusRequest { context, request: Some(request.clone()) };
+        async move {
+            let reply = store.kv_check_txn_status(request).await?.into_inner();
+            Ok((reply.response, reply.region_error))
+        }
+    });
+    let reply = reply.await?;
+    match &reply.error {
+        Some(error) => Err(format!("the primary of transaction {}: {error:?}", request.lock_ts)),
+        None => Ok(reply),
+    }
+}
+
+/// Asks the leader of the region that holds `key`.
+async fn ask_leader<T, F>(
+    shared: &Shared,
+    key: &Bytes,
+    ask: impl Fn(NoKvClient<nokv_env::Channel>, Option<Context>) -> F,
+) -> Result<T, String>
+where
+    F: Future<Output = Result<(Option<T>, Option<RegionError>), tonic::Status>> + Send,
+{
     let look = GetRegionByKeyRequest {
-        key: request.primary_key.clone(),
+        key: key.clone(),
         freshness: Freshness::BestEffort.into(),
         ..Default::default()
     };
@@ -307,10 +381,10 @@ async fn ask_primary(
         })
         .await
         .map_err(|error| error.to_string())?;
-    let region = route.region_descriptor.ok_or("no region covers the primary key")?;
+    let region = route.region_descriptor.ok_or("no region covers the key of a transaction")?;
     let mut peers = region.peers.clone();
     peers.sort_by_key(|peer| Some(*peer) != route.leader);
-    let mut last = "the region of the primary key has no peers".to_owned();
+    let mut last = "the region of a transaction's key has no peers".to_owned();
     for peer in peers {
         let Some(home) = route.stores.iter().find(|store| store.store_id == peer.store_id) else { continue };
         let context = Context {
@@ -319,14 +393,10 @@ async fn ask_primary(
             peer: Some(peer),
             ..Default::default()
         };
-        let mut client = NoKvClient::new(shared.env.net.connect(&home.address));
-        let request = KvCheckTxnStatusRequest { context: Some(context), request: Some(request.clone()) };
-        let call = client.kv_check_txn_status(request);
+        let call = ask(NoKvClient::new(shared.env.net.connect(&home.address)), Some(context));
         match shared.env.clock.timeout(shared.config.coordinator_timeout, call).await {
-            Ok(Ok(reply)) => match reply.into_inner() {
-                reply if reply.response.is_some() => return Ok(reply.response.unwrap_or_default()),
-                reply => last = format!("store {}: {:?}", peer.store_id, reply.region_error),
-            },
+            Ok(Ok((Some(reply), _))) => return Ok(reply),
+            Ok(Ok((None, error))) => last = format!("store {}: {error:?}", peer.store_id),
             Ok(Err(status)) => last = format!("store {}: {status}", peer.store_id),
             Err(_) => last = format!("store {} does not answer", peer.store_id),
         }

@@ -305,18 +305,26 @@ impl StoreMachine {
         Ok(())
     }
 
-    /// Strips the wish for a commit in one round trip unless it may be granted.
+    /// Strips the wish for a commit timestamp that was drawn beforehand unless it may be granted.
     fn decide_one_pc(&self, region: &Region, term: u64, index: u64, cmd: &mut Cmd) {
         let Cmd::Prewrite(prewrite) = cmd else { return };
-        if prewrite.one_pc_commit_version == 0 {
-            return;
+        if prewrite.one_pc_commit_version != 0 {
+            let unlucky = self.env.chance("store.one_pc.refuse", 0.05);
+            if !unlucky && region.one_pc().take(term, index, prewrite.one_pc_commit_version) {
+                self.env.probe("store.one_pc.taken");
+            } else {
+                self.env.probe("store.one_pc.refused");
+                prewrite.one_pc_commit_version = 0;
+            }
         }
-        let unlucky = self.env.chance("store.one_pc.refuse", 0.05);
-        if !unlucky && region.one_pc().take(term, index, prewrite.one_pc_commit_version) {
-            self.env.probe("store.one_pc.taken");
-        } else {
-            self.env.probe("store.one_pc.refused");
-            prewrite.one_pc_commit_version = 0;
+        if prewrite.async_commit_version != 0 {
+            let unlucky = self.env.chance("store.async_commit.refuse", 0.05);
+            if !unlucky && region.one_pc().take(term, index, prewrite.async_commit_version) {
+                self.env.probe("store.async_commit.taken");
+            } else {
+                self.env.probe("store.async_commit.refused");
+                prewrite.async_commit_version = 0;
+            }
         }
     }
 }

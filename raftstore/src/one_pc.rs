@@ -1,4 +1,5 @@
-//! When a transaction may commit in one round trip. Pure.
+//! When a transaction may commit at a timestamp that was drawn before its keys were locked: in one round trip, or
+//! asynchronously. Pure.
 //!
 //! The client has drawn its commit timestamp C before the request reaches us, so a read at V ≥ C may have been
 //! answered already, without the value. The leader therefore remembers the highest timestamp read (`max_read_ts`)

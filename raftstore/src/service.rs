@@ -14,10 +14,11 @@ use nokv_proto::admin::v1::{ExecutionAdmissionClass as Class, ExecutionAdmission
 use nokv_proto::kv::v1::no_kv_server::NoKv;
 use nokv_proto::kv::v1::{
     BatchGetResponse, Context, GetRequest, GetResponse, KeyError, KvBatchGetRequest, KvBatchGetResponse,
-    KvBatchRollbackRequest, KvBatchRollbackResponse, KvCheckTxnStatusRequest, KvCheckTxnStatusResponse,
-    KvCommitRequest, KvCommitResponse, KvGetRequest, KvGetResponse, KvPrewriteRequest, KvPrewriteResponse,
-    KvReadIndexRequest, KvReadIndexResponse, KvResolveLockRequest, KvResolveLockResponse, KvScanRequest,
-    KvScanResponse, KvTxnHeartBeatRequest, KvTxnHeartBeatResponse, ReadIndexResponse, ScanResponse,
+    KvBatchRollbackRequest, KvBatchRollbackResponse, KvCheckSecondaryLocksRequest,
+    KvCheckSecondaryLocksResponse, KvCheckTxnStatusRequest, KvCheckTxnStatusResponse, KvCommitRequest,
+    KvCommitResponse, KvGetRequest, KvGetResponse, KvPrewriteRequest, KvPrewriteResponse, KvReadIndexRequest,
+    KvReadIndexResponse, KvResolveLockRequest, KvResolveLockResponse, KvScanRequest, KvScanResponse,
+    KvTxnHeartBeatRequest, KvTxnHeartBeatResponse, ReadIndexResponse, ScanResponse,
 };
 use nokv_proto::limits::COMMAND_BYTES_MAX;
 use nokv_proto::raft::v1::request::Cmd;
@@ -153,6 +154,13 @@ impl NoKv for KvService {
         request: Request<KvCheckTxnStatusRequest>,
     ) -> RpcResult<KvCheckTxnStatusResponse> {
         write_rpc!(self, request, KvCheckTxnStatusResponse, CheckTxnStatus)
+    }
+
+    async fn kv_check_secondary_locks(
+        &self,
+        request: Request<KvCheckSecondaryLocksRequest>,
+    ) -> RpcResult<KvCheckSecondaryLocksResponse> {
+        write_rpc!(self, request, KvCheckSecondaryLocksResponse, CheckSecondaryLocks)
     }
 
     async fn kv_txn_heart_beat(
@@ -318,6 +326,7 @@ fn weight(cmd: &Cmd) -> usize {
         Cmd::CheckTxnStatus(request) => request.encoded_len(),
         Cmd::Gc(request) => request.encoded_len(),
         Cmd::TxnHeartBeat(request) => request.encoded_len(),
+        Cmd::CheckSecondaryLocks(request) => request.encoded_len(),
     }
 }
 

@@ -3,7 +3,9 @@
 //! ```text
 //! one region:      prewrite with a commit timestamp ─► committed, in one round trip
 //!                                                  └► refused: locked, go on below
-//! several regions: prewrite primary's region ─► prewrite the others ─► timestamp ─► commit primary ─► answer
+//! several regions: timestamp ─► prewrite all at once ─► committed, when all are locked for that timestamp
+//!                                                    └► refused somewhere, or too many keys: locked, go on below
+//!                  prewrite primary's region ─► prewrite the others ─► timestamp ─► commit primary ─► answer
 //!                                                                             others follow in the background
 //! ```
 //!
@@ -40,6 +42,10 @@ const TTL_PER_MIB: Duration = Duration::from_millis(500);
 /// Most keys committed together with the primary, whose answer the caller waits for.
 const KEYS_MAX: usize = 4096;
 
+/// Most keys of an asynchronous commit, and most bytes of them: the primary's lock names them all.
+const ASYNC_KEYS_MAX: usize = 256;
+const ASYNC_BYTES_MAX: usize = 4096;
+
 /// Shortest pause between two heartbeats.
 const BEAT_MIN: Duration = Duration::from_millis(20);
 
@@ -64,6 +70,8 @@ pub(crate) struct Commit {
     touched: AtomicBool,
     /// The unanswered one was a one-round-trip commit: its timestamp may not be the one asked for last.
     early_doubt: AtomicBool,
+    /// Every key is to be locked for a commit at this timestamp; 0: commit in two phases.
+    async_at: AtomicU64,
 }
 
 /// How the prewrite of one group ended.
@@ -103,6 +111,7 @@ impl Commit {
             sent: AtomicBool::new(false),
             touched: AtomicBool::new(false),
             early_doubt: AtomicBool::new(false),
+            async_at: AtomicU64::new(0),
         };
         let mut asked = start;
         let ended = {
@@ -149,13 +158,39 @@ impl Commit {
             _ => None,
         };
         *asked = one_round_trip.unwrap_or(self.start);
+        let tries_async = groups.len() > 1 && self.may_be_async();
+        if tries_async {
+            *asked = match early {
+                Some(early) => early,
+                None => shared.tso.get(shared, 1, attempt).await?,
+            };
+            self.async_at.store(asked.0, Ordering::SeqCst);
+        }
         if let Some(committed) = self.prewrite_groups(groups, one_round_trip, attempt).await? {
             self.clear_doubt();
             return Ok(committed);
         }
+        if tries_async {
+            // Every group has answered, so nothing that is still on its way changes anything.
+            self.clear_doubt();
+            if self.async_at.load(Ordering::SeqCst) != 0 {
+                shared.env.probe("client.async_commit");
+                self.commit_rest_later(*asked, Vec::new()).await;
+                return Ok(*asked);
+            }
+        }
         let (committed, done) = self.commit_primary(asked, attempt).await?;
         self.commit_rest_later(committed, done).await;
         Ok(committed)
+    }
+
+    /// Whether the primary's lock can name all other keys.
+    fn may_be_async(&self) -> bool {
+        let bytes: usize = self.keys.iter().map(Bytes::len).sum();
+        self.shared.config.async_commit
+            && self.keys.len() <= ASYNC_KEYS_MAX
+            && bytes <= ASYNC_BYTES_MAX
+            && !self.shared.env.chance("client.async_commit.never", 0.3)
     }
 
     /// Keeps the primary's lock alive while the phases last, for ever.
@@ -201,7 +236,8 @@ impl Commit {
             let one_round_trip = one_round_trip.filter(|_| alone);
             // Clients of others send all groups at the same time, and stores must bear it: a lock may be found, and
             // its transaction rolled back, before the primary's prewrite arrives.
-            let at_once = self.shared.env.chance("client.prewrite.at_once", 0.3);
+            let is_async = self.async_at.load(Ordering::SeqCst) != 0;
+            let at_once = is_async || self.shared.env.chance("client.prewrite.at_once", 0.3);
             let with_primary = groups.iter().position(|group| group.iter().any(|m| m.key == self.primary));
             if let Some(at) = with_primary.filter(|_| alone || !at_once) {
                 let primary = groups.remove(at);
@@ -253,6 +289,14 @@ impl Commit {
         attempt: &mut Attempt<'_>,
     ) -> Result<Prewritten> {
         let shared = &self.shared;
+        let async_at = self.async_at.load(Ordering::SeqCst);
+        let is_async = async_at != 0;
+        let has_primary = group.iter().any(|mutation| mutation.key == self.primary);
+        let secondaries = if is_async && has_primary {
+            self.keys.iter().filter(|key| **key != self.primary).cloned().collect()
+        } else {
+            Vec::new()
+        };
         let request = PrewriteRequest {
             primary_lock: self.primary.clone(),
             start_version: self.start.0,
@@ -260,16 +304,25 @@ impl Commit {
             txn_size: self.keys.len() as u64,
             min_commit_ts: self.start.0 + 1,
             one_pc_commit_version: one_round_trip.unwrap_or_default().0,
+            async_commit_version: async_at,
+            secondaries,
             mutations: group,
         };
         let mut waiting_since: Option<Instant> = None;
+        // A copy of this group that is still on its way may lock it.
+        let mut lost = false;
         loop {
             let route = shared.route(&request.mutations[0].key, attempt).await?;
             if !request.mutations.iter().all(|m| route.covers(&m.key)) {
                 return Ok(Prewritten::Moved(request.mutations));
             }
             (attempt.ambiguous, attempt.delivered) = (false, false);
+            if is_async {
+                // It may be the last one that was missing, whatever is answered: a copy may find the key free.
+                self.sent.store(true, Ordering::SeqCst);
+            }
             let reply = shared.try_call(&route, &request, attempt).await;
+            lost |= attempt.ambiguous || attempt.delivered;
             if one_round_trip.is_some() && attempt.ambiguous {
                 shared.env.probe("client.one_round_trip_in_doubt");
                 self.doubt.store(true, Ordering::SeqCst);
@@ -287,12 +340,18 @@ impl Commit {
             }
             if reply.errors.is_empty() {
                 self.touched.store(true, Ordering::SeqCst);
+                if is_async && reply.async_commit_version != async_at {
+                    // This lock stays what it is, so the transaction will never be committed without its primary's word.
+                    shared.env.probe("client.async_commit_refused");
+                    self.async_at.store(0, Ordering::SeqCst);
+                }
                 return Ok(Prewritten::Locked);
             }
             // What exists now may be gone when a copy comes.
             let exists = reply.errors.iter().any(|error| error.already_exists.is_some());
-            let was_lost = self.in_doubt();
+            let was_lost = if is_async { lost } else { self.in_doubt() };
             if was_lost || (self.was_sent() && exists) {
+                self.doubt.store(true, Ordering::SeqCst);
                 let fate = shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await?;
                 if let Fate::Committed(at) = fate {
                     return Ok(Prewritten::Committed(Timestamp(at)));
@@ -310,6 +369,9 @@ impl Commit {
                     let since = *waiting_since.get_or_insert(now);
                     if !alone && now.since(since) > shared.config.lock_wait {
                         shared.env.probe("client.deadlock_avoided");
+                        if is_async && let Some(at) = self.settle_now(attempt).await? {
+                            return Ok(Prewritten::Committed(at));
+                        }
                         return Err(
                             self.conflict(lock.key, format!("locked by transaction {}", lock.lock_version))
                         );
@@ -318,6 +380,17 @@ impl Commit {
                 }
             }
         }
+    }
+
+    /// Sees to it that nothing that is still on its way commits us; the timestamp, if it is too late for that.
+    async fn settle_now(&self, attempt: &mut Attempt<'_>) -> Result<Option<Timestamp>> {
+        self.doubt.store(true, Ordering::SeqCst);
+        let fate = self.shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await?;
+        self.clear_doubt();
+        Ok(match fate {
+            Fate::Committed(at) => Some(Timestamp(at)),
+            _ => None,
+        })
     }
 
     /// What stands in the way of a prewrite, or the error when it will not go away.
@@ -472,12 +545,10 @@ impl Commit {
     }
 }
 
-/// Whether a transaction that ended so will never be committed, whatever arrives later.
+/// Whether a transaction that ended so is not committed and never will be, whatever arrives later. One that has become too old
+/// may have been committed before that.
 fn is_final(error: &ClientError) -> bool {
-    matches!(
-        error,
-        ClientError::Conflict { .. } | ClientError::AlreadyExists { .. } | ClientError::TooOld { .. }
-    )
+    matches!(error, ClientError::Conflict { .. } | ClientError::AlreadyExists { .. })
 }
 
 /// Why a prewrite has to be tried again.
@@ -490,7 +561,7 @@ enum Obstacle {
 
 impl Shared {
     /// Sends one request per region that has some of `keys`; follows regions that change meanwhile.
-    async fn spread<R: RegionRequest>(
+    pub(crate) async fn spread<R: RegionRequest>(
         &self,
         keys: Vec<Bytes>,
         make: impl Fn(Vec<Bytes>) -> R,

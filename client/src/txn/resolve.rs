@@ -2,6 +2,9 @@
 //!
 //! The primary key knows. A reader that finds the transaction alive has, by asking, pushed its commit above the
 //! read timestamp, and may read past the lock. A writer has to wait until the transaction ends or expires.
+//!
+//! The primary of an asynchronous commit does not know by itself: the transaction is committed once all its keys are
+//! locked. So the others are asked, and if one of them is not locked and never will be, the primary decides again.
 
 use crate::attempt::Attempt;
 use crate::client::Shared;
@@ -10,7 +13,8 @@ use crate::retry::Wait;
 use nokv_env::TasksExt;
 use nokv_proto::id::Timestamp;
 use nokv_proto::kv::v1::{
-    CheckTxnStatusAction, CheckTxnStatusRequest, CheckTxnStatusResponse, Locked, ResolveLockRequest,
+    CheckSecondaryLocksRequest, CheckTxnStatusAction, CheckTxnStatusRequest, CheckTxnStatusResponse, Locked,
+    ResolveLockRequest,
 };
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -27,6 +31,8 @@ pub(crate) enum Fate {
     Alive,
     /// No trace at the primary yet; nothing was decided.
     Unknown,
+    /// An asynchronous commit that lacks some locks yet; its timestamp is settled.
+    Locking,
 }
 
 /// How a status reply reads. Pure.
@@ -54,16 +60,21 @@ impl Shared {
     ) -> Result<Fate> {
         let now = self.tso.get(self, 1, attempt).await?;
         let expires_ms = Timestamp(lock.lock_version).physical_ms().saturating_add(lock.lock_ttl);
-        let request = CheckTxnStatusRequest {
+        let mut request = CheckTxnStatusRequest {
             primary_key: lock.primary_lock.clone(),
             lock_ts: lock.lock_version,
             current_ts: now.0,
             rollback_if_not_exist: now.physical_ms() >= expires_ms,
             caller_start_ts: reader,
             current_time: self.env.clock.unix_millis(),
+            not_async: false,
         };
         let reply = self.call(&lock.primary_lock, &request, attempt).await?;
         match &reply.error {
+            None if reply.async_commit_version != 0 => {
+                let expires_ms = Timestamp(lock.lock_version).physical_ms().saturating_add(reply.lock_ttl);
+                self.fate_by_secondaries(&reply, &mut request, now.physical_ms() >= expires_ms, attempt).await
+            }
             None => Ok(fate(&reply)),
             // The primary key is held by another transaction, or a leader change is on: nothing decided.
             Some(error) => {
@@ -71,6 +82,38 @@ impl Shared {
                 Ok(Fate::Unknown)
             }
         }
+    }
+
+    /// What became of an asynchronous commit whose primary has answered `request` with `reply`. With `expired`, keys that are
+    /// not locked yet never will be.
+    async fn fate_by_secondaries(
+        self: &Arc<Self>,
+        reply: &CheckTxnStatusResponse,
+        request: &mut CheckTxnStatusRequest,
+        expired: bool,
+        attempt: &mut Attempt<'_>,
+    ) -> Result<Fate> {
+        let start_version = request.lock_ts;
+        let make = |keys| CheckSecondaryLocksRequest { keys, start_version, rollback_missing: expired };
+        let replies = self.spread(reply.secondaries.clone(), make, attempt).await?;
+        if let Some(at) = replies.iter().map(|reply| reply.commit_version).find(|at| *at != 0) {
+            return Ok(Fate::Committed(at));
+        }
+        if let Some(error) = replies.iter().find_map(|reply| reply.error.as_ref()) {
+            attempt.note(format!("secondary keys of transaction {start_version}: {error:?}"));
+            return Ok(Fate::Unknown);
+        }
+        if replies.iter().any(|reply| reply.broken) {
+            self.env.probe("client.async_commit_broken");
+            request.not_async = true;
+            let reply = self.call(&request.primary_key, &*request, attempt).await?;
+            return Ok(if reply.error.is_none() { fate(&reply) } else { Fate::Unknown });
+        }
+        if replies.iter().any(|reply| reply.missing != 0) {
+            return Ok(Fate::Locking);
+        }
+        self.env.probe("client.async_commit_found");
+        Ok(Fate::Committed(reply.async_commit_version))
     }
 
     /// The final fate of our own transaction after an answer was lost. Whatever of it is not committed by now
@@ -89,12 +132,21 @@ impl Shared {
             rollback_if_not_exist: true,
             caller_start_ts: 0,
             current_time: self.env.clock.unix_millis(),
+            not_async: false,
         };
         loop {
+            request.not_async = false;
             // A heartbeat that is still on its way may prolong the lock's life up to this.
             let expires_ms = start.physical_ms() + ttl_ms.load(Ordering::SeqCst) + 1;
             request.current_ts = Timestamp::compose(expires_ms, 0).0;
             let reply = self.call(primary, &request, attempt).await?;
+            if reply.error.is_none() && reply.async_commit_version != 0 {
+                match self.fate_by_secondaries(&reply, &mut request, true, attempt).await? {
+                    ended @ (Fate::Committed(_) | Fate::RolledBack) => return Ok(ended),
+                    _ => attempt.pause(Wait::Backoff, "the transaction's own status is undecided").await?,
+                }
+                continue;
+            }
             match &reply.error {
                 None if matches!(fate(&reply), Fate::Committed(_) | Fate::RolledBack) => {
                     return Ok(fate(&reply));
@@ -135,7 +187,12 @@ impl Shared {
             }
             Fate::Committed(commit) => self.release(lock, commit, attempt).await,
             Fate::RolledBack => self.release(lock, 0, attempt).await,
-            Fate::Unknown => attempt.pause(Wait::Backoff, lock_cause(lock)).await,
+            // Not committed when we asked, so the newest state is without it; a timestamp above its own needs an answer.
+            Fate::Locking if version == 0 || version == u64::MAX => {
+                bypass.insert(lock.lock_version);
+                Ok(())
+            }
+            Fate::Unknown | Fate::Locking => attempt.pause(Wait::Backoff, lock_cause(lock)).await,
         }
     }
 
@@ -149,7 +206,9 @@ impl Shared {
         match fate {
             Fate::Committed(commit) => self.release(lock, commit, attempt).await,
             Fate::RolledBack => self.release(lock, 0, attempt).await,
-            Fate::Alive | Fate::Unknown => attempt.pause(Wait::Backoff, lock_cause(lock)).await,
+            Fate::Alive | Fate::Unknown | Fate::Locking => {
+                attempt.pause(Wait::Backoff, lock_cause(lock)).await
+            }
         }
     }
 

@@ -47,6 +47,12 @@ pub enum Say {
     RolledBack,
     /// Status: alive and pushed.
     Pushed,
+    /// Status: locked for an asynchronous commit at this timestamp, beside key z.
+    Async(u64),
+    /// Secondary locks: one is not for the asynchronous commit.
+    Broken,
+    /// Secondary locks: one is missing.
+    Missing,
     /// Get: this value. Scan: this key and value.
     Value(&'static str),
 }
@@ -64,8 +70,13 @@ pub struct State {
 pub struct Cluster(Arc<Mutex<State>>);
 
 impl Cluster {
-    /// A cluster and its client.
+    /// A cluster and its client, who commits in one round trip or in two phases.
     pub fn new() -> (Self, Client) {
+        Self::with(|config| config.async_commit = false)
+    }
+
+    /// A cluster and its client, set as `tune` wishes.
+    pub fn with(tune: impl FnOnce(&mut ClientConfig)) -> (Self, Client) {
         let cluster = Self::default();
         let env = Env {
             clock: Arc::new(TokioClock(tokio::time::Instant::now())),
@@ -75,7 +86,8 @@ impl Cluster {
             tasks: Arc::new(TokioTasks),
             hooks: Arc::new(NoHooks),
         };
-        let config = ClientConfig::new(vec!["co1:1".into(), "co2:1".into()]);
+        let mut config = ClientConfig::new(vec!["co1:1".into(), "co2:1".into()]);
+        tune(&mut config);
         (cluster, Client::new(env, config))
     }
 
@@ -318,12 +330,14 @@ impl NoKv for FakeStore {
             |body| {
                 let keys = text(body.mutations.iter().map(|m| &m.key));
                 let primary = text([&body.primary_lock]);
-                format!(
-                    "{keys} primary={primary} start={} 1pc={}",
-                    body.start_version, body.one_pc_commit_version
-                )
+                let at = match body.async_commit_version {
+                    0 => format!("1pc={}", body.one_pc_commit_version),
+                    at => format!("async={at} with={}", text(&body.secondaries)),
+                };
+                format!("{keys} primary={primary} start={} {at}", body.start_version)
             },
             |say| kv::PrewriteResponse {
+                async_commit_version: if say.is_none() { body.async_commit_version } else { 0 },
                 errors: key_error(say.as_ref()).into_iter().collect(),
                 one_pc_commit_version: match say {
                     Some(Say::Committed(at)) => at,
@@ -376,6 +390,30 @@ impl NoKv for FakeStore {
         )
     }
 
+    async fn kv_check_secondary_locks(
+        &self,
+        request: Request<kv::KvCheckSecondaryLocksRequest>,
+    ) -> Result<Response<kv::KvCheckSecondaryLocksResponse>, Status> {
+        answer!(
+            self,
+            request,
+            "secondaries",
+            KvCheckSecondaryLocksResponse,
+            |body| format!(
+                "{} start={} rollback={}",
+                text(&body.keys),
+                body.start_version,
+                body.rollback_missing
+            ),
+            |say| kv::CheckSecondaryLocksResponse {
+                error: key_error(say.as_ref()),
+                commit_version: if let Some(Say::Committed(at)) = say { at } else { 0 },
+                broken: matches!(say, Some(Say::Broken)),
+                missing: matches!(say, Some(Say::Missing)).into(),
+            }
+        )
+    }
+
     async fn kv_txn_heart_beat(
         &self,
         request: Request<kv::KvTxnHeartBeatRequest>,
@@ -418,6 +456,10 @@ impl NoKv for FakeStore {
                     kv::CheckTxnStatusResponse { error: key_error(say.as_ref()), ..Default::default() };
                 match say {
                     Some(Say::Committed(at)) => reply.commit_version = at,
+                    Some(Say::Async(at)) => {
+                        (reply.lock_ttl, reply.async_commit_version) = (3000, at);
+                        reply.secondaries = vec!["z".into()];
+                    }
                     Some(Say::RolledBack) => reply.set_action(Action::CheckTxnStatusLockNotExistRollback),
                     Some(Say::Pushed) => {
                         reply.lock_ttl = 3000;

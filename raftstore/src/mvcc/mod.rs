@@ -4,7 +4,8 @@
 //! notifications", 2010), with the one-round-trip commit and the pushed commit timestamp that later systems added.
 //! A transaction reads at its start timestamp, *prewrites* (locks every key, one of them the *primary*), draws a
 //! commit timestamp and *commits* the primary; at that instant it is committed everywhere. Whoever meets a lock
-//! asks the primary what became of its owner.
+//! asks the primary what became of its owner. With an *asynchronous commit* the timestamp is drawn first, and the instant
+//! is the one at which the last key is locked: then the primary names the other keys, and they are asked, too.
 //!
 //! ```text
 //! lock     a ─► t5 put, primary a                          the intent of the transaction that started at t5
@@ -21,7 +22,7 @@
 //! - Each request is all or nothing, and may arrive again, late, in any order with the others: a decided
 //!   transaction stays as it was decided.
 //!
-//! Start at [`prewrite`] and [`commit`]; `read` and `scan` look, `resolve` cleans up after others, `heartbeat` keeps a
+//! Start at [`prewrite`] and [`commit`]; `read` and `scan` look, `resolve` and `secondaries` clean up after others, `heartbeat` keeps a
 //! transaction alive, `gc` removes old versions, `inspect` shows operators a key, `key` and `record` hold every stored byte. Nothing here knows regions, Raft, clocks or randomness.
 
 mod commit;
@@ -37,6 +38,7 @@ mod read;
 mod record;
 mod resolve;
 mod scan;
+mod secondaries;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -48,6 +50,7 @@ pub use prewrite::prewrite;
 pub use read::get;
 pub use resolve::{batch_rollback, check_txn_status, resolve_lock};
 pub use scan::scan;
+pub use secondaries::check_secondary_locks;
 
 use bytes::Bytes;
 use nokv_engine as engine;

@@ -18,8 +18,8 @@ const TTL_MS_DEFAULT: u64 = 3000;
 enum Found {
     /// Nothing: lock it.
     Free,
-    /// Our lock is there already.
-    OwnLock,
+    /// Our lock is there already; the timestamp of its asynchronous commit, or 0.
+    OwnLock(u64),
     /// The transaction is committed here already.
     Committed(u64),
     Obstacle(Box<KeyError>),
@@ -27,7 +27,7 @@ enum Found {
 
 /// Evaluates a prewrite.
 ///
-/// `one_pc_commit_version` must be zero unless the caller guarantees that nobody has read, or will read without
+/// `one_pc_commit_version` and `async_commit_version` must be zero unless the caller guarantees that nobody has read, or will read without
 /// waiting for this very command, at or above that timestamp.
 pub fn prewrite(
     reader: &impl Reader,
@@ -40,11 +40,19 @@ pub fn prewrite(
     let mut response = PrewriteResponse::default();
     let mut free = Vec::with_capacity(request.mutations.len());
     let mut own_lock = false;
+    // What the locks are for in the end: one that stands stays what it is, whatever this request asks for.
+    let mut placed_for = BTreeSet::new();
     for mutation in &request.mutations {
         let stored = key::stored(&mutation.key);
         match examine(reader, request, mutation, &stored)? {
-            Found::Free => free.push((mutation, stored)),
-            Found::OwnLock => own_lock = true,
+            Found::Free => {
+                placed_for.insert(request.async_commit_version);
+                free.push((mutation, stored));
+            }
+            Found::OwnLock(at) => {
+                placed_for.insert(at);
+                own_lock = true;
+            }
             // Decided long ago: this is a retry, and the decision is the answer.
             Found::Committed(commit_ts) => {
                 writes.probe("mvcc.prewrite.already_committed");
@@ -62,6 +70,10 @@ pub fn prewrite(
         for (mutation, stored) in free {
             put_lock(request, mutation, stored, writes);
         }
+        response.async_commit_version = match placed_for.first() {
+            Some(at) if placed_for.len() == 1 => *at,
+            _ => 0,
+        };
         return Ok(response);
     }
     commit_at_once(reader, request, free, writes)
@@ -81,6 +93,10 @@ fn malformed(request: &PrewriteRequest) -> Option<KeyError> {
     }
     if commit != 0 && commit <= start {
         return Some(look::abort(format!("commit version {commit} is not above start version {start}")));
+    }
+    let async_commit = request.async_commit_version;
+    if async_commit != 0 && (async_commit <= start || commit != 0) {
+        return Some(look::abort(format!("asynchronous commit at {async_commit} makes no sense")));
     }
     let mut keys = BTreeSet::new();
     for mutation in &request.mutations {
@@ -114,8 +130,8 @@ fn examine(
 ) -> Result<Found> {
     let start_ts = request.start_version;
     let lock = look::lock(reader, stored)?;
-    if lock.as_ref().is_some_and(|lock| lock.start_ts == start_ts) {
-        return Ok(Found::OwnLock);
+    if let Some(own) = lock.as_ref().filter(|lock| lock.start_ts == start_ts) {
+        return Ok(Found::OwnLock(if own.async_with.is_some() { own.min_commit_ts } else { 0 }));
     }
     // Records first: our own may lie below another transaction's lock or newer record.
     let mut conflict = None;
@@ -166,11 +182,15 @@ fn write_conflict(request: &PrewriteRequest, key: &Bytes, conflict_ts: u64, comm
 
 fn put_lock(request: &PrewriteRequest, mutation: &Mutation, stored: Bytes, writes: &mut Writes) {
     let ttl_ms = if request.lock_ttl == 0 { TTL_MS_DEFAULT } else { request.lock_ttl };
+    let is_async = request.async_commit_version != 0;
+    let is_primary = request.primary_lock == mutation.key;
+    let least = request.min_commit_ts.max(request.start_version + 1);
     let lock = Lock {
         kind: kind_of(mutation).unwrap_or(Kind::Lock),
         start_ts: request.start_version,
         ttl_ms,
-        min_commit_ts: request.min_commit_ts.max(request.start_version + 1),
+        min_commit_ts: if is_async { request.async_commit_version } else { least },
+        async_with: is_async.then(|| if is_primary { request.secondaries.clone() } else { Vec::new() }),
         expires_at: mutation.expires_at,
         primary: request.primary_lock.clone(),
         short_value: put_value(request, mutation, &stored, writes),
@@ -299,6 +319,23 @@ mod tests {
         assert!(db.lock("a").is_some());
         db.commit(&["a"], 5, 9).ok();
         assert_eq!((db.value("a", 8), db.value("a", 9)), (None, Some("1".into())));
+    }
+
+    #[test]
+    fn a_lock_stays_what_it_was_placed_for() {
+        let mut db = Db::new();
+        let request = prewrite_request("a", &[put("a", "1"), put("b", "1")], 5);
+        assert_eq!(db.run_prewrite(request.clone().async_commit(9, &["b"])).async_commit_version, 9);
+        assert_eq!(db.run_prewrite(request.clone().async_commit(9, &["b"])).async_commit_version, 9, "again");
+        assert_eq!(db.run_prewrite(request).async_commit_version, 9, "a leader that refuses comes too late");
+        assert_eq!(db.lock("a").unwrap().async_with, Some(vec![bytes("b")]));
+        assert_eq!(db.lock("b").unwrap().async_with, Some(vec![]), "only the primary knows the others");
+        db.prewrite("c", &[put("c", "1")], 6).ok();
+        let late = prewrite_request("c", &[put("c", "1"), put("d", "1")], 6).async_commit(9, &["d"]);
+        assert_eq!(db.run_prewrite(late).async_commit_version, 0, "one of two is not enough");
+        assert!(db.lock("c").unwrap().async_with.is_none());
+        let nonsense = prewrite_request("e", &[put("e", "1")], 9).async_commit(9, &[]);
+        assert!(db.run_prewrite(nonsense).errors[0].abort.contains("no sense"));
     }
 
     #[test]

@@ -32,6 +32,10 @@ impl<'a> View<'a> {
         if lock.kind == Kind::Lock || lock.start_ts > self.ts || self.bypass.contains(&lock.start_ts) {
             return false;
         }
+        if lock.async_with.is_some() {
+            // It is committed as soon as all its keys are locked, at just this timestamp; or later, in two phases.
+            return lock.min_commit_ts <= self.ts;
+        }
         // While the primary's own lock stands its owner is not committed anywhere, and it will not be below
         // `min_commit_ts`. A lock elsewhere proves neither.
         let is_primary = lock.primary == *user_key;
@@ -103,6 +107,18 @@ mod tests {
         assert_eq!(db.get("a", 5).error.unwrap().locked.unwrap().lock_version, 5);
         assert!(db.get_bypassing("a", 5, &[5]).not_found);
         assert!(db.get("a", 0).error.is_some(), "the owner may be committed at its primary");
+    }
+
+    #[test]
+    fn a_lock_of_an_asynchronous_commit_blocks_from_its_timestamp_on() {
+        let mut db = Db::new();
+        db.run_prewrite(prewrite_request("a", &[put("a", "1")], 5).async_commit(9, &["b"])).ok();
+        db.run_prewrite(prewrite_request("a", &[put("b", "1")], 5).async_commit(9, &[])).ok();
+        for key in ["a", "b"] {
+            assert!(db.get(key, 8).not_found, "it will not be committed below its timestamp");
+            assert!(db.get(key, 9).error.is_some() && db.get(key, 0).error.is_some(), "it may be committed");
+            assert!(db.get_bypassing(key, 9, &[5]).not_found);
+        }
     }
 
     #[test]

@@ -131,6 +131,17 @@ fn check_lock(
             format!("{:?} is not the primary key of transaction {}", request.primary_key, lock.start_ts);
         return Ok(failed(look::abort(text)));
     }
+    if let Some(secondaries) = lock.async_with.take() {
+        if !request.not_async {
+            let mut response = action(CheckTxnStatusAction::CheckTxnStatusNoAction);
+            response.lock_ttl = lock.ttl_ms;
+            response.async_commit_version = lock.min_commit_ts;
+            response.secondaries = secondaries;
+            return Ok(response);
+        }
+        writes.probe("mvcc.async_commit.given_up");
+        writes.put(CF_LOCK, stored.clone(), lock.encode());
+    }
     let now_ms = Timestamp(request.current_ts).physical_ms();
     if now_ms >= Timestamp(lock.start_ts).physical_ms().saturating_add(lock.ttl_ms) {
         writes.probe("mvcc.lock.expired");

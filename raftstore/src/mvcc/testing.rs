@@ -2,8 +2,8 @@
 
 use super::record::{Kind, Lock, Write};
 use super::{
-    Bounds, CF_DEFAULT, CF_LOCK, CF_WRITE, Entries, Reader, Result, Writes, batch_rollback, check_txn_status,
-    commit, get, key, look, prewrite, resolve_lock, scan,
+    Bounds, CF_DEFAULT, CF_LOCK, CF_WRITE, Entries, Reader, Result, Writes, batch_rollback,
+    check_secondary_locks, check_txn_status, commit, get, key, look, prewrite, resolve_lock, scan,
 };
 use bytes::Bytes;
 use nokv_engine::Cf;
@@ -139,6 +139,17 @@ impl Db {
         run!(self, check_txn_status, &request.0)
     }
 
+    pub(crate) fn secondaries(
+        &mut self,
+        keys: &[&str],
+        start: u64,
+        rollback_missing: bool,
+    ) -> CheckSecondaryLocksResponse {
+        let request =
+            CheckSecondaryLocksRequest { keys: to_keys(keys), start_version: start, rollback_missing };
+        run!(self, check_secondary_locks, &request)
+    }
+
     pub(crate) fn get(&self, key: &str, version: u64) -> GetResponse {
         self.get_bypassing(key, version, &[])
     }
@@ -187,6 +198,7 @@ impl Db {
             min_commit_ts: 0,
             expires_at: 0,
             primary: bytes(key),
+            async_with: None,
             short_value: Some(Bytes::new()),
         };
         self.map.0.insert((CF_LOCK.0, key::stored(key.as_bytes())), lock.encode());
@@ -286,6 +298,13 @@ impl Prewrite {
         self
     }
 
+    /// An asynchronous commit; `secondaries` in the request that has the primary.
+    pub(crate) fn async_commit(mut self, commit_ts: u64, secondaries: &[&str]) -> Self {
+        self.0.async_commit_version = commit_ts;
+        self.0.secondaries = to_keys(secondaries);
+        self
+    }
+
     pub(crate) fn ttl(mut self, ms: u64) -> Self {
         self.0.lock_ttl = ms;
         self
@@ -306,6 +325,11 @@ impl Status {
 
     pub(crate) fn now(mut self, ts: u64) -> Self {
         self.0.current_ts = ts;
+        self
+    }
+
+    pub(crate) fn not_async(mut self) -> Self {
+        self.0.not_async = true;
         self
     }
 

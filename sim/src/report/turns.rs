@@ -11,7 +11,14 @@ use std::collections::{BTreeMap, BTreeSet};
 const REQUESTS_MAX: usize = 6;
 
 /// Calls that set a lock, or end one.
-const CHANGES: [&str; 5] = ["KvPrewrite", "KvCommit", "KvBatchRollback", "KvResolveLock", "KvCheckTxnStatus"];
+const CHANGES: [&str; 6] = [
+    "KvPrewrite",
+    "KvCommit",
+    "KvBatchRollback",
+    "KvResolveLock",
+    "KvCheckTxnStatus",
+    "KvCheckSecondaryLocks",
+];
 
 /// A region as the first peer that knew it like this told it.
 struct Shape {
