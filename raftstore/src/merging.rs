@@ -206,14 +206,14 @@ impl Shared {
             return Err(missing());
         }
         merge::may_merge(&source.state.descriptor, &target_state.descriptor).map_err(refuse)?;
-        for region in [&source.state.descriptor, &target_state.descriptor] {
-            self.known_to_root(region.region_id, region)?;
-        }
+        self.known_to_root(source_id, &source.state.descriptor)?;
         // What is checked here spares waits. Without it the merge is right, too.
         let hasty = self.env.chance("store.merge.hasty", 0.2);
         if !target_state.role.is_leader && !hasty {
             return Err(self.follow(&source, &target_state).await);
         }
+        // Asked here, where it is led: whoever leads a region from the beginning tells the meta-root of it, others may not know.
+        self.known_to_root(target_id, &target_state.descriptor)?;
         for region in [&source.region, &target].into_iter().filter(|_| !hasty) {
             let status = self.raft.status_now(region.group()).await.ok().flatten();
             is_whole(status.as_ref()).map_err(|why| refuse(format!("region {}: {why}", region.id)))?;
