@@ -37,6 +37,8 @@ pub fn run(command: &Config, global: &Global) -> Result<u8> {
     }
 }
 
+/// Regions that are named one by one.
+const SHOWN: usize = 8;
 const STORE_MEMBERS: [&str; 7] =
     ["store_id", "listen_addr", "addr", "docker_listen_addr", "docker_addr", "work_dir", "docker_work_dir"];
 const REGION_MEMBERS: [&str; 7] =
@@ -185,13 +187,12 @@ async fn seed(env: &nokv_env::Env, args: &Seed, format: Format) -> Result<u8> {
     let mut out = Out::new();
     match format {
         Format::Plain => {
-            let ids: Vec<String> = ids.iter().map(u64::to_string).collect();
-            out.line(&format!(
-                "seeded {} for store {}: regions {}",
-                workdir.display(),
-                args.store_id,
-                ids.join(", ")
-            ))?;
+            let mut shown: Vec<String> = ids.iter().take(SHOWN).map(u64::to_string).collect();
+            if ids.len() > SHOWN {
+                shown.push(format!("and {} more", ids.len() - SHOWN));
+            }
+            let (workdir, regions) = (workdir.display(), shown.join(", "));
+            out.line(&format!("seeded {workdir} for store {}: regions {regions}", args.store_id))?;
         }
         _ => out.json(&json!({
             "store_id": args.store_id, "workdir": workdir.display().to_string(), "regions": ids,

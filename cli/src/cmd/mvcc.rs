@@ -123,8 +123,17 @@ fn lines_of_lock(lock: &MvccLock, hex: bool) -> Vec<String> {
         format!("lock       {} by the transaction of {}", kind(lock.op()), moment(lock.start_ts)),
         format!("           primary {}, life {} ms", quote(&lock.primary), lock.ttl_ms),
     ];
-    if lock.min_commit_ts != 0 {
+    if lock.async_commit {
+        let at = lock.min_commit_ts;
+        lines.push(format!(
+            "           commits at {at} as soon as all its keys are locked, or later in two phases"
+        ));
+    } else if lock.min_commit_ts != 0 {
         lines.push(format!("           commits at {} or later", lock.min_commit_ts));
+    }
+    if !lock.secondaries.is_empty() {
+        let keys: Vec<String> = lock.secondaries.iter().map(|key| quote(key)).collect();
+        lines.push(format!("           beside the primary {}", keys.join(", ")));
     }
     if let Some(value) = &lock.value {
         lines.push(format!("           value {}{}", shown(value, hex), expiry(lock.expires_at)));
@@ -204,6 +213,15 @@ fn lock_to_json(lock: &MvccLock) -> Value {
     put_bytes(&mut object, "primary", &lock.primary);
     object.insert("ttl_ms".into(), json!(lock.ttl_ms));
     object.insert("min_commit_ts".into(), json!(lock.min_commit_ts));
+    object.insert("async_commit".into(), json!(lock.async_commit));
+    if lock.async_commit {
+        let keys = lock.secondaries.iter().map(|key| {
+            let mut object = Map::new();
+            put_bytes(&mut object, "key", key);
+            Value::Object(object)
+        });
+        object.insert("secondaries".into(), keys.collect());
+    }
     object.insert("expires_at".into(), json!(lock.expires_at));
     put_value(&mut object, lock.value.as_ref());
     Value::Object(object)
@@ -252,6 +270,9 @@ mod tests {
             start_ts: ts(1_776_844_802_000),
             ttl_ms: 3000,
             primary: "p".into(),
+            min_commit_ts: 7,
+            async_commit: true,
+            secondaries: vec!["q".into()],
             value: Some(MvccValue { head: vec![b'x'; 256].into(), bytes: 5000, ..value }),
             ..MvccLock::default()
         };
@@ -272,6 +293,8 @@ mod tests {
             "lock       put by the transaction of",
             "(2026-04-22T08:00:02Z)",
             "primary \"p\", life 3000 ms",
+            "commits at 7 as soon as all its keys are locked",
+            "beside the primary \"q\"",
             "x\"… (5000 bytes)",
             "records    3, newest first",
             "rollback",
@@ -288,6 +311,7 @@ mod tests {
         let document = to_json(b"k", &seen());
         assert_eq!(document["lock"]["primary"], "p");
         assert_eq!(document["lock"]["value_bytes"], 5000);
+        assert_eq!(document["lock"]["secondaries"][0]["key"], "q");
         assert_eq!(document["records"][1]["value"], "v");
         assert_eq!(document["records"][2]["value_missing"], true);
         assert!(document["records"][0].get("value_missing").is_none());

@@ -30,6 +30,8 @@ pub fn inspect(reader: &impl Reader, user_key: &[u8], limit: usize) -> Result<In
             ttl_ms: lock.ttl_ms,
             min_commit_ts: lock.min_commit_ts,
             expires_at: lock.expires_at,
+            async_commit: lock.async_with.is_some(),
+            secondaries: lock.async_with.unwrap_or_default(),
             value: value(reader, &stored, lock.kind, lock.start_ts, lock.short_value)?,
             primary: lock.primary,
         })
