@@ -1,8 +1,10 @@
 //! The operator's front door: `nokv.admin.v1.RaftAdmin`.
 
 use crate::members::NewPeer;
+use crate::snapshot::{Reading, Source};
 use crate::store::Shared;
 use crate::topology::{self, Outcome};
+use futures_util::stream::BoxStream;
 use nokv_proto::admin::v1::raft_admin_server::RaftAdmin;
 use nokv_proto::admin::v1::{
     AddPeerRequest, AddPeerResponse, CheckRegionRequest, CheckRegionResponse,
@@ -29,16 +31,12 @@ fn required(id: u64, what: &str) -> Result<u64, Status> {
     if id == 0 { Err(Status::invalid_argument(format!("{what} is 0"))) } else { Ok(id) }
 }
 
-fn not_yet<T>(what: &str) -> RpcResult<T> {
-    Err(Status::unimplemented(format!("this version of the store does not offer {what}")))
-}
-
-/// A response stream that no method produces yet.
-type NoStream = futures_util::stream::Empty<Result<ExportRegionSnapshotStreamResponse, Status>>;
+/// The parts of a snapshot.
+type PartStream = BoxStream<'static, Result<ExportRegionSnapshotStreamResponse, Status>>;
 
 #[tonic::async_trait]
 impl RaftAdmin for AdminService {
-    type ExportRegionSnapshotStreamStream = NoStream;
+    type ExportRegionSnapshotStreamStream = PartStream;
 
     async fn add_peer(&self, request: Request<AddPeerRequest>) -> RpcResult<AddPeerResponse> {
         let request = request.into_inner();
@@ -83,30 +81,38 @@ impl RaftAdmin for AdminService {
 
     async fn export_region_snapshot(
         &self,
-        _: Request<ExportRegionSnapshotRequest>,
+        request: Request<ExportRegionSnapshotRequest>,
     ) -> RpcResult<ExportRegionSnapshotResponse> {
-        not_yet("region snapshots over this service")
+        let region_id = required(request.into_inner().region_id, "region id")?;
+        let reading = Reading::begin(&self.0, region_id)?;
+        let region = Some(reading.header.region.clone());
+        Ok(Response::new(ExportRegionSnapshotResponse { snapshot: reading.whole().await?, region }))
     }
 
     async fn export_region_snapshot_stream(
         &self,
-        _: Request<ExportRegionSnapshotStreamRequest>,
-    ) -> RpcResult<NoStream> {
-        not_yet("region snapshots over this service")
+        request: Request<ExportRegionSnapshotStreamRequest>,
+    ) -> RpcResult<PartStream> {
+        let region_id = required(request.into_inner().region_id, "region id")?;
+        Ok(Response::new(Reading::begin(&self.0, region_id)?.stream()))
     }
 
     async fn import_region_snapshot(
         &self,
-        _: Request<ImportRegionSnapshotRequest>,
+        request: Request<ImportRegionSnapshotRequest>,
     ) -> RpcResult<ImportRegionSnapshotResponse> {
-        not_yet("region snapshots over this service")
+        let source = Source::Whole(request.into_inner().snapshot);
+        let region = self.0.import_snapshot(source).await?;
+        Ok(Response::new(ImportRegionSnapshotResponse { region: Some(region) }))
     }
 
     async fn import_region_snapshot_stream(
         &self,
-        _: Request<Streaming<ImportRegionSnapshotStreamRequest>>,
+        request: Request<Streaming<ImportRegionSnapshotStreamRequest>>,
     ) -> RpcResult<ImportRegionSnapshotStreamResponse> {
-        not_yet("region snapshots over this service")
+        let source = Source::Stream(request.into_inner());
+        let region = self.0.import_snapshot(source).await?;
+        Ok(Response::new(ImportRegionSnapshotStreamResponse { region: Some(region) }))
     }
 
     async fn region_runtime_status(

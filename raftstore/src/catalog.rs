@@ -257,6 +257,27 @@ pub(crate) fn read_pending(db: &Db) -> Result<BTreeMap<u64, RootEvent>> {
     read_kind(db, PENDING, "not a root event", decode_message)
 }
 
+/// One region as it is in a snapshot of the engine, and how far it is closed to old transactions.
+pub(crate) fn read_entry(snapshot: &nokv_engine::Snapshot, id: u64) -> Result<Option<(Entry, Gc)>> {
+    let get = |kind| Ok::<_, Error>((key(kind, id), snapshot.get(CF_META, &key(kind, id))?));
+    let bad = |key: Bytes, what| Error::BadCatalog { key: key.to_vec(), what };
+    let (at, Some(region)) = get(REGION)? else { return Ok(None) };
+    let region: RegionDescriptor = decode_message(&region).ok_or_else(|| bad(at, "not a region"))?;
+    let applied = match get(APPLIED)? {
+        (at, Some(value)) => Position::decode(&value).ok_or_else(|| bad(at, "not a position"))?,
+        (_, None) => Position::default(),
+    };
+    let members = match get(MEMBERS)? {
+        (at, Some(value)) => Members::decode(value).ok_or_else(|| bad(at, "not a membership"))?,
+        (_, None) => Members::all_vote(&region),
+    };
+    let gc = match get(GC)? {
+        (at, Some(value)) => Gc::decode(&value).ok_or_else(|| bad(at, "not a safe point"))?,
+        (_, None) => Gc::default(),
+    };
+    Ok(Some((Entry { region, applied, members }, gc)))
+}
+
 /// The regions of a store, ordered by id.
 pub fn read(db: &Db) -> Result<Vec<RegionDescriptor>> {
     Ok(read_entries(db)?.into_iter().map(|entry| entry.region).collect())

@@ -71,5 +71,6 @@ mod topology;
 pub use auto_split::SplitLimits;
 pub use config::Config;
 pub use error::{Error, Result};
+pub use snapshot::file as snapshot_file;
 pub use status::{EngineStatus, RaftStatus, RegionStatus, StoreStatus};
 pub use store::Store;

@@ -628,6 +628,11 @@ impl Machine for StoreMachine {
             Progress::Busy => Reception::Refuse,
             Progress::Unknown => {
                 let MachineSnapshot { voters, learners, joint, .. } = snapshot.clone();
+                // A leader's snapshot goes first.
+                if ticket.is_by_hand() {
+                    let expected = self.snapshots.expect_by_hand(ticket, members(voters, learners, joint));
+                    return if expected { Reception::Wait } else { Reception::Refuse };
+                }
                 if self.snapshots.expect(ticket, members(voters, learners, joint)) {
                     self.env.probe("store.snapshot.restarted");
                 }

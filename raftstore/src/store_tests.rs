@@ -24,6 +24,8 @@ use std::sync::Arc;
 use std::time::Duration;
 use tonic::Code;
 
+mod by_hand;
+
 struct Cluster {
     world: World,
     platters: BTreeMap<u64, Arc<MemDisk>>,
@@ -46,11 +48,15 @@ impl Cluster {
     }
 
     fn start(&mut self, store: u64) {
+        self.start_at(store, &addr(store), &[region(&[1, 2, 3])]);
+    }
+
+    fn start_at(&mut self, store: u64, listen: &str, seeded: &[RegionDescriptor]) {
         let env = self.world.env(store, &self.platters[&store]);
         let started = self.world.run(async {
-            crate::seed::seed_regions(&env, Path::new("/s"), store, &[region(&[1, 2, 3])]).await?;
-            let mut config = Config::new(store, "/s", addr(store), Vec::new());
-            config.store_addrs = (1..=3).map(|store| (store, addr(store))).collect();
+            crate::seed::seed_regions(&env, Path::new("/s"), store, seeded).await?;
+            let mut config = Config::new(store, "/s", listen, Vec::new());
+            config.store_addrs = (1..=4).map(|store| (store, addr(store))).collect();
             config.tick = Duration::from_millis(10);
             config.engine = Options::tiny();
             config.log_segment_bytes = 16 << 10;
@@ -135,11 +141,17 @@ impl Cluster {
 
     /// Waits until all stores have applied the same, then compares what they hold.
     fn converge(&self) {
+        self.converge_but(0);
+    }
+
+    /// The same without one store.
+    fn converge_but(&self, absent: u64) {
+        let stores = || self.stores.iter().filter(|(id, _)| **id != absent).map(|(_, store)| store);
         for _ in 0..500 {
             let applied = |store: &Store| store.status().regions[0].applied_index;
-            let most = self.stores.values().map(applied).max();
-            if self.stores.values().all(|store| Some(applied(store)) == most) {
-                let images: Vec<_> = self.stores.values().map(image).collect();
+            let most = stores().map(applied).max();
+            if stores().all(|store| Some(applied(store)) == most) {
+                let images: Vec<_> = stores().map(image).collect();
                 assert!(images.windows(2).all(|pair| pair[0] == pair[1]), "replicas differ");
                 return;
             }

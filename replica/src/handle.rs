@@ -2,8 +2,8 @@
 
 use crate::config::{GroupConfig, GroupId};
 use crate::error::{AdminError, ProposeError, ReadError, StepError};
-use crate::inbox::{AdminReply, Desk, Refused, Request};
-use crate::machine::{ConfChange, Machine};
+use crate::inbox::{AdminReply, Desk, Import, Refused, Request};
+use crate::machine::{ConfChange, Machine, MachineSnapshot};
 use crate::shared::{Counters, GroupStatus, Shared};
 use crate::transport::RaftService;
 use nokv_env::net::MESSAGE_BYTES_MAX;
@@ -142,6 +142,31 @@ impl<M: Machine> Handle<M> {
     /// driver is too busy, try again.
     pub fn snapshot_fetched(&self, group: GroupId) -> bool {
         !matches!(self.desk.ask(Request::SnapshotFetched { group }), Err(Refused::Full))
+    }
+
+    /// Has the machine expect the content of a snapshot that does not come from a leader, see [`Handle::import`]. If the
+    /// caller gives up, the machine is told to dismiss it.
+    pub async fn expect_import(
+        &self,
+        region: RegionDescriptor,
+        peer: u64,
+        snapshot: MachineSnapshot,
+    ) -> Result<(), AdminError> {
+        let import = Import { region, peer, snapshot, is_here: false };
+        self.admin(|reply| Request::Import { import, reply }).await
+    }
+
+    /// Gives this node's `peer` of a region its first snapshot, whose content the machine has by now. `snapshot` must be the
+    /// group's state at a committed entry. Only for a peer that has no log yet; what it promised stays. It is installed when
+    /// [`Handle::status_now`] answers the next time.
+    pub async fn import(
+        &self,
+        region: RegionDescriptor,
+        peer: u64,
+        snapshot: MachineSnapshot,
+    ) -> Result<(), AdminError> {
+        let import = Import { region, peer, snapshot, is_here: true };
+        self.admin(|reply| Request::Import { import, reply }).await
     }
 
     async fn admin(&self, request: impl FnOnce(AdminReply) -> Request<M>) -> Result<(), AdminError> {

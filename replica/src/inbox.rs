@@ -5,7 +5,7 @@
 
 use crate::config::{Config, GroupConfig, GroupId};
 use crate::error::{AdminError, ProposeError, ReadError, StepError};
-use crate::machine::{ConfChange, Machine};
+use crate::machine::{ConfChange, Machine, MachineSnapshot};
 use crate::shared::GroupStatus;
 use crate::wire::Incoming;
 use nokv_proto::meta::v1::RegionDescriptor;
@@ -32,8 +32,18 @@ pub(crate) enum Request<M: Machine> {
     AddGroup { config: GroupConfig, reply: AdminReply },
     RemoveGroup { group: GroupId, reply: AdminReply },
     Retire { group: GroupId, region: RegionDescriptor, reply: AdminReply },
+    Import { import: Import, reply: AdminReply },
     Status { group: GroupId, reply: oneshot::Sender<Option<GroupStatus>> },
     SnapshotFetched { group: GroupId },
+}
+
+/// A snapshot that comes by another way than from a leader: the first one of a peer.
+pub(crate) struct Import {
+    pub(crate) region: RegionDescriptor,
+    pub(crate) peer: u64,
+    pub(crate) snapshot: MachineSnapshot,
+    /// Its content was fetched; else the machine is to expect it.
+    pub(crate) is_here: bool,
 }
 
 /// Something the transport brings.

@@ -234,6 +234,7 @@ impl<M: Machine> Core<M> {
             }
             Request::AddGroup { config, reply } => self.add(config, reply),
             Request::RemoveGroup { group, reply } => self.remove(group, reply),
+            Request::Import { import, reply } => self.import(import, reply),
             Request::Status { group, reply } => {
                 self.publish(group, true);
                 let _ = reply.send(self.shared.status(group));

@@ -12,7 +12,8 @@
 //! ```
 //! The modules: `driver` is the loop. Each turn it takes in what came (`intake`, from the queues in `inbox`), lets leaders
 //! propose and read (`offer`, `reads`) and does a `round`, the order of things above, with `apply` at its end (`absorb`: one
-//! group takes another over); `upkeep` keeps the log short, and `hibernate` spares groups in which nothing happens. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
+//! group takes another over); `upkeep` keeps the log short, and `hibernate` spares groups in which nothing happens;
+//! `import` takes a peer's first snapshot by hand. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
 //! disk (bytes in `record`), `group_log` one group's part in memory, `storage` shows that to raft-rs, `recover` fits log
 //! and machine together after a start; `facts` tells a simulation what happens. [`transport`] carries messages between nodes, `wire` packs them.
 //!
@@ -37,6 +38,7 @@ mod group_log;
 mod group_set;
 pub mod handle;
 mod hibernate;
+mod import;
 mod inbox;
 mod intake;
 pub mod machine;

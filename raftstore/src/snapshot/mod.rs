@@ -16,9 +16,14 @@
 //! records in the catalog: so nothing is half hosted, whenever the power fails. It was made for the region as it was when
 //! the fetch began; if that moves on in the meantime, all is dropped and the leader's log or another snapshot follows.
 //! Until it is adopted it belongs to nobody: a start sweeps the directory.
+//!
+//! The same export is written to a file, and such a file takes the place of the chunks, when an operator carries a region by
+//! hand: `by_hand`, bytes in [`file`].
 
+mod by_hand;
 mod export;
 mod fetch;
+pub mod file;
 pub(crate) mod rows;
 mod service;
 
@@ -41,6 +46,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
+pub(crate) use by_hand::{Reading, Source};
 pub(crate) use export::{sum, sum_slowly};
 pub(crate) use fetch::run;
 #[cfg(test)]
@@ -62,6 +68,8 @@ pub(crate) struct Snapshots {
 struct State {
     /// By the snapshot's id.
     exports: BTreeMap<u64, Arc<Export>>,
+    /// Those that operators read, by the snapshot's id. Only this keeps them.
+    read_by_hand: BTreeMap<u64, Arc<Export>>,
     /// By region.
     arrivals: BTreeMap<u64, Arrival>,
     /// Regions of which a fetch was broken off.
@@ -133,7 +141,7 @@ impl Replaced {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Ticket {
     pub(crate) id: u64,
-    /// The store that has the rows.
+    /// The store that has the rows; 0: an operator brings them.
     pub(crate) store_id: u64,
     pub(crate) region: RegionDescriptor,
     pub(crate) at: Position,
@@ -148,6 +156,10 @@ impl Ticket {
         let region = region.filter(|region| region.problem().is_none())?;
         let gc = crate::catalog::Gc { fence: gc_fence, safe_point: gc_safe_point };
         Some(Self { id: snapshot_id, store_id, region, at: Position { index, term }, gc })
+    }
+
+    pub(crate) fn is_by_hand(&self) -> bool {
+        self.store_id == 0
     }
 
     pub(crate) fn encode(&self) -> SnapshotTicket {
@@ -285,7 +297,9 @@ impl Snapshots {
 
     /// Drops what nobody fetches any more.
     fn expire(&self, now: Instant) {
-        lock(&self.state).exports.retain(|_, export| !export.is_over(now));
+        let mut state = lock(&self.state);
+        state.exports.retain(|_, export| !export.is_over(now));
+        state.read_by_hand.retain(|_, export| !export.is_over(now));
     }
 
     /// How far the snapshot of `ticket` is, seen from what else arrives for its region. `positions` are those that it replaces.
@@ -334,6 +348,43 @@ impl Snapshots {
         drop(state);
         self.bell.notify_one();
         again
+    }
+
+    /// Lets a snapshot be brought by hand, unless the region has one on its way already.
+    pub(crate) fn expect_by_hand(&self, ticket: Ticket, members: Members) -> bool {
+        let mut state = lock(&self.state);
+        let id = ticket.region.region_id;
+        if state.arrivals.contains_key(&id) {
+            return false;
+        }
+        state.arrivals.insert(id, Arrival { ticket, members, stage: Stage::Fetching });
+        true
+    }
+
+    /// Keeps a snapshot for an operator to read, unless `most` are read already.
+    fn keep_by_hand(&self, id: u64, export: Arc<Export>, most: usize) -> bool {
+        let mut state = lock(&self.state);
+        let has_room = state.read_by_hand.len() < most;
+        if has_room {
+            state.read_by_hand.insert(id, export);
+        }
+        has_room
+    }
+
+    /// A snapshot that an operator reads; `None` when nobody read it for too long.
+    fn kept_by_hand(&self, id: u64) -> Option<Arc<Export>> {
+        lock(&self.state).read_by_hand.get(&id).cloned()
+    }
+
+    /// Nobody reads it any more.
+    fn drop_by_hand(&self, id: u64) {
+        lock(&self.state).read_by_hand.remove(&id);
+    }
+
+    /// Snapshots that are being fetched, or brought by hand.
+    fn on_their_way(&self) -> usize {
+        let state = lock(&self.state);
+        state.arrivals.values().filter(|arrival| matches!(arrival.stage, Stage::Fetching)).count()
     }
 
     /// The ranges that will be here, by region.
