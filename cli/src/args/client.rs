@@ -238,6 +238,10 @@ pub enum Region {
     RemovePeer(RegionOnStore),
     /// Compare what the replicas of a region hold, or those of all regions
     Check(RegionCheck),
+    /// Write a replica of a region to a file
+    Export(RegionExport),
+    /// Give a learner of a region its first snapshot from such a file
+    Import(RegionImport),
     /// Have a store never again tell the meta-root what that refuses
     ForgetEvent(RegionForgetEvent),
 }
@@ -315,6 +319,44 @@ pub struct RegionCheck {
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
+}
+
+/// `nokv region export`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "The file holds the region as the store asked has applied it, which may be behind; its leader has the newest. A \
+    store that is in quarantine for the region, or merges it, refuses."
+)]
+pub struct RegionExport {
+    /// gRPC address of a store that hosts the region
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub addr: String,
+    /// The region
+    #[arg(long, value_name = "ID", value_parser = id)]
+    pub region: u64,
+    /// The file to write, which must not exist
+    #[arg(long, value_name = "FILE")]
+    pub to: PathBuf,
+    /// How long the store may be silent
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
+    pub timeout: Duration,
+}
+
+/// `nokv region import`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "For a peer that was added (`nokv region add-peer`) and that its leader cannot fill. Export the region after that.     The store takes the snapshot only if its peer is a learner without a log, the cluster knows the region as it is in the file, and \
+    nobody else has the keys there. The file is checked before any of it is sent."
+)]
+pub struct RegionImport {
+    /// A file that `nokv region export` wrote
+    pub file: PathBuf,
+    /// gRPC address of the store that gets the region
+    #[arg(long, value_name = "HOST:PORT", value_parser = address)]
+    pub addr: String,
+    /// How long the store may be silent
+    #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
+    pub timeout: Duration,
 }
 
 /// `nokv region forget-event`.

@@ -1,6 +1,7 @@
 //! One file a verb.
 
 mod bench;
+mod carry;
 mod compare;
 mod config;
 mod coordinator;

@@ -4,7 +4,7 @@ use crate::args::client::{
     Region, RegionAddPeer, RegionForgetEvent, RegionMerge, RegionOnStore, RegionSplit,
 };
 use crate::args::{Format, Global};
-use crate::cmd::{compare, kv, reach, regions};
+use crate::cmd::{carry, compare, kv, reach, regions};
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, quote};
 use nokv_env::{ClockExt, Env, Instant};
@@ -31,6 +31,8 @@ pub async fn run(env: &Env, command: &Region, global: &Global) -> Result<u8> {
         Region::AddPeer(args) => add_peer(env, args, global).await,
         Region::RemovePeer(args) => remove_peer(env, args, global).await,
         Region::Check(args) => compare::run(env, args, global).await,
+        Region::Export(args) => carry::export(env, args, global).await,
+        Region::Import(args) => carry::import(env, args, global).await,
         Region::ForgetEvent(args) => forget_event(env, args, global).await,
     }
 }
@@ -335,7 +337,7 @@ fn unreachable_store(addr: &str, why: &str) -> Failure {
 }
 
 /// Prints regions, each with its leader where that is known.
-fn show(rows: &[regions::Row], global: &Global) -> Result<u8> {
+pub(super) fn show(rows: &[regions::Row], global: &Global) -> Result<u8> {
     let mut out = Out::new();
     match global.format() {
         Format::Plain => rows.iter().try_for_each(|(region, leader)| {

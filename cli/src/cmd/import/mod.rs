@@ -125,7 +125,7 @@ fn open(args: &Import, resumed: Option<&State>) -> Result<(Box<dyn Read>, Option
 }
 
 /// Draws on standard error, and only on a terminal.
-fn progress_bar(length: Option<u64>, done: u64) -> ProgressBar {
+pub(super) fn progress_bar(length: Option<u64>, done: u64) -> ProgressBar {
     let (bar, template) = match length {
         Some(length) => (
             ProgressBar::new(length).with_position(done),
