@@ -18,6 +18,7 @@ use nokv_proto::raft::v1::{SnapshotChunkResponse, response};
 use nokv_replica::{
     Applied, BIRTH, ConfChange, Fetching, GroupId, Machine, MachineSnapshot, PeerChange, Reception,
 };
+use prost::Message;
 use std::path::Path;
 use std::sync::Arc;
 
@@ -283,6 +284,23 @@ fn the_newest_snapshot_is_fetched_and_an_older_one_does_not_disturb_it() {
     assert_eq!(target.machine.receive(GROUP, &older), Reception::Refuse);
     target.install(&source, &newer).unwrap();
     assert_eq!(target.read("a").as_deref(), Some(&b"2"[..]));
+}
+
+#[test]
+fn a_leader_goes_before_an_operator() {
+    let mut source = Solo::new();
+    source.write("a", "1", 10);
+    let sent = source.machine.snapshot(GROUP).unwrap();
+    let ticket = Ticket { id: 7, store_id: 0, ..Ticket::decode(&sent.data).unwrap() };
+    let by_hand = MachineSnapshot { data: ticket.encode().encode_to_vec().into(), ..sent.clone() };
+    let mut target = Solo::new();
+    assert_eq!(target.machine.receive(GROUP, &by_hand), Reception::Wait);
+    assert!(target.snapshots.next(1).is_none(), "nobody has it for us to fetch");
+    assert_eq!(target.machine.receive(GROUP, &by_hand), Reception::Wait, "it is expected still");
+    target.install(&source, &sent).unwrap();
+    assert!(!target.snapshots.fetched(&ticket, None), "it is not expected any more");
+    assert_eq!(target.machine.receive(GROUP, &source.machine.snapshot(GROUP).unwrap()), Reception::Wait);
+    assert_eq!(target.machine.receive(GROUP, &by_hand), Reception::Refuse);
 }
 
 #[test]

@@ -318,21 +318,7 @@ impl Shared {
             ))
         })?;
         let mut known = known.regions.into_iter().filter_map(|route| route.descriptor);
-        let Some(known) = known.find(|known| known.region_id == id) else {
-            return Err(Status::failed_precondition(format!("region {id}: the cluster has no such region")));
-        };
-        let (now, then) = (known.epoch_pair(), header.region.epoch_pair());
-        if now == then {
-            return Ok(());
-        }
-        Err(Status::failed_precondition(format!(
-            "region {id}: the snapshot is of version {}.{}, the cluster knows {}.{}; {}",
-            then.0,
-            then.1,
-            now.0,
-            now.1,
-            if now < then { "try again in a moment" } else { "export again" },
-        )))
+        is_present(&header.region, known.find(|known| known.region_id == id).as_ref())
     }
 
     /// The table of a snapshot, once all of it came and adds up.
@@ -378,6 +364,23 @@ impl Shared {
         };
         self.env.clock.timeout(KEPT, next).await.unwrap_or_else(|_| Err(late()))
     }
+}
+
+/// Refuses a snapshot of another state of its region than the cluster knows.
+fn is_present(then: &RegionDescriptor, now: Option<&RegionDescriptor>) -> Result<(), Status> {
+    let id = then.region_id;
+    let Some(now) = now else {
+        return Err(Status::failed_precondition(format!("region {id}: the cluster has no such region")));
+    };
+    let (now, then) = (now.epoch_pair(), then.epoch_pair());
+    if now == then {
+        return Ok(());
+    }
+    let remedy = if now < then { "try again in a moment" } else { "export again" };
+    Err(Status::failed_precondition(format!(
+        "region {id}: the snapshot is of version {}.{}, the cluster knows {}.{}; {remedy}",
+        then.0, then.1, now.0, now.1,
+    )))
 }
 
 /// As raft gets it.
@@ -429,5 +432,22 @@ fn failed(region_id: u64, failure: &Failure) -> Status {
         )),
         Failure::Engine(_) | Failure::Io(_) => Status::internal(text),
         Failure::Overtaken | Failure::Gone(_) | Failure::Silent(_) => Status::aborted(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_present_state_of_a_region_is_taken() {
+        let now = crate::testing::region(&[1, 2]);
+        assert!(is_present(&now, Some(&now)).is_ok());
+        let mut later = now.clone();
+        later.epoch.as_mut().unwrap().conf_version += 1;
+        let refused = |then, now| is_present(then, now).unwrap_err().message().to_owned();
+        assert!(refused(&now, Some(&later)).ends_with("of version 1.1, the cluster knows 1.2; export again"));
+        assert!(refused(&later, Some(&now)).ends_with("try again in a moment"));
+        assert!(refused(&now, None).ends_with("no such region"));
     }
 }
