@@ -106,7 +106,7 @@ impl Lock {
         }
         let short_value =
             short_value(flags & !FLAG_ASYNC, rest).ok_or_else(|| damaged("unknown flags or extra bytes"))?;
-        Ok(Self { kind, start_ts, ttl_ms, min_commit_ts, expires_at, primary, async_with, short_value })
+        Ok(Self { kind, start_ts, ttl_ms, min_commit_ts, async_with, expires_at, primary, short_value })
     }
 }
 
