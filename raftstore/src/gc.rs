@@ -30,7 +30,8 @@ use nokv_proto::id::Timestamp;
 use nokv_proto::kv::v1::no_kv_client::NoKvClient;
 use nokv_proto::kv::v1::{
     CheckSecondaryLocksRequest, CheckTxnStatusAction, CheckTxnStatusRequest, CheckTxnStatusResponse, Context,
-    GcRequest, GcResponse, KvCheckSecondaryLocksRequest, KvCheckTxnStatusRequest, ResolveLockRequest,
+    GcRequest, GcResponse, KeyError, KvCheckSecondaryLocksRequest, KvCheckTxnStatusRequest,
+    ResolveLockRequest,
 };
 use nokv_proto::raft::v1::request::Cmd;
 use nokv_proto::raft::v1::response;
@@ -260,6 +261,30 @@ async fn propose(shared: &Shared, region: &Arc<Region>, cmd: Cmd) -> Result<resp
     }
 }
 
+/// Answers for an asynchronous commit to a client that has never heard of such: what the other keys say of it.
+pub(crate) async fn speak_for_secondaries(
+    shared: &Shared,
+    primary_key: Bytes,
+    start_ts: u64,
+    reply: &mut CheckTxnStatusResponse,
+) {
+    let primary = primary_key.clone();
+    let lock = OldLock { key: primary_key, primary, start_ts, ttl_ms: reply.lock_ttl };
+    let fate = fate(shared, &lock).await;
+    *reply = CheckTxnStatusResponse::default();
+    match fate {
+        Ok(Some(0)) => reply.set_action(CheckTxnStatusAction::CheckTxnStatusTtlExpireRollback),
+        Ok(Some(at)) => reply.commit_version = at,
+        // To call it alive would let readers pass who have not pushed it, and cannot.
+        undecided => {
+            let why = undecided.err().unwrap_or_else(|| "it lacks some locks yet".to_owned());
+            let retryable = format!("asynchronous commit of transaction {start_ts}: {why}");
+            reply.error = Some(KeyError { retryable, ..Default::default() });
+        }
+    }
+    shared.env.probe("store.async_commit.spoken_for");
+}
+
 /// What became of a lock's transaction: its commit timestamp, 0 when it is rolled back, `None` while it is alive.
 async fn fate(shared: &Shared, lock: &OldLock) -> Result<Option<u64>, String> {
     let now = shared
@@ -277,6 +302,7 @@ async fn fate(shared: &Shared, lock: &OldLock) -> Result<Option<u64>, String> {
         rollback_if_not_exist: expired,
         caller_start_ts: 0,
         current_time: shared.env.clock.unix_millis(),
+        knows_async: true,
         not_async: false,
     };
     let mut reply = ask_primary(shared, &request).await?;

@@ -6,7 +6,7 @@ use crate::follow::{self, Terms};
 use crate::machine::{Proposal, Reply};
 use crate::region::refuse;
 use crate::store::Shared;
-use crate::{command, mvcc, read};
+use crate::{command, gc, mvcc, read};
 use bytes::Bytes;
 use nokv_engine::{Pressure, Snapshot};
 use nokv_env::{ClockExt, Fact};
@@ -153,7 +153,17 @@ impl NoKv for KvService {
         &self,
         request: Request<KvCheckTxnStatusRequest>,
     ) -> RpcResult<KvCheckTxnStatusResponse> {
-        write_rpc!(self, request, KvCheckTxnStatusResponse, CheckTxnStatus)
+        let asked = request.get_ref().request.clone().unwrap_or_default();
+        let answered: RpcResult<KvCheckTxnStatusResponse> =
+            write_rpc!(self, request, KvCheckTxnStatusResponse, CheckTxnStatus);
+        let mut reply = answered?;
+        if let Some(status) = &mut reply.get_mut().response
+            && status.async_commit_version != 0
+            && !asked.knows_async
+        {
+            gc::speak_for_secondaries(&self.0, asked.primary_key, asked.lock_ts, status).await;
+        }
+        Ok(reply)
     }
 
     async fn kv_check_secondary_locks(

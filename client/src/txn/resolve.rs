@@ -60,6 +60,8 @@ impl Shared {
     ) -> Result<Fate> {
         let now = self.tso.get(self, 1, attempt).await?;
         let expires_ms = Timestamp(lock.lock_version).physical_ms().saturating_add(lock.lock_ttl);
+        // Clients that know nothing of asynchronous commits live on what the store says.
+        let knows_async = !self.env.chance("client.async_commit.unheard_of", 0.1);
         let mut request = CheckTxnStatusRequest {
             primary_key: lock.primary_lock.clone(),
             lock_ts: lock.lock_version,
@@ -67,11 +69,12 @@ impl Shared {
             rollback_if_not_exist: now.physical_ms() >= expires_ms,
             caller_start_ts: reader,
             current_time: self.env.clock.unix_millis(),
+            knows_async,
             not_async: false,
         };
         let reply = self.call(&lock.primary_lock, &request, attempt).await?;
         match &reply.error {
-            None if reply.async_commit_version != 0 => {
+            None if knows_async && reply.async_commit_version != 0 => {
                 let expires_ms = Timestamp(lock.lock_version).physical_ms().saturating_add(reply.lock_ttl);
                 self.fate_by_secondaries(&reply, &mut request, now.physical_ms() >= expires_ms, attempt).await
             }
@@ -132,6 +135,7 @@ impl Shared {
             rollback_if_not_exist: true,
             caller_start_ts: 0,
             current_time: self.env.clock.unix_millis(),
+            knows_async: true,
             not_async: false,
         };
         loop {
