@@ -39,6 +39,7 @@ pub fn run(command: &Config, global: &Global) -> Result<u8> {
 
 /// Regions that are named one by one.
 const SHOWN: usize = 8;
+
 const STORE_MEMBERS: [&str; 7] =
     ["store_id", "listen_addr", "addr", "docker_listen_addr", "docker_addr", "work_dir", "docker_work_dir"];
 const REGION_MEMBERS: [&str; 7] =

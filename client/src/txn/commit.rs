@@ -351,12 +351,9 @@ impl Commit {
             let exists = reply.errors.iter().any(|error| error.already_exists.is_some());
             let was_lost = if is_async { lost } else { self.in_doubt() };
             if was_lost || (self.was_sent() && exists) {
-                self.doubt.store(true, Ordering::SeqCst);
-                let fate = shared.settle(&self.primary, self.start, &self.ttl_ms, attempt).await?;
-                if let Fate::Committed(at) = fate {
-                    return Ok(Prewritten::Committed(Timestamp(at)));
+                if let Some(at) = self.settle_now(attempt).await? {
+                    return Ok(Prewritten::Committed(at));
                 }
-                self.clear_doubt();
                 if !was_lost {
                     self.judge(reply.errors)?;
                 }

@@ -10,12 +10,13 @@
 //! Little-endian; the last crc32c of a part covers all of the part in front of it. What the rows add up to comes at the
 //! end, so that an export reads its rows once and keeps none of them. A message holds one part.
 
+use super::Ticket;
 use super::rows::{self, Sum};
 use crate::catalog::{Gc, Members, Position};
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use nokv_env::net::MESSAGE_BYTES_MAX;
 use nokv_proto::meta::v1::RegionDescriptor;
-use nokv_proto::raft::v1::{SnapshotFileHeader, SnapshotTicket, SnapshotTotal};
+use nokv_proto::raft::v1::{SnapshotFileHeader, SnapshotTotal};
 use prost::Message;
 
 const MAGIC: &[u8; 8] = b"nokvsnap";
@@ -60,17 +61,9 @@ impl Header {
     /// The part that holds it.
     pub fn encode(&self) -> Bytes {
         let Members { voters, learners, voters_outgoing, learners_next, auto_leave } = self.members.clone();
-        let ticket = SnapshotTicket {
-            snapshot_id: 0,
-            store_id: self.store_id,
-            region: Some(self.region.clone()),
-            index: self.at.index,
-            term: self.at.term,
-            gc_fence: self.gc.fence,
-            gc_safe_point: self.gc.safe_point,
-        };
+        let (store_id, region, at, gc) = (self.store_id, self.region.clone(), self.at, self.gc);
         let header = SnapshotFileHeader {
-            ticket: Some(ticket),
+            ticket: Some(Ticket { id: 0, store_id, region, at, gc }.encode()),
             voters,
             learners,
             voters_outgoing,
