@@ -1,6 +1,7 @@
-//! A little HTTP/1 server for numbers: each path answers with the JSON text its closure makes.
+//! A little HTTP/1 server for what operators look at: each path answers with what its closure makes.
 //!
-//! For `/debug/vars` and friends. Reading only, a few connections at a time, no keep-alive beyond a scrape.
+//! For `/debug/vars`, `/metrics`, `/readyz` and friends. Reading only, a few connections at a time, no keep-alive
+//! beyond a scrape.
 
 use bytes::Bytes;
 use http::{Method, Request, Response, StatusCode, header};
@@ -17,8 +18,31 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
-/// Makes the JSON text of one path, at each request.
-pub type Page = Arc<dyn Fn() -> String + Send + Sync>;
+/// Makes the answer of one path, at each request, from the request's query (what follows the `?`, or nothing).
+pub type Page = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
+
+/// What a path answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// 200, or why not.
+    pub status: StatusCode,
+    /// The media type of the body.
+    pub kind: &'static str,
+    /// What is sent.
+    pub body: Bytes,
+}
+
+impl Reply {
+    /// JSON that worked.
+    pub fn json(text: impl Into<Bytes>) -> Self {
+        Self { status: StatusCode::OK, kind: "application/json; charset=utf-8", body: text.into() }
+    }
+
+    /// Plain text with any status.
+    pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
+        Self { status, kind: "text/plain; charset=utf-8", body: text.into() }
+    }
+}
 
 /// Connections served at once; more wait in the listen queue.
 const CONNECTIONS_MAX: usize = 64;
@@ -47,7 +71,7 @@ impl Drop for HttpServer {
 }
 
 /// Serves `routes` (path and page) on `addr` until the returned value is dropped.
-pub async fn serve_json(addr: &str, routes: Vec<(String, Page)>) -> io::Result<HttpServer> {
+pub async fn serve(addr: &str, routes: Vec<(String, Page)>) -> io::Result<HttpServer> {
     let listener = TcpListener::bind(addr)
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}")))?;
@@ -74,7 +98,9 @@ async fn accept(listener: TcpListener, routes: Arc<[(String, Page)]>) {
 
 async fn serve_connection(stream: TcpStream, routes: &[(String, Page)]) {
     let answer = service_fn(|request: Request<Incoming>| {
-        std::future::ready(Ok::<_, Infallible>(answer(routes, request.method(), request.uri().path())))
+        let uri = request.uri();
+        let reply = answer(routes, request.method(), uri.path(), uri.query().unwrap_or_default());
+        std::future::ready(Ok::<_, Infallible>(reply))
     });
     let mut builder = hyper::server::conn::http1::Builder::new();
     builder.timer(TokioTimer::new()).header_read_timeout(REQUEST_DEADLINE);
@@ -82,17 +108,17 @@ async fn serve_connection(stream: TcpStream, routes: &[(String, Page)]) {
     let _ = builder.serve_connection(TokioIo::new(stream), answer).await;
 }
 
-fn answer(routes: &[(String, Page)], method: &Method, path: &str) -> Response<Full<Bytes>> {
+fn answer(routes: &[(String, Page)], method: &Method, path: &str, query: &str) -> Response<Full<Bytes>> {
     let page = routes.iter().find(|(route, _)| route == path).map(|(_, page)| page);
-    let (status, kind, body) = match page {
+    let Reply { status, kind, body } = match page {
         None => {
             let known: Vec<&str> = routes.iter().map(|(route, _)| route.as_str()).collect();
-            (StatusCode::NOT_FOUND, "text/plain; charset=utf-8", format!("try {}\n", known.join(" ")))
+            Reply::text(StatusCode::NOT_FOUND, format!("try {}\n", known.join(" ")))
         }
         Some(_) if method != Method::GET && method != Method::HEAD => {
-            (StatusCode::METHOD_NOT_ALLOWED, "text/plain; charset=utf-8", "GET only\n".to_owned())
+            Reply::text(StatusCode::METHOD_NOT_ALLOWED, "GET only\n")
         }
-        Some(page) => (StatusCode::OK, "application/json; charset=utf-8", page()),
+        Some(page) => page(query),
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
@@ -116,14 +142,19 @@ mod tests {
 
     #[tokio::test]
     async fn pages_answer_and_everything_else_is_refused() {
-        let page: Page = Arc::new(|| r#"{"up":true}"#.to_owned());
-        let server = serve_json("127.0.0.1:0", vec![("/debug/vars".to_owned(), page)]).await.unwrap();
+        let page: Page = Arc::new(|query| match query {
+            "bad" => Reply::text(StatusCode::SERVICE_UNAVAILABLE, "no leader\n"),
+            _ => Reply::json(r#"{"up":true}"#),
+        });
+        let server = serve("127.0.0.1:0", vec![("/debug/vars".to_owned(), page)]).await.unwrap();
         let addr = server.local_addr();
         let found = get(addr, "GET /debug/vars?pretty").await;
         assert!(found.starts_with("HTTP/1.1 200 ") && found.ends_with(r#"{"up":true}"#), "{found}");
+        assert!(found.contains("application/json"), "{found}");
+        assert!(get(addr, "GET /debug/vars?bad").await.starts_with("HTTP/1.1 503 "));
         assert!(get(addr, "GET /").await.contains("try /debug/vars"));
         assert!(get(addr, "POST /debug/vars").await.starts_with("HTTP/1.1 405 "));
-        let taken = serve_json(&addr.to_string(), Vec::new()).await.map(|_| ()).unwrap_err();
+        let taken = serve(&addr.to_string(), Vec::new()).await.map(|_| ()).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
     }
 }

@@ -5,7 +5,7 @@ use crate::holder;
 use crate::output::say;
 use crate::signals::{Reason, Signals};
 use nokv_env::Env;
-use nokv_realenv::http::{HttpServer, Page, serve_json};
+use nokv_realenv::http::{self, HttpServer, Page, Reply};
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -59,14 +59,14 @@ pub async fn metrics(
     vars: impl Fn() -> serde_json::Value + Send + Sync + 'static,
 ) -> Result<Option<HttpServer>> {
     let Some(addr) = addr else { return Ok(None) };
-    let page: Page = Arc::new(move || {
+    let page: Page = Arc::new(move |_| {
         let command: Vec<String> =
             std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
         let mut document = serde_json::json!({ "cmdline": command });
         document[name] = vars();
-        format!("{document:#}\n")
+        Reply::json(format!("{document:#}\n"))
     });
-    let server = serve_json(addr, vec![("/debug/vars".to_owned(), page)])
+    let server = http::serve(addr, vec![("/debug/vars".to_owned(), page)])
         .await
         .map_err(|error| listen_failure(addr, "--metrics-addr", &error))?;
     say(&format!("{role} metrics endpoint listening on http://{}/debug/vars", server.local_addr()));
