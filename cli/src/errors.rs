@@ -75,12 +75,14 @@ codes! {
     StoreIdMismatch "store_id_mismatch" 5 false "the directory belongs to another store id";
     MembershipMismatch "membership_mismatch" 5 false "the meta-root directory was born with other peers or another node id";
     WrongMode "wrong_mode" 5 false "the directory is in a mode that this command may not open";
+    AlreadySeeded "already_seeded" 5 false "the directory became a region under other ids";
     AddressInUse "address_in_use" 5 false "another process listens on the address";
     WrongService "wrong_service" 5 false "the address belongs to another kind of process";
     Refused "refused" 5 false "the state of the cluster forbids it";
     WouldLoseQuorum "would_lose_quorum" 5 false "the peers that would be left are no majority that answers";
     ImportStateMismatch "import_state_mismatch" 5 false "the state file belongs to another input file";
     Corrupt "corrupt" 6 false "bytes on disk are not what was written there; the file is left as it is";
+    ModeFileCorrupt "mode_file_corrupt" 6 false "MODE.json or a progress file is not what was written";
     CurrentMissing "current_missing" 6 false "the directory holds data but CURRENT is gone; nothing was changed";
     Io "io" 6 false "the operating system refused to read or write";
     Denied "denied" 7 false "the other side refuses this client";

@@ -40,6 +40,12 @@ pub enum Error {
         /// The line that the holder left in it.
         owner: String,
     },
+    /// A store of a cluster owns the directory; only it may write there.
+    #[error("{}: a store of a cluster owns this directory ({})", dir.display(), crate::OWNER_FILE)]
+    Owned {
+        /// The directory that was opened.
+        dir: PathBuf,
+    },
     /// There is no database in this directory.
     #[error("{}: not a database", dir.display())]
     NotADatabase {

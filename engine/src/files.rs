@@ -8,6 +8,9 @@
 use crate::log::parse_number;
 use std::path::{Path, PathBuf};
 
+/// A file beside the database that says that a store of a cluster owns the directory; see [`crate::Options::is_owner`].
+pub const OWNER_FILE: &str = "MODE.json";
+
 /// Extension of log segments.
 pub(crate) const WAL_EXTENSION: &str = "wal";
 const TABLE_EXTENSION: &str = "sst";

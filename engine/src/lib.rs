@@ -36,6 +36,7 @@ mod view;
 pub use batch::{Cf, WriteBatch};
 pub use db::{Db, Import, Imported, WriteOptions};
 pub use error::{Error, Result};
+pub use files::OWNER_FILE;
 pub use options::{Compression, Options};
 pub use snapshot::{Iter, Snapshot};
 pub use stats::{LevelStats, Pressure, Stats};

@@ -43,6 +43,9 @@ pub struct Options {
     pub manifest_bytes: u64,
     /// Who we are, in one line, for whoever finds the lock taken.
     pub lock_owner: String,
+    /// Whether the caller is the store that owns the directory. Such a directory has a [`crate::OWNER_FILE`]; anybody
+    /// else who wrote there would make this replica differ from the others, and is refused.
+    pub is_owner: bool,
 }
 
 impl Default for Options {
@@ -62,6 +65,7 @@ impl Default for Options {
             compression: Compression::Lz4,
             manifest_bytes: 4 << 20,
             lock_owner: "nokv".to_owned(),
+            is_owner: false,
         }
     }
 }

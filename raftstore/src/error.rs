@@ -50,6 +50,22 @@ pub enum Error {
         /// What lies in it.
         what: String,
     },
+    /// A stand-alone database cannot become a region as it is. The operator removes what is in the way.
+    #[error("workdir {} cannot be migrated: {}", workdir.display(), blockers.join("; "))]
+    NotEligible {
+        /// The directory.
+        workdir: PathBuf,
+        /// What is in the way.
+        blockers: Vec<String>,
+    },
+    /// The directory became a region under other ids. The operator goes on with those.
+    #[error("workdir {} is {} already: store={} region={} peer={}", workdir.display(), state.mode.name(), state.store_id, state.region_id, state.peer_id)]
+    AlreadySeeded {
+        /// The directory.
+        workdir: PathBuf,
+        /// Its mode file.
+        state: crate::mode::State,
+    },
     /// A region that makes no sense was to be seeded.
     #[error("invalid region: {0}")]
     InvalidRegion(String),

@@ -16,7 +16,7 @@
 //! - `gc`: old versions are removed through the log, below a safe point that all regions have agreed to.
 //! - `auto_split`: regions that outgrow a limit are split by their leader.
 //! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators.
-//! - [`mode`], [`seed`]: whose directory it is, and its first regions.
+//! - [`mode`], [`seed`]: whose directory it is, and its first regions; [`migrate`]: a stand-alone database becomes one.
 //!
 //! What holds: an acknowledged write is on a majority of disks; apply is a function of the log alone, so replicas are
 //! equal; epoch and key range are checked at the door, and again at apply; a read sees everything acknowledged
@@ -47,6 +47,7 @@ mod merge;
 #[cfg(test)]
 mod merge_tests;
 mod merging;
+pub mod migrate;
 pub mod mode;
 pub mod mvcc;
 mod one_pc;
@@ -56,6 +57,7 @@ mod publish;
 mod read;
 mod region;
 mod resolve;
+mod sealed;
 pub mod seed;
 mod service;
 mod snapshot;

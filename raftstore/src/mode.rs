@@ -1,14 +1,13 @@
 //! `MODE.json`: whose directory this is, and what may be done with it.
 //!
 //! ```text
-//! {"mode":"cluster","store_id":1,"region_id":0,"peer_id":0,"seed":"3-1f6b0c2e","checksum":"crc32c:8d5c0a41"}
+//! {"version":1,"mode":"cluster","store_id":1,"region_id":0,"peer_id":0,"seed":"3-1f6b0c2e","checksum":"crc32c:8d5c0a41"}
 //! ```
 //!
-//! The checksum covers the text of the object without its `checksum` member, members in this order. `seed` names
-//! the regions that the directory was seeded with. No file: `standalone`, an engine that is not part of a cluster.
-//! The file is replaced atomically and is durable when [`write()`] returns.
+//! `seed` names the regions that the directory was seeded with. No file: `standalone`, an engine that is not part of a
+//! cluster. The file is replaced atomically and is durable when [`write()`] returns.
 
-use crate::{Error, Result};
+use crate::{Error, Result, sealed};
 use nokv_env::{Disk, disk};
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -63,46 +62,8 @@ pub struct State {
     pub seed: String,
 }
 
-#[derive(Serialize, Deserialize)]
-struct Sealed {
-    #[serde(flatten)]
-    state: serde_json::Map<String, serde_json::Value>,
-    checksum: Option<String>,
-}
-
-fn checksum(text: &str) -> String {
-    format!("crc32c:{:08x}", crc32c::crc32c(text.as_bytes()))
-}
-
-/// The text of a file that holds `state`.
-fn encode(state: &State) -> Result<String, serde_json::Error> {
-    let text = serde_json::to_string(state)?;
-    let body = text.strip_suffix("}").unwrap_or(&text);
-    Ok(format!("{body},\"checksum\":\"{}\"}}\n", checksum(&text)))
-}
-
 fn decode(data: &[u8]) -> Result<State, String> {
-    if data.is_empty() {
-        return Err("the file is empty".into());
-    }
-    let sealed: Sealed = serde_json::from_slice(data).map_err(|error| match error.classify() {
-        serde_json::error::Category::Eof => format!("the file is cut off: {error}"),
-        _ => format!("not a mode file: {error}"),
-    })?;
-    let stored = sealed.checksum.ok_or("the checksum is missing")?;
-    let mode = sealed.state.get("mode").and_then(|mode| mode.as_str()).unwrap_or_default();
-    let known = [Mode::Standalone, Mode::Preparing, Mode::Seeded, Mode::Cluster];
-    if !known.iter().any(|known| known.name() == mode) {
-        return Err(format!("unknown mode {mode:?}"));
-    }
-    let state: State = serde_json::from_value(serde_json::Value::Object(sealed.state))
-        .map_err(|error| format!("not a mode file: {error}"))?;
-    let text = serde_json::to_string(&state).map_err(|error| error.to_string())?;
-    let actual = checksum(&text);
-    if stored != actual {
-        return Err(format!("the checksum does not match the content ({stored}, computed {actual})"));
-    }
-    Ok(state)
+    sealed::decode(data)
 }
 
 /// Reads the mode of a directory. No file is [`Mode::Standalone`].
@@ -119,8 +80,8 @@ pub fn read(disk: &dyn Disk, workdir: &Path) -> Result<State> {
 /// Replaces the mode of a directory, durably.
 pub fn write(disk: &dyn Disk, workdir: &Path, state: &State) -> Result<()> {
     let path: PathBuf = workdir.join(FILE_NAME);
-    let text =
-        encode(state).map_err(|error| Error::BadMode { path: path.clone(), what: error.to_string() })?;
+    let text = sealed::encode(state)
+        .map_err(|error| Error::BadMode { path: path.clone(), what: error.to_string() })?;
     disk::write_atomically(disk, &path, text.as_bytes()).map_err(|source| Error::Io {
         path,
         doing: "write it",
@@ -171,8 +132,8 @@ mod tests {
     #[test]
     fn the_file_is_golden() {
         assert_eq!(
-            encode(&cluster()).unwrap(),
-            "{\"mode\":\"cluster\",\"store_id\":1,\"region_id\":0,\"peer_id\":0,\"seed\":\"1-00000002\",\
+            sealed::encode(&cluster()).unwrap(),
+            "{\"version\":1,\"mode\":\"cluster\",\"store_id\":1,\"region_id\":0,\"peer_id\":0,\"seed\":\"1-00000002\",\
              \"checksum\":\"crc32c:983c7a8e\"}\n"
         );
     }
@@ -187,12 +148,12 @@ mod tests {
 
     #[test]
     fn damage_is_named() {
-        let good = encode(&cluster()).unwrap();
+        let good = sealed::encode(&cluster()).unwrap();
         assert!(complaint(&good.as_bytes()[..30]).contains("cut off"));
         assert!(complaint(b"").contains("empty"));
-        assert!(
-            complaint(good.replace("cluster", "clutter").as_bytes()).contains("unknown mode \"clutter\"")
-        );
+        assert!(complaint(good.replace("cluster", "clutter").as_bytes()).contains("checksum does"));
+        let strange = sealed::encode(&serde_json::json!({ "mode": "clutter" })).unwrap();
+        assert!(complaint(strange.as_bytes()).contains("unknown variant `clutter`"));
         assert!(
             complaint(good.replace("\"store_id\":1", "\"store_id\":2").as_bytes()).contains("checksum does")
         );

@@ -21,7 +21,7 @@ use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
 use crate::topology::Topology;
 use crate::{Config, Error, Result};
-use crate::{gc, graves, members, merging};
+use crate::{gc, graves, members, merging, migrate};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use nokv_engine::Db;
@@ -78,8 +78,9 @@ impl Store {
         let io = |doing, source| Error::Io { path: config.workdir.clone(), doing, source };
         env.disk.create_dir_all(&config.workdir).map_err(|error| io("create it", error))?;
         let state = mode::admit(&*env.disk, &config.workdir, config.store_id)?;
-        let db = Db::open(&env, &config.workdir, config.engine.clone()).await?;
-        let started = Self::start_on(&env, &config, &db).await;
+        let options = nokv_engine::Options { is_owner: true, ..config.engine.clone() };
+        let db = Db::open(&env, &config.workdir, options).await?;
+        let started = Self::start_on(&env, &config, &state, &db).await;
         let store = match started {
             Ok(store) => store,
             Err(error) => {
@@ -104,7 +105,7 @@ impl Store {
         Ok(store)
     }
 
-    async fn start_on(env: &Env, config: &Config, db: &Db) -> Result<Store> {
+    async fn start_on(env: &Env, config: &Config, state: &mode::State, db: &Db) -> Result<Store> {
         let io =
             |source| Error::Io { path: config.workdir.clone(), doing: "sweep unfinished snapshots", source };
         snapshot::sweep(env, &config.workdir).map_err(io)?;
@@ -119,7 +120,12 @@ impl Store {
         let machine = StoreMachine::new(env, db, config.store_id, &regions, &entries, &bells, &pending);
         let snapshots = machine.snapshots().clone();
         let checks = machine.checks().clone();
-        let groups = entries.iter().filter_map(|entry| group_config(entry, config.store_id)).collect();
+        let group = |entry| {
+            let config = group_config(entry, config.store_id)?;
+            let born = config.born || migrate::is_origin(&state.seed, &entry.region, config.peer);
+            Some(GroupConfig { born, ..config })
+        };
+        let groups = entries.iter().filter_map(group).collect();
         let raft =
             Driver::start(env.clone(), raft_config(config), machine, addresses.clone(), groups).await?;
         let shared = Arc::new(Shared {

@@ -3,21 +3,23 @@
 
 use crate::check::Violation;
 use crate::check::replicas::{Replica, misplaced, outgrown};
-use crate::exec::Node;
+use crate::exec::{Node, lock};
 use crate::faults::Faults;
 use crate::history::Recorder;
 use crate::plan::{Fault, Plan};
 use crate::services::{Role, coordinators};
 use crate::workload::Workload;
-use crate::workload::keys::Name;
+use crate::workload::keys::{self, Name};
 use crate::workload::session::Runner;
 use crate::world::World;
+use bytes::Bytes;
 use futures_util::future::{Either, select};
 use nokv_client::{Client, ClientConfig, ClientError};
 use nokv_env::task::Stop;
+use nokv_proto::key::KeyRange;
 use std::pin::pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 /// A fresh cluster serves within this time.
@@ -75,7 +77,8 @@ impl Scenario {
         // Two who move peers at the same time may each take one away; the scheduler alone may not.
         let moves = |fault: &Fault| matches!(fault, Fault::MovePeer { .. } | Fault::Merge { .. });
         if !self.plan.faults.iter().any(|timed| moves(&timed.fault)) {
-            self.world.around.watch.keep_voters(usize::from(self.world.config.replicas));
+            let voters = if self.is_migrated() { 1 } else { usize::from(self.world.config.replicas) };
+            self.world.around.watch.keep_voters(voters);
         }
         for node in self.world.nodes() {
             self.world.boot(node);
@@ -85,7 +88,8 @@ impl Scenario {
         crate::routes::ask(&self.world, routes.clone());
         let running = self.load().await;
         let healed = self.world.now();
-        let left_out = self.faults.leave_out();
+        // A replica that is still the only one is needed.
+        let left_out = if self.is_migrated() { Vec::new() } else { self.faults.leave_out() };
         self.faults.heal(&left_out).await;
         self.everything_serves(healed).await?;
         self.faults.take_back(&left_out);
@@ -94,6 +98,7 @@ impl Scenario {
         routes.stop();
         self.split_up().await?;
         self.placed().await?;
+        self.old_rows_are_there().await?;
         self.nobody_differs()?;
         self.quiet().await
     }
@@ -237,6 +242,54 @@ impl Scenario {
         })
         .await?;
         self.world.note("everything was read once more".to_owned());
+        Ok(())
+    }
+
+    /// Whether the world is born from a stand-alone database.
+    fn is_migrated(&self) -> bool {
+        self.world.config.migrated_rows > 0
+    }
+
+    /// What the stand-alone database held is what a transaction reads, no row more or less.
+    async fn old_rows_are_there(&self) -> Result<(), Violation> {
+        let count = self.world.config.migrated_rows;
+        if count == 0 {
+            return Ok(());
+        }
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let taken = found.clone();
+        let since = self.world.now();
+        self.eventually(
+            since,
+            LIVENESS_MS + self.leftovers_ms(),
+            "reading the migrated rows",
+            move |runner| {
+                let found = found.clone();
+                async move {
+                    let (start, end) = (Bytes::from(keys::OLD), Bytes::from("old0"));
+                    let mut scanner = runner.client.scanner(KeyRange { start, end }).await?;
+                    let mut rows = Vec::new();
+                    while let Some(page) = scanner.next_page().await? {
+                        rows.extend(page.pairs);
+                    }
+                    *lock(&found) = rows;
+                    Ok(())
+                }
+            },
+        )
+        .await?;
+        let found = std::mem::take(&mut *lock(&taken));
+        if let Some((at, (is, was))) =
+            found.iter().zip(keys::old_rows(count)).enumerate().find(|(_, (is, was))| *is != was)
+        {
+            let facts = format!("migrated row {at} was {:?} and is {:?}", was.0, is.0);
+            return Err(Violation::new("migration", facts));
+        }
+        if found.len() != count as usize {
+            let facts = format!("{count} rows were migrated, {} are there", found.len());
+            return Err(Violation::new("migration", facts));
+        }
+        self.world.around.watch.probe("world.migrated.read");
         Ok(())
     }
 

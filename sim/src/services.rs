@@ -5,11 +5,14 @@ use crate::config::WorldConfig;
 use crate::workload::keys;
 use bytes::Bytes;
 use nokv_coordinator::Coordinator;
+use nokv_engine::{Db, Options, WriteBatch, WriteOptions};
 use nokv_env::Env;
 use nokv_metaroot::MetaRoot;
 use nokv_proto::key::{KeyRange, encode_key};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
 use nokv_raftstore::Store;
+use nokv_raftstore::migrate;
+use nokv_raftstore::mode::{self, Mode};
 use nokv_raftstore::mvcc::{CF_DEFAULT, CF_LOCK, CF_WRITE};
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Included, Unbounded};
@@ -310,9 +313,38 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
     Coordinator::start(env, settings).await.map_err(|error| error.to_string())
 }
 
+/// Makes the first store's directory out of a stand-alone database. Whoever restarts the process repeats all of it.
+async fn become_a_store(env: &Env, config: &WorldConfig) -> Result<(), String> {
+    let options = engine_options(config);
+    if mode::read(&*env.disk, &workdir()).map_err(|error| error.to_string())?.mode == Mode::Standalone {
+        let db = Db::open(env, &workdir(), options.clone()).await.map_err(|error| error.to_string())?;
+        let mut batch = WriteBatch::new();
+        keys::old_rows(config.migrated_rows).for_each(|(key, value)| batch.put(CF_DEFAULT, key, value));
+        let written = db.write(batch, WriteOptions { sync: true }).await;
+        db.close().await.and(written.map(drop)).map_err(|error| error.to_string())?;
+    }
+    let ids = migrate::Ids { store: 1, region: 1, peer: 101 };
+    migrate::init(env, &workdir(), ids, &options).await.map(drop).map_err(|error| error.to_string())
+}
+
+/// The engine's settings in this world.
+fn engine_options(config: &WorldConfig) -> Options {
+    Options {
+        memtable_bytes: config.memtable_bytes as usize,
+        wal_segment_bytes: config.log_segment_bytes,
+        table_bytes: config.memtable_bytes,
+        level_bytes_base: config.memtable_bytes * 4,
+        level0_tables_compact: config.level0_tables,
+        block_cache_bytes: config.block_cache_bytes,
+        ..Options::default()
+    }
+}
+
 async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Store, String> {
     let role = Role::Store(number);
-    if number <= u64::from(config.replicas) {
+    if number == 1 && config.migrated_rows > 0 {
+        become_a_store(&env, config).await?;
+    } else if config.migrated_rows == 0 && number <= u64::from(config.replicas) {
         nokv_raftstore::seed::seed_regions(&env, &workdir(), number, &regions(config))
             .await
             .map_err(|error| error.to_string())?;
@@ -337,11 +369,6 @@ async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Stor
         rest: Duration::from_secs(1),
         regions_max: config.split_regions_max,
     };
-    settings.engine.memtable_bytes = config.memtable_bytes as usize;
-    settings.engine.wal_segment_bytes = config.log_segment_bytes;
-    settings.engine.table_bytes = config.memtable_bytes;
-    settings.engine.level_bytes_base = config.memtable_bytes * 4;
-    settings.engine.level0_tables_compact = config.level0_tables;
-    settings.engine.block_cache_bytes = config.block_cache_bytes;
+    settings.engine = Options { lock_owner: settings.engine.lock_owner, ..engine_options(config) };
     Store::start(env, settings).await.map_err(|error| error.to_string())
 }

@@ -6,6 +6,7 @@ use crate::cmd::reach::{self, NoAnswer};
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
 use nokv_env::Env;
+use nokv_env::clock::rfc3339;
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{
     ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason, ExecutionAdmissionStatus,
@@ -70,7 +71,7 @@ fn lines_of_admission(admission: &ExecutionAdmissionStatus) -> Vec<String> {
     lines
         .extend(ids.iter().filter(|(_, id)| *id != 0).map(|(name, id)| format!("Admission.{name:<10} {id}")));
     if admission.at_unix_nano != 0 {
-        lines.push(format!("Admission.At         {}", instant(admission.at_unix_nano)));
+        lines.push(format!("Admission.At         {}", rfc3339(admission.at_unix_nano)));
     }
     if !admission.detail.is_empty() {
         lines.push(format!("Admission.Detail     {}", admission.detail));
@@ -103,7 +104,7 @@ fn line_of_topology(row: &ExecutionTopologyStatus) -> String {
         publish(row.publish())
     );
     if row.updated_at_unix_nano != 0 {
-        line += &format!(" updated={}", instant(row.updated_at_unix_nano));
+        line += &format!(" updated={}", rfc3339(row.updated_at_unix_nano));
     }
     if row.root_event_number != 0 {
         line += &format!(" event={}", row.root_event_number);
@@ -132,7 +133,7 @@ fn admission_to_json(admission: &ExecutionAdmissionStatus) -> Value {
         object.insert("detail".into(), json!(admission.detail));
     }
     if admission.at_unix_nano != 0 {
-        object.insert("at".into(), json!(instant(admission.at_unix_nano)));
+        object.insert("at".into(), json!(rfc3339(admission.at_unix_nano)));
     }
     Value::Object(object)
 }
@@ -158,7 +159,7 @@ fn topology_to_json(row: &ExecutionTopologyStatus) -> Value {
     object.insert("publish".into(), json!(publish(row.publish())));
     object.insert("last_error".into(), json!(row.last_error));
     if row.updated_at_unix_nano != 0 {
-        object.insert("updated_at".into(), json!(instant(row.updated_at_unix_nano)));
+        object.insert("updated_at".into(), json!(rfc3339(row.updated_at_unix_nano)));
     }
     if row.root_event_number != 0 {
         object.insert("root_event_number".into(), json!(row.root_event_number));
@@ -221,35 +222,9 @@ fn publish(publish: Publish) -> &'static str {
     }
 }
 
-/// Nanoseconds since 1970 as RFC 3339 writes them, in UTC.
-pub(super) fn instant(nanos: i64) -> String {
-    let (seconds, fraction) = (nanos.div_euclid(1_000_000_000), nanos.rem_euclid(1_000_000_000));
-    let (days, second) = (seconds.div_euclid(86_400), seconds.rem_euclid(86_400));
-    // Eras of 400 years that begin on the 1st of March, so that the leap day is the last of its year.
-    let shifted = days + 719_468;
-    let (era, day_of_era) = (shifted.div_euclid(146_097), shifted.rem_euclid(146_097));
-    let year_of_era = (day_of_era - day_of_era / 1_460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let month_from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * month_from_march + 2) / 5 + 1;
-    let month = if month_from_march < 10 { month_from_march + 3 } else { month_from_march - 9 };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    let (hour, minute, second) = (second / 3_600, second / 60 % 60, second % 60);
-    let fraction = format!(".{fraction:09}");
-    let fraction = fraction.trim_end_matches('0').trim_end_matches('.');
-    format!("{year:04}-{month:02}-{day:02}T{hour:02}:{minute:02}:{second:02}{fraction}Z")
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn instants_are_rfc_3339() {
-        assert_eq!(instant(0), "1970-01-01T00:00:00Z");
-        assert_eq!(instant(951_782_400_500_000_000), "2000-02-29T00:00:00.5Z");
-        assert_eq!(instant(1_776_844_801_123_456_789), "2026-04-22T08:00:01.123456789Z");
-    }
 
     #[test]
     fn a_change_of_a_region_is_one_line() {

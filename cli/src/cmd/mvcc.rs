@@ -3,11 +3,11 @@
 use crate::args::client::{Mvcc, MvccGet};
 use crate::args::values::show_duration;
 use crate::args::{Format, Global};
-use crate::cmd::execution::instant;
 use crate::cmd::region::Leaders;
 use crate::cmd::{kv, regions};
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, put_bytes, quote, table};
+use nokv_env::clock::rfc3339;
 use nokv_env::{ClockExt, Env};
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{MvccGetRequest, MvccGetResponse, MvccLock, MvccRecord, MvccValue};
@@ -168,7 +168,7 @@ fn shown(value: &MvccValue, hex: bool) -> String {
 
 fn expiry(expires_at: u64) -> String {
     let nanos = i64::try_from(expires_at).unwrap_or(i64::MAX).saturating_mul(1_000_000_000);
-    if expires_at == 0 { String::new() } else { format!(" (expires at {})", instant(nanos)) }
+    if expires_at == 0 { String::new() } else { format!(" (expires at {})", rfc3339(nanos)) }
 }
 
 fn moment(ts: u64) -> String {
@@ -178,7 +178,7 @@ fn moment(ts: u64) -> String {
 /// The wall clock of a timestamp.
 fn time(ts: u64) -> String {
     let nanos = i64::try_from(Timestamp(ts).physical_ms()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
-    instant(nanos)
+    rfc3339(nanos)
 }
 
 fn kind(op: Op) -> &'static str {

@@ -10,6 +10,9 @@ use std::path::Path;
 const RESTORE: &str = "the file is left as it is. Restore it from a copy, or move the directory away and start empty: the other \
     replicas have the data";
 
+/// What to do about a mode file.
+const MODE_RESTORE: &str = "restore it from a copy; nothing was changed";
+
 fn damaged(path: &Path, message: impl std::fmt::Display) -> Failure {
     Failure::new(Code::Corrupt, message)
         .why("bytes on disk are not what was written there: a disk fault, or somebody edited them")
@@ -26,6 +29,10 @@ pub fn engine(error: &engine::Error) -> Failure {
         E::Locked { path, owner } => in_use_failure(path, owner),
         E::NotADatabase { dir } => Failure::new(Code::NotAWorkdir, error)
             .next("give the directory that a store was started with")
+            .detail("path", dir.display().to_string()),
+        E::Owned { dir } => Failure::new(Code::WrongMode, error)
+            .why("what is written beside a store's log is on this replica only, and gone with the next snapshot")
+            .next("write through the cluster (nokv put), or give a stand-alone directory")
             .detail("path", dir.display().to_string()),
         E::MissingCurrent { dir, .. } => Failure::new(Code::CurrentMissing, error)
             .why("without CURRENT nobody knows which files are live; starting empty would hide the data")
@@ -92,11 +99,36 @@ pub fn store(error: &raftstore::Error) -> Failure {
         E::WrongMode { workdir, mode, .. } => Failure::new(Code::WrongMode, error)
             .detail("path", workdir.display().to_string())
             .detail("mode", *mode),
-        E::BadMode { path, .. } => damaged(path, error),
+        E::BadMode { path, .. } => {
+            let failure = Failure::new(Code::ModeFileCorrupt, error).why(
+                "the file is not as it was written; what the directory is can only be guessed without it",
+            );
+            failure.next(MODE_RESTORE).detail("path", path.display().to_string())
+        }
         E::Used { workdir, .. } => Failure::new(Code::WorkdirNotFresh, error)
             .why("seeding is for directories that no store has used")
             .next("start the store on it as it is, or choose a fresh directory")
             .detail("path", workdir.display().to_string()),
+        E::NotEligible { workdir, blockers } => Failure::new(
+            Code::Refused,
+            format!("{} cannot be migrated:\n{}", workdir.display(), blockers.join("\n")),
+        )
+        .next(format!("nokv migrate plan --workdir {}", workdir.display()))
+        .detail("path", workdir.display().to_string())
+        .detail("blockers", blockers.clone()),
+        E::AlreadySeeded { workdir, state } => Failure::new(Code::AlreadySeeded, error)
+            .why("a directory becomes a region once; its ids are known to whatever was started on it")
+            .next(format!(
+                "nokv migrate init --workdir {} --store {} --region {} --peer {}",
+                workdir.display(),
+                state.store_id,
+                state.region_id,
+                state.peer_id
+            ))
+            .detail("path", workdir.display().to_string())
+            .detail("store_id", state.store_id)
+            .detail("region_id", state.region_id)
+            .detail("peer_id", state.peer_id),
         E::BadCatalog { .. } => Failure::new(Code::Corrupt, error).next(RESTORE),
         E::Engine(error) => engine(error),
         E::Replica(error) => replica(error),

@@ -43,6 +43,9 @@ pub(super) fn open(env: &Env, dir: &Path, mut options: Options) -> Result<Arc<In
     disk.create_dir_all(dir).at(dir, "create")?;
     let guard = take_lock(disk, dir, &options.lock_owner)?;
     let names = disk.list(dir).at(dir, "list")?;
+    if !options.is_owner && names.iter().any(|name| name == files::OWNER_FILE) {
+        return Err(Error::Owned { dir: dir.to_owned() });
+    }
     let number = match manifest::read_current(disk, dir)? {
         Some(number) => number,
         None => {

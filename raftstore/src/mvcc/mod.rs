@@ -39,6 +39,7 @@ mod record;
 mod resolve;
 mod scan;
 mod secondaries;
+mod settled;
 #[cfg(test)]
 pub(crate) mod testing;
 
@@ -51,6 +52,7 @@ pub use read::get;
 pub use resolve::{batch_rollback, check_txn_status, resolve_lock};
 pub use scan::scan;
 pub use secondaries::check_secondary_locks;
+pub use settled::{SETTLED_COMMIT_TS, Settled, settled, settled_default_key};
 
 use bytes::Bytes;
 use nokv_engine as engine;

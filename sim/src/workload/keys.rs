@@ -66,6 +66,17 @@ pub fn borders(regions: u64) -> Vec<Bytes> {
     (1..regions).map(|i| Bytes::from(format!("{:02x}", i * 256 / regions))).collect()
 }
 
+/// Where the rows lie that were there before the cluster: behind all other keys.
+pub const OLD: &str = "old/";
+
+/// Such rows: short ones and long ones, ascending.
+pub fn old_rows(count: u32) -> impl Iterator<Item = (Bytes, Bytes)> {
+    (0..count).map(|number| {
+        let bytes = if number % 5 == 0 { 300 + number % 7 } else { 16 + number % 40 };
+        (Bytes::from(format!("{OLD}{number:06}")), value(u64::from(number), bytes))
+    })
+}
+
 /// The value numbered `number`, of `bytes` bytes (at least 16).
 pub fn value(number: u64, bytes: u32) -> Bytes {
     let mut value = Vec::with_capacity(bytes as usize);

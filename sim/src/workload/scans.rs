@@ -70,7 +70,10 @@ impl Runner {
                 self.scanned(*name, found.remove(key), (at, span), &ticket, &mut seen);
             }
         }
-        for key in found.keys().filter(|key| !matches!(Name::parse(key), Some(Name::Alive(_)))) {
+        let is_known = |key: &[u8]| {
+            key.starts_with(keys::OLD.as_bytes()) || matches!(Name::parse(key), Some(Name::Alive(_)))
+        };
+        for key in found.keys().filter(|key| !is_known(key)) {
             self.garbage(format!(
                 "a scan of {from:02x} to {to:02x?} returned a key that is not there: {key:?}"
             ));
