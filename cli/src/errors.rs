@@ -155,6 +155,16 @@ impl Failure {
         &self.message
     }
 
+    /// Why, if that is known.
+    pub fn reason(&self) -> Option<&str> {
+        self.why.as_deref()
+    }
+
+    /// What to do about it, if that is known.
+    pub fn hint(&self) -> Option<&str> {
+        self.next.as_deref()
+    }
+
     /// The human form.
     pub fn to_text(&self) -> String {
         let mut text = format!("error[{}]: {}", self.code.name(), self.message.trim_end());

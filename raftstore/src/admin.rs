@@ -139,6 +139,7 @@ impl RaftAdmin for AdminService {
                 .status(region.group())
                 .map(|status| status.learners)
                 .unwrap_or_default(),
+            leader_addr: state.leader().and_then(|peer| self.0.address_of(peer.store_id)).unwrap_or_default(),
         }))
     }
 

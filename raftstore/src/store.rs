@@ -32,7 +32,7 @@ use nokv_proto::admin::v1::raft_admin_server::RaftAdminServer;
 use nokv_proto::kv::v1::no_kv_server::NoKvServer;
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_proto::raft::v1::region_snapshots_server::RegionSnapshotsServer;
-use nokv_replica::{Driver, GroupConfig, GroupId, Handle, ProposeError};
+use nokv_replica::{Driver, GroupConfig, GroupId, Handle, ProposeError, Resolver};
 use std::pin::pin;
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
@@ -331,6 +331,15 @@ impl Shared {
             return self.config.advertise_addr.clone();
         }
         self.served.get().unwrap_or(&self.config.listen_addr).clone()
+    }
+
+    /// Where a store serves, if that is known.
+    pub(crate) fn address_of(&self, store_id: u64) -> Option<String> {
+        if store_id == self.config.store_id {
+            Some(self.advertised())
+        } else {
+            self.addresses.address(store_id)
+        }
     }
 
     /// Starts to hand the leadership of a region over; the region as it is now. The error says why not.

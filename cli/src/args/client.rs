@@ -32,6 +32,9 @@ pub struct Get {
     /// Keys and values are written as hexadecimal digits
     #[arg(long)]
     pub hex: bool,
+    /// Work on this stand-alone database instead of a cluster
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
@@ -51,6 +54,9 @@ pub struct Put {
     /// Key and value are written as hexadecimal digits
     #[arg(long)]
     pub hex: bool,
+    /// Work on this stand-alone database instead of a cluster
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
@@ -64,6 +70,9 @@ pub struct Del {
     /// The key is written as hexadecimal digits
     #[arg(long)]
     pub hex: bool,
+    /// Work on this stand-alone database instead of a cluster
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
@@ -90,6 +99,9 @@ pub struct Scan {
     /// Keys and values are written as hexadecimal digits
     #[arg(long)]
     pub hex: bool,
+    /// Work on this stand-alone database instead of a cluster
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
@@ -150,9 +162,43 @@ pub struct Import {
     pub cluster: Cluster,
 }
 
+/// `nokv bench load`.
+#[derive(Debug, Clone, Args)]
+pub struct BenchLoad {
+    /// Directory of the database; made if it is not there
+    #[arg(long, value_name = "DIR")]
+    pub workdir: PathBuf,
+    /// Number of keys
+    #[arg(long, value_name = "N", default_value_t = 1_000_000, value_parser = clap::value_parser!(u64).range(1..))]
+    pub keys: u64,
+    /// Size of values
+    #[arg(long, value_name = "BYTES", default_value_t = 128)]
+    pub value_size: usize,
+    /// All keys begin with this
+    #[arg(long, value_name = "KEY", default_value = "bench/")]
+    pub prefix: String,
+    /// Keys written together
+    #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    pub batch: u32,
+    /// Sync every batch, not only the last
+    #[arg(long)]
+    pub sync: bool,
+}
+
+/// What `nokv bench` does besides measuring a cluster.
+#[derive(Debug, Clone, Subcommand)]
+pub enum BenchCommand {
+    /// Fill a stand-alone database
+    Load(BenchLoad),
+}
+
 /// `nokv bench`.
 #[derive(Debug, Clone, Args)]
+#[command(args_conflicts_with_subcommands = true)]
 pub struct Bench {
+    /// Something else than measuring a live cluster.
+    #[command(subcommand)]
+    pub command: Option<BenchCommand>,
     /// Requests under way at once
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=4096))]
     pub clients: u32,

@@ -5,6 +5,7 @@
 //! that a file may also give are `Option`s here, and their defaults live where the three are merged.
 
 pub mod client;
+pub mod migrate;
 pub mod servers;
 pub mod sim;
 pub mod tools;
@@ -120,6 +121,9 @@ pub enum Command {
     /// Empty a store that is to go
     #[command(subcommand)]
     Store(client::Store),
+    /// Turn a stand-alone database into a cluster, step by step
+    #[command(subcommand)]
+    Migrate(migrate::Migrate),
     /// Run a store
     Serve(servers::Serve),
     /// Run a coordinator

@@ -120,6 +120,9 @@ pub struct Coordinator {
     /// Do not move healthy replicas and leaders to even out stores; lost ones are still replaced
     #[arg(long, env = "NOKV_NO_BALANCE")]
     pub no_balance: bool,
+    /// Decide nothing about regions: no repair, no balance, no merges. For those who place replicas by hand
+    #[arg(long, env = "NOKV_NO_SCHEDULER", conflicts_with = "no_balance")]
+    pub no_scheduler: bool,
     /// How many replicas a region should have
     #[arg(long, env = "NOKV_REPLICAS", value_name = "N", default_value_t = 3, value_parser = clap::value_parser!(u64).range(1..=15))]
     pub replicas: u64,

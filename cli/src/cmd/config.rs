@@ -142,11 +142,11 @@ fn root_rows(cluster: &Cluster, scope: Scope) -> Vec<Vec<Value>> {
     cluster.meta_roots.iter().map(row).collect()
 }
 
-/// Refuses a directory that somebody uses for something else.
-fn only_ours(env: &nokv_env::Env, dir: &Path) -> Result {
+/// A file in a directory that is none of ours, if there is one.
+pub fn foreign(env: &nokv_env::Env, dir: &Path) -> Result<Option<String>> {
     let names = match env.disk.list(dir) {
         Ok(names) => names,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Failure::io(format!("list {}", dir.display()), &error)),
     };
     let known = |name: &String| {
@@ -155,7 +155,12 @@ fn only_ours(env: &nokv_env::Env, dir: &Path) -> Result {
             || name.starts_with("MANIFEST-")
             || Path::new(name).extension().is_some_and(|extension| extension == "wal" || extension == "sst")
     };
-    let Some(foreign) = names.iter().find(|name| !known(name)) else { return Ok(()) };
+    Ok(names.into_iter().find(|name| !known(name)))
+}
+
+/// Refuses a directory that somebody uses for something else.
+fn only_ours(env: &nokv_env::Env, dir: &Path) -> Result {
+    let Some(foreign) = foreign(env, dir)? else { return Ok(()) };
     Err(Failure::new(Code::WorkdirNotFresh, format!("{} holds other things: {foreign}", dir.display()))
         .why("a store's directory is its own; seeding between other files would mix them up")
         .next("choose an empty or new directory")

@@ -82,6 +82,9 @@ fn settings(args: &Coordinator) -> Result<Config> {
     // Each step wakes every region once.
     config.gc_interval = (args.gc_life / 5).max(Duration::from_secs(1)).min(config.gc_interval);
     config.schedule.balance = !args.no_balance;
+    if args.no_scheduler {
+        config.schedule.interval = Duration::ZERO;
+    }
     config.schedule.replicas = args.replicas as usize;
     config.schedule.repair_after = args.repair_after;
     config.schedule.merge_after = args.merge_after;

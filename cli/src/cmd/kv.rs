@@ -5,6 +5,7 @@ use crate::args::client::{Del, Get, Put, Scan};
 use crate::args::values::{hex, show_hex};
 use crate::args::{Format, Global};
 use crate::cmd::reach::{Reach, reach};
+use crate::cmd::standalone;
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, put_bytes, quote};
 use bytes::Bytes;
@@ -21,22 +22,30 @@ use std::path::Path;
 
 /// Prints a value.
 pub async fn get(env: &Env, args: &Get, global: &Global) -> Result<u8> {
+    if let Some(dir) = &args.workdir {
+        return standalone::get(env, dir, args, global);
+    }
     let key = key(&args.key, args.hex)?;
     let reach = reach(env, &args.cluster)?;
     let found = reach.client.get(key.clone()).await.map_err(|error| reach.failure(&error))?;
+    show_value(&key, found, args.hex, global)
+}
+
+/// Prints a value that was found, or says that there is none.
+pub fn show_value(key: &[u8], found: Option<Bytes>, as_hex: bool, global: &Global) -> Result<u8> {
     let Some(value) = found else {
         let mut facts = Map::new();
-        put_bytes(&mut facts, "key", &key);
-        let failure = Failure::new(Code::KeyNotFound, format!("no value at {}", quote(&key)));
+        put_bytes(&mut facts, "key", key);
+        let failure = Failure::new(Code::KeyNotFound, format!("no value at {}", quote(key)));
         return Err(facts.into_iter().fold(failure, |failure, (name, fact)| failure.detail(&name, fact)));
     };
     let mut out = Out::new();
     match global.format() {
         Format::Plain => {
-            out.write(&shown(&value, args.hex))?;
+            out.write(&shown(&value, as_hex))?;
             out.write(b"\n")?;
         }
-        _ => out.line(&row(&key, Some(&value), args.hex).to_string())?,
+        _ => out.line(&row(key, Some(&value), as_hex).to_string())?,
     }
     out.flush()?;
     Ok(0)
@@ -44,6 +53,9 @@ pub async fn get(env: &Env, args: &Get, global: &Global) -> Result<u8> {
 
 /// Writes a value.
 pub async fn put(env: &Env, args: &Put, global: &Global) -> Result<u8> {
+    if let Some(dir) = &args.workdir {
+        return standalone::put(env, dir, args, global).await;
+    }
     let key = key(&args.key, args.hex)?;
     let value = value(args)?;
     let reach = reach(env, &args.cluster)?;
@@ -53,6 +65,9 @@ pub async fn put(env: &Env, args: &Put, global: &Global) -> Result<u8> {
 
 /// Deletes a key.
 pub async fn del(env: &Env, args: &Del, global: &Global) -> Result<u8> {
+    if let Some(dir) = &args.workdir {
+        return standalone::del(env, dir, args, global).await;
+    }
     let key = key(&args.key, args.hex)?;
     let reach = reach(env, &args.cluster)?;
     let ts = reach.client.delete(key).await.map_err(|error| reach.failure(&error))?;
@@ -71,6 +86,9 @@ fn committed(ts: Timestamp, global: &Global) -> Result<u8> {
 
 /// Prints a range, page by page, from one snapshot.
 pub async fn scan(env: &Env, args: &Scan, global: &Global) -> Result<u8> {
+    if let Some(dir) = &args.workdir {
+        return standalone::scan(env, dir, args, global);
+    }
     let range = range(args)?;
     let reach = reach(env, &args.cluster)?;
     let mut left = if args.limit == 0 { u64::MAX } else { args.limit };
@@ -108,7 +126,7 @@ async fn next(reach: &Reach, scanner: &mut nokv_client::Scanner) -> Result<Optio
 }
 
 /// Prints rows in a format.
-struct Printer {
+pub struct Printer {
     out: Out,
     format: Format,
     hex: bool,
@@ -117,18 +135,21 @@ struct Printer {
 }
 
 impl Printer {
-    fn new(args: &Scan, format: Format) -> Self {
+    /// Begins nothing yet.
+    pub fn new(args: &Scan, format: Format) -> Self {
         Self { out: Out::new(), format, hex: args.hex, keys_only: args.keys_only, rows: 0 }
     }
 
-    fn begin(&mut self, version: Timestamp) -> Result {
+    /// What comes before the rows.
+    pub fn begin(&mut self, version: Timestamp) -> Result {
         match self.format {
             Format::Json => self.out.write(format!("{{\"version\": {}, \"rows\": [", version.0).as_bytes()),
             _ => Ok(()),
         }
     }
 
-    fn row(&mut self, key: &[u8], value: &[u8]) -> Result {
+    /// A row.
+    pub fn row(&mut self, key: &[u8], value: &[u8]) -> Result {
         let value = (!self.keys_only).then_some(value);
         match self.format {
             Format::Plain => {
@@ -149,7 +170,8 @@ impl Printer {
         Ok(())
     }
 
-    fn end(mut self, more: bool) -> Result {
+    /// What comes behind the rows.
+    pub fn end(mut self, more: bool) -> Result {
         if self.format == Format::Json {
             let newline = if self.rows == 0 { "" } else { "\n" };
             self.out.line(&format!("{newline}], \"more\": {more}}}"))?;
@@ -198,7 +220,8 @@ fn check_size(what: &str, bytes: usize, bytes_max: usize) -> Result {
         .next("split it; the limits are fixed"))
 }
 
-fn value(args: &Put) -> Result<Bytes> {
+/// The value as given on the command line, or in the file that it names.
+pub fn value(args: &Put) -> Result<Bytes> {
     let raw = match (&args.value, &args.value_file) {
         (Some(value), _) => value.as_bytes().to_vec(),
         (None, Some(path)) => read_value(path)?,
@@ -230,7 +253,8 @@ fn bytes_of(what: &str, text: &[u8], is_hex: bool) -> Result<Bytes> {
     }
 }
 
-fn range(args: &Scan) -> Result<KeyRange> {
+/// The range as given on the command line.
+pub fn range(args: &Scan) -> Result<KeyRange> {
     let bound = |text: &Option<std::ffi::OsString>, name: &str| match text {
         Some(text) => bytes_of(name, text.as_bytes(), args.hex),
         None => Ok(Bytes::new()),

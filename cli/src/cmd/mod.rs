@@ -11,6 +11,7 @@ mod help;
 mod import;
 mod kv;
 mod meta_root;
+mod migrate;
 mod mvcc;
 mod operators;
 mod reach;
@@ -19,6 +20,7 @@ mod regions;
 mod serve;
 mod server;
 mod sim;
+mod standalone;
 mod startup;
 mod status;
 mod transitions;
@@ -52,6 +54,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Transitions(args) => client(async |env| transitions::run(&env, &args, global).await),
         Command::Store(command) => client(async |env| operators::store(&env, &command, global).await),
         Command::Execution(args) => client(async |env| execution::run(&env, &args, global).await),
+        Command::Migrate(command) => migrate::run(&command, global),
         Command::Serve(args) => serve::run(&args),
         Command::Coordinator(args) => coordinator::run(&args),
         Command::MetaRoot(args) => meta_root::run(&args),

@@ -5,9 +5,10 @@
 
 mod histogram;
 
-use crate::args::client::{Bench, Phase};
+use crate::args::client::{Bench, BenchCommand, Phase};
 use crate::args::{Format, Global};
 use crate::cmd::reach::{Reach, reach};
+use crate::cmd::standalone;
 use crate::errors::{Failure, Result};
 use crate::output::{Out, table};
 use bytes::Bytes;
@@ -29,6 +30,9 @@ const KEY_DIGITS: usize = 12;
 
 /// Runs the phases one after the other.
 pub async fn run(env: &Env, args: &Bench, global: &Global) -> Result<u8> {
+    if let Some(BenchCommand::Load(args)) = &args.command {
+        return standalone::load(env, args, global).await;
+    }
     if args.prefix.len() + KEY_DIGITS > KEY_BYTES_MAX {
         return Err(Failure::usage("--prefix is too long for a key"));
     }
