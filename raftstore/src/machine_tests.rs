@@ -122,7 +122,7 @@ impl Solo {
     }
 
     fn staged_files(&self) -> usize {
-        let directory = Path::new(DIR).join("RAFTSTORE_SNAPSHOTS");
+        let directory = Path::new(DIR).join("INCOMING_SNAPSHOTS");
         self.platter.files().iter().filter(|(path, _)| path.starts_with(&directory)).count()
     }
 }
@@ -372,7 +372,7 @@ fn only_what_was_sent_last_can_be_given_up() {
 fn a_start_sweeps_what_was_not_adopted() {
     let (world, platter) = (World::default(), MemDisk::new(3));
     let env = world.env(1, &platter);
-    let left = Path::new("/store/RAFTSTORE_SNAPSHOTS/region-00000000000000000007");
+    let left = Path::new("/store/INCOMING_SNAPSHOTS/region-00000000000000000007");
     env.disk.create_dir_all(left).unwrap();
     env.disk.open(&left.join("1.sst"), OpenMode::CreateNew).unwrap();
     for _ in 0..2 {

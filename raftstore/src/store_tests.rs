@@ -228,7 +228,7 @@ fn a_store_that_fell_behind_gets_the_whole_region() {
     cluster.converge();
     let installed: u64 = cluster.stores.values().map(|store| store.status().raft.snapshots_installed).sum();
     assert!(installed > 0, "the log was still there");
-    let directory = Path::new("/s/RAFTSTORE_SNAPSHOTS");
+    let directory = Path::new("/s/INCOMING_SNAPSHOTS");
     let left = |disk: &MemDisk| disk.files().iter().any(|(path, _)| path.starts_with(directory));
     assert!(cluster.platters.values().all(|disk| !left(disk)), "tables that were adopted have moved");
 }

@@ -5,7 +5,7 @@
 //!   | raft wants a snapshot: an engine snapshot is taken          |
 //!   | -- MsgSnapshot: the ticket, no rows ----------------------> |  `receive`: the message waits with the driver
 //!   | <- Chunk 0 ------------------------------------------------ |  `fetch`, outside of the raft loop
-//!   | -- rows, checksum ----------------------------------------> |  ... into RAFTSTORE_SNAPSHOTS/region-<id>/<snapshot>.sst
+//!   | -- rows, checksum ----------------------------------------> |  ... into INCOMING_SNAPSHOTS/region-<id>/<snapshot>.sst
 //!   | <- Chunk 1, one at a time, again after a loss ------------- |
 //!   | -- rows, checksum, what all chunks add up to -------------> |
 //!   |                                                             |  the table is whole: raft sees the message now
@@ -54,7 +54,7 @@ pub(crate) use fetch::{Failure, Site, Staging};
 pub(crate) use service::SnapshotService;
 
 /// Where tables are until they are adopted, in the working directory.
-const DIRECTORY: &str = "RAFTSTORE_SNAPSHOTS";
+const DIRECTORY: &str = "INCOMING_SNAPSHOTS";
 
 /// The snapshots of a store: those it made and those it fetches.
 pub(crate) struct Snapshots {

@@ -93,7 +93,7 @@ fn bent(parts: &Exported, change: impl FnOnce(&mut Header)) -> Exported {
 
 /// Neither a region nor a file, nor anything that stands in the way of another try.
 fn has_nothing(cluster: &Cluster) -> bool {
-    let directory = Path::new("/s/RAFTSTORE_SNAPSHOTS");
+    let directory = Path::new("/s/INCOMING_SNAPSHOTS");
     let store = &cluster.stores[&NEW];
     store.regions().is_empty()
         && store.shared.door.regions.get(1).is_none()
