@@ -80,11 +80,18 @@ codes! {
     WrongService "wrong_service" 5 false "the address belongs to another kind of process";
     Refused "refused" 5 false "the state of the cluster forbids it";
     WouldLoseQuorum "would_lose_quorum" 5 false "the peers that would be left are no majority that answers";
+    FileExists "file_exists" 5 false "a file is in the way and is not overwritten";
     ImportStateMismatch "import_state_mismatch" 5 false "the state file belongs to another input file";
     Corrupt "corrupt" 6 false "bytes on disk are not what was written there; the file is left as it is";
     ModeFileCorrupt "mode_file_corrupt" 6 false "MODE.json or a progress file is not what was written";
     CurrentMissing "current_missing" 6 false "the directory holds data but CURRENT is gone; nothing was changed";
     Io "io" 6 false "the operating system refused to read or write";
+    TlsRequired "tls_required" 7 false "the server wants TLS and was spoken to without";
+    TlsUnexpected "tls_unexpected" 7 false "the server has no TLS and was spoken to with it";
+    CertificateRequired "certificate_required" 7 false "the server wants to see a client certificate";
+    CertificateRejected "certificate_rejected" 7 false "the server does not accept our certificate";
+    CertificateExpired "certificate_expired" 7 false "the time of a certificate is over; the message says since when";
+    CertificateInvalid "certificate_invalid" 7 false "a certificate is damaged, of an unknown authority, or for another host";
     Denied "denied" 7 false "the other side refuses this client";
     TooLarge "too_large" 8 false "a key, value or request is over a limit";
     DiskFull "disk_full" 8 false "no space left on the device";

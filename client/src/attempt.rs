@@ -3,6 +3,7 @@
 use crate::client::Shared;
 use crate::error::{ClientError, Result};
 use crate::retry::{self, Wait};
+use nokv_env::net::TlsFailure;
 use nokv_env::{ClockExt, Instant};
 use std::time::Duration;
 
@@ -15,6 +16,8 @@ pub(crate) struct Attempt<'a> {
     failures: u32,
     learned_in_a_row: u32,
     cause: String,
+    /// Set when the last failure was one of trust: time alone does not help then.
+    pub(crate) tls: Option<TlsFailure>,
     /// Set when a request that could commit may have been executed without an answer reaching us.
     pub(crate) ambiguous: bool,
     /// Set when a store has had a request, whatever it answered: a copy of it may still be on its way.
@@ -38,6 +41,7 @@ impl<'a> Attempt<'a> {
             failures: 0,
             learned_in_a_row: 0,
             cause,
+            tls: None,
             ambiguous: false,
             delivered: false,
         }
@@ -67,6 +71,7 @@ impl<'a> Attempt<'a> {
     /// Takes note of a failure without waiting.
     pub(crate) fn note(&mut self, cause: impl Into<String>) {
         self.cause = cause.into();
+        self.tls = None;
     }
 
     /// Takes note of a failure and pauses as it deserves. An error when the deadline comes first.
@@ -87,6 +92,9 @@ impl<'a> Attempt<'a> {
 
     /// The error of a passed deadline.
     pub(crate) fn timeout(&self) -> ClientError {
+        if let Some(failure) = &self.tls {
+            return ClientError::Tls(failure.clone());
+        }
         ClientError::Timeout { what: self.what, after: self.allowed, cause: self.cause.clone() }
     }
 

@@ -1,7 +1,8 @@
 //! Asking the coordinators: any one of them for routes, the lease holder for ids and timestamps.
 //!
 //! The endpoint that answered last is asked first. A refusal that another endpoint may not share (lease not
-//! held, unreachable, root unavailable) moves on to the next one; a full round without success waits. A standby says
+//! held, unreachable, root unavailable) moves on to the next one; a full round without success waits, unless nobody in
+//! it was trusted or trusted us: time does not help then. A standby says
 //! where the lease holder serves, so one known coordinator is enough to find the one that hands out timestamps.
 
 use crate::attempt::Attempt;
@@ -9,7 +10,8 @@ use crate::client::Shared;
 use crate::error::{ClientError, Result};
 use crate::retry::{Wait, describe_status};
 use crate::verify::{Grant, Verifier};
-use nokv_env::{BoxFuture, Channel, ClockExt, Duty, Env, Fact, Instant, net::MESSAGE_BYTES_MAX};
+use nokv_env::net::{MESSAGE_BYTES_MAX, TlsFailure};
+use nokv_env::{BoxFuture, Channel, ClockExt, Duty, Env, Fact, Instant};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, HoldSafePointRequest,
@@ -282,6 +284,7 @@ impl Coordinators {
         }
         loop {
             let count = self.count();
+            let mut distrusted = 0;
             for asked in 0..count {
                 let turn = preferred.load(Ordering::Relaxed);
                 let (addr, stub) = self.endpoint(turn);
@@ -295,6 +298,12 @@ impl Coordinators {
                     },
                     Ok(Err(status)) => {
                         let reason = refusal(&addr, &status)?;
+                        if let Some(failure) = TlsFailure::of(&status) {
+                            distrusted += 1;
+                            if distrusted == count {
+                                return Err(ClientError::Tls(failure.clone()));
+                            }
+                        }
                         if let Some(there) = pointer(status.message()).and_then(|at| self.learn(at)) {
                             let _ =
                                 preferred.compare_exchange(turn, there, Ordering::Relaxed, Ordering::Relaxed);

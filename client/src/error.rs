@@ -1,6 +1,7 @@
 //! What a call may end with, named by who must act.
 
 use bytes::Bytes;
+use nokv_env::net::TlsFailure;
 use nokv_proto::id::Timestamp;
 use nokv_proto::kv::v1::BelowSafePoint;
 use std::time::Duration;
@@ -77,6 +78,9 @@ pub enum ClientError {
         /// What it said.
         reason: String,
     },
+    /// Nobody who could answer is trusted or understood, or trusts us. Nothing was written.
+    #[error(transparent)]
+    Tls(TlsFailure),
     /// A reply broke the protocol; a bug on one of the two sides.
     #[error("protocol violation: {0}")]
     Protocol(String),

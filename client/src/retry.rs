@@ -6,6 +6,7 @@
 //! failures into a time. The deadline is not known here; the caller stops when it passes.
 
 use crate::error::ClientError;
+use nokv_env::net::TlsFailure;
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionPeer};
 use std::error::Error;
@@ -27,6 +28,14 @@ pub(crate) enum Failure {
 }
 
 impl Failure {
+    /// The two ends that do not trust or understand each other, if that is it.
+    pub(crate) fn tls(&self) -> Option<&TlsFailure> {
+        match self {
+            Self::Status(status) => TlsFailure::of(status),
+            _ => None,
+        }
+    }
+
     /// Whether a store has had the request, even if only to refuse it.
     pub(crate) fn was_delivered(&self) -> bool {
         match self {
@@ -234,6 +243,9 @@ pub(crate) fn describe_status(status: &Status) -> String {
 
 /// Whether no connection came about, so that nothing can have been executed.
 fn connection_refused(status: &Status) -> bool {
+    if TlsFailure::of(status).is_some() {
+        return true;
+    }
     let mut source = status.source();
     while let Some(error) = source {
         if let Some(io) = error.downcast_ref::<io::Error>() {
@@ -247,6 +259,7 @@ fn connection_refused(status: &Status) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nokv_env::net::TlsProblem;
     use nokv_proto::error::v1::{EpochNotMatch, NotLeader, StaleCommand};
 
     fn change(failure: &Failure) -> (Change, Wait) {
@@ -254,6 +267,20 @@ mod tests {
             Decision::Retry(change, wait) => (change, wait),
             Decision::GiveUp(error) => panic!("gave up: {error}"),
         }
+    }
+
+    #[test]
+    fn a_request_that_met_a_distrusted_server_was_not_executed() {
+        let what = "its certificate expired".to_owned();
+        let failure = TlsFailure { problem: TlsProblem::CertificateExpired, addr: "a:1".into(), what };
+        let mut status = Status::unavailable(failure.to_string());
+        status.set_source(std::sync::Arc::new(failure.clone()));
+        let failed = Failure::Status(status);
+        assert_eq!(failed.tls(), Some(&failure));
+        assert!(!failed.was_delivered() && !failed.maybe_executed());
+        let relayed = Failure::Status(Status::unavailable(failure.to_string()));
+        assert_eq!(relayed.tls(), None, "what a server says of others is no failure of ours");
+        assert!(relayed.maybe_executed());
     }
 
     #[test]

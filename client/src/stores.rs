@@ -212,6 +212,7 @@ impl Shared {
         };
         attempt.ambiguous |= failure.maybe_executed();
         attempt.delivered |= failure.was_delivered();
+        attempt.tls = failure.tls().cloned();
         let cause = format!("store {} at {addr}: {failure}", route.target.store_id);
         tracing::debug!(region = route.region.region_id, cause, "request failed");
         match decide(&failure, &addr) {

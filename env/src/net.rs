@@ -26,6 +26,52 @@ pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 #[error("{0}")]
 pub struct NetError(#[from] pub BoxError);
 
+/// What the two ends of a connection do not agree on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TlsProblem {
+    /// We speak plainly; the other side wants TLS.
+    Required,
+    /// We speak TLS; the other side does not.
+    Unexpected,
+    /// The other side wants to see a certificate, and we have none.
+    CertificateRequired,
+    /// The other side does not accept our certificate.
+    CertificateRejected,
+    /// The other side's certificate is out of date.
+    CertificateExpired,
+    /// The other side's certificate is of an unknown authority, for another name, or not for servers.
+    CertificateInvalid,
+}
+
+/// A connection that is not used because its ends do not trust or understand each other. No request went over it.
+///
+/// It is in the source chain of the status that a call ends with, which says `UNAVAILABLE`: certificates are
+/// replaced while processes run.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{addr}: {what}")]
+pub struct TlsFailure {
+    /// The kind of disagreement.
+    pub problem: TlsProblem,
+    /// The other side, as it was dialled.
+    pub addr: String,
+    /// What is wrong, for people.
+    pub what: String,
+}
+
+impl TlsFailure {
+    /// The failure behind `status`, if it is one of this kind.
+    pub fn of(status: &tonic::Status) -> Option<&Self> {
+        let mut source = std::error::Error::source(status);
+        while let Some(error) = source {
+            if let Some(failure) = error.downcast_ref() {
+                return Some(failure);
+            }
+            source = error.source();
+        }
+        None
+    }
+}
+
 /// A lazily connecting, clonable client connection to one address.
 pub type Channel = BoxCloneSyncService<http::Request<Body>, http::Response<Body>, NetError>;
 

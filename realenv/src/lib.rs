@@ -2,10 +2,10 @@
 //!
 //! [`RealEnv::new`] makes an [`Env`] for a production process; `cli` hands it to the services. Nothing here
 //! knows what the services do. [`clock`] and [`task`] stand on tokio, [`disk`] on POSIX files, [`net`] on tonic
-//! over TCP with reflection and health checks added to every server, [`http`] is the small server behind
-//! `/debug/vars`.
+//! over TCP with reflection and health checks added to every server, [`tls`] are the certificates of both ends where
+//! there are any, [`http`] is the small server behind `/debug/vars`.
 //!
-//! Left out on purpose: TLS (put a mesh or a tunnel in front) and anything that retries.
+//! Left out on purpose: anything that retries.
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,
@@ -17,6 +17,7 @@ pub mod disk;
 pub mod http;
 pub mod net;
 pub mod task;
+pub mod tls;
 
 pub use clock::RealClock;
 pub use disk::RealDisk;
@@ -36,11 +37,16 @@ impl RealEnv {
     /// their network work to it. Fails without a runtime, and when the system gives no entropy for the seed.
     #[expect(clippy::new_ret_no_self, reason = "the real environment is the ordinary Env with real parts")]
     pub fn new() -> io::Result<Env> {
+        Self::secured(None)
+    }
+
+    /// The same, with TLS on every connection when `tls` is given.
+    pub fn secured(tls: Option<Arc<tls::Tls>>) -> io::Result<Env> {
         let runtime = Handle::try_current().map_err(io::Error::other)?;
         Ok(Env {
             clock: Arc::new(RealClock::new()),
             disk: Arc::new(RealDisk::new()),
-            net: Arc::new(RealNet::new(runtime.clone())),
+            net: Arc::new(RealNet::secured(runtime.clone(), tls)),
             rng: RngSource::new(getrandom::u64().map_err(io::Error::other)?, u64::from(std::process::id())),
             tasks: Arc::new(RealTasks::new(runtime)),
             hooks: Arc::new(NoHooks),

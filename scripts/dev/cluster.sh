@@ -14,6 +14,8 @@
 #   --root-refresh, --lease-ttl, --lease-renew-before                    (200ms, 10s, 3s)
 #   --split-bytes             size at which stores split regions         (that of nokv serve)
 #   --raft-debug-log, --no-raft-debug-log                                (off)
+#   --tls                     certificates in DIR/tls, one for each process, and TLS on every connection
+#   --insecure                listen beyond loopback without TLS
 #   --background              return once all ports answer; without it, logs go to the terminal until Ctrl-C
 #
 # The binary is NOKV_BIN or target/release/nokv, which is built when missing.
@@ -23,7 +25,7 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 workdir=./artifacts/cluster config=./raft_config.example.json
 coordinators=1 listen=127.0.0.1:2379 coordinator_id=coordinator-1
 root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false split_bytes=
-background=false command=start name=
+background=false command=start name= tls=false more=()
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'error: %s\n' "$*" >&2 && exit "${2:-1}"; }
@@ -49,6 +51,8 @@ while [ $# -gt 0 ]; do
     --split-bytes) value "$@" && split_bytes=$2 && shift ;;
     --raft-debug-log) raft_debug_log=true ;;
     --no-raft-debug-log) raft_debug_log=false ;;
+    --tls) tls=true ;;
+    --insecure) more+=(--insecure) ;;
     --background) background=true ;;
     -h | --help) sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;;
     stop) command=stop ;;
@@ -92,8 +96,26 @@ names() {
     for n in $(store_ids); do echo "store-$n"; done
 }
 
+# certify NAME HOST: makes the authority, a client's certificate and that of a process, where they are missing.
+certify() {
+    local home=$workdir/tls
+    [ -f "$home/ca/ca.crt" ] || "$nokv" cert create-ca --dir "$home/ca" --name 'NoKV development CA' >/dev/null
+    [ -f "$home/client.admin.crt" ] || "$nokv" cert create-client --ca-dir "$home/ca" --out "$home" --name admin --role admin >/dev/null
+    [ -f "$home/$1/node.crt" ] ||
+        "$nokv" cert create-node --ca-dir "$home/ca" --out "$home/$1" --name "$1" --host "127.0.0.1,localhost,$2" >/dev/null
+}
+
 # arguments NAME: fills `args` with its command line, `addr` with where it will answer.
 arguments() {
+    role_arguments "$1"
+    args+=(${more[@]+"${more[@]}"})
+    if $tls; then
+        certify "$1" "${addr%:*}"
+        args+=(--tls-ca "$workdir/tls/ca/ca.crt" --tls-cert "$workdir/tls/$1/node.crt" --tls-key "$workdir/tls/$1/node.key")
+    fi
+}
+
+role_arguments() {
     local n
     case $1 in
     meta-root-*)
@@ -248,6 +270,9 @@ start)
     $background || rm -f "$workdir"/logs/*.log
     start_all
     say "coordinators: $(coordinator_list)"
+    if $tls; then
+        say "clients need: export NOKV_TLS_CA=$workdir/tls/ca/ca.crt NOKV_TLS_CERT=$workdir/tls/client.admin.crt NOKV_TLS_KEY=$workdir/tls/client.admin.key"
+    fi
     if $background; then
         trap - EXIT
         say "running; data, logs and pids in $workdir; stop it: $0 --workdir $workdir stop"

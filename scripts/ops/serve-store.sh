@@ -5,7 +5,7 @@ set -eu
 . "$(dirname "$(readlink -f "$0")")/lib.sh"
 set_usage '--store-id N (--config FILE | --workdir DIR) [--scope local|docker] [--addr HOST:PORT]
            [--coordinator-addr HOST:PORT,...] [--store-addr ID=HOST:PORT]... [--raft-debug-log]
-           [--metrics-addr HOST:PORT] [-- MORE]
+           [--metrics-addr HOST:PORT] [--tls-ca FILE --tls-cert FILE --tls-key FILE] [-- MORE]
        (the binary is NOKV_BIN, nokv in PATH, or target/release/nokv)'
 read_args "$@"
 need --store-id

@@ -154,6 +154,51 @@ expect 2 usage '(3s >= 2s)' coordinator --coordinator-id c --root-peer 1=a:1 --r
 [ ! -e "$work/none" ] || wrong 'refused servers' "$work/none was created"
 expect 2 usage 'no seed' sim run --seeds 5..5
 
+# ---- certificates ----------------------------------------------------------------------------------------------
+
+serve=(serve --store-id 1 --workdir "$work/none" --coordinator-addr 127.0.0.1:24999)
+expect 2 usage 'there is no TLS' "${serve[@]}" --addr 0.0.0.0:24160 --advertise-addr 127.0.0.1:24160
+expect 2 usage 'there is no TLS' "${root[@]}" --addr '[::]:24390' "${one[@]}" "${two[@]}" "${three[@]}"
+expect 2 usage 'there is no TLS' coordinator --coordinator-id c --addr 0.0.0.0:24379 --root-peer 1=a:1 --root-peer 2=a:2 --root-peer 3=a:3
+expect 2 usage '--metrics-addr' "${serve[@]}" --addr 127.0.0.1:24160 --metrics-addr 0.0.0.0:24101
+expect 2 usage 'certificate of its own' "${serve[@]}" --tls-ca "$example"
+expect 2 usage 'contradict' get --insecure --tls-ca "$example" k
+expect 2 usage '--tls-cert without --tls-key' get --tls-ca "$example" --tls-cert "$example" k
+expect 2 usage 'whom to trust' get --tls-cert "$example" --tls-key "$example" k
+expect 3 file_not_found "$work/none" get --tls-ca "$work/none" k
+expect 7 certificate_invalid 'has no certificate in it' get --tls-ca "$example" k
+[ ! -e "$work/none" ] || wrong 'refused servers' "$work/none was created"
+expect 2 usage '--dir' cert create-ca
+expect 2 usage '--days' cert create-ca --dir "$work/ca" --days 0
+expect 2 usage 'is empty' cert create-ca --dir "$work/ca" --name ' '
+expect 2 usage 'at most 64' cert create-ca --dir "$work/ca" --name "$(printf 'a%.0s' $(seq 65))"
+"$nokv" cert create-ca --dir "$work/ca" --days 30 >/dev/null
+untouched "$work/ca" 5 file_exists 'ca.crt is there already' cert create-ca --dir "$work/ca"
+by=(--ca-dir "$work/ca" --out "$work/certs")
+expect 2 usage '--host' cert create-node "${by[@]}"
+expect 2 usage 'leave the port out' cert create-node "${by[@]}" --host 127.0.0.1:20160
+expect 2 usage 'no host name' cert create-node "${by[@]}" --host 'a b'
+expect 2 usage 'letters, digits' cert create-client "${by[@]}" --name ../me
+expect 2 usage 'client, admin' cert create-client "${by[@]}" --name me --role root
+expect 3 file_not_found 'ca.crt' cert create-node --ca-dir "$work/nowhere" --out "$work/certs" --host h
+expect 6 io 'create' cert create-node --ca-dir "$work/ca" --out "$example/below" --host h
+"$nokv" cert create-node "${by[@]}" --host 127.0.0.1,store-1 >/dev/null 2>&1
+"$nokv" cert create-client "${by[@]}" --name me --days 1 >/dev/null 2>&1
+untouched "$work/certs" 5 file_exists 'node.crt is there already' cert create-node "${by[@]}" --host h
+untouched "$work/certs" 5 file_exists 'client.me.crt is there already' cert create-client "${by[@]}" --name me
+own=(--tls-ca "$work/ca/ca.crt" --tls-cert "$work/certs/client.me.crt")
+expect 7 certificate_invalid 'is not the key of' get "${own[@]}" --tls-key "$work/certs/node.key" k
+expect 7 certificate_invalid 'is no authority' get --tls-ca "$work/certs/node.crt" k
+expect 4 unavailable '127.0.0.1:24999' get "${own[@]}" --tls-key "$work/certs/client.me.key" --coordinator-addr 127.0.0.1:24999 --timeout 1s k
+"$nokv" cert create-ca --dir "$work/ca2" >/dev/null
+expect 7 certificate_invalid 'is not issued by an authority' get --tls-ca "$work/ca2/ca.crt" --tls-cert "$work/certs/node.crt" --tls-key "$work/certs/node.key" k
+cp "$work/ca2/ca.crt" "$work/ca/ca.crt.other" && cp -r "$work/ca" "$work/ca3" && mv "$work/ca3/ca.crt.other" "$work/ca3/ca.crt"
+expect 7 certificate_invalid 'is not the key of' cert create-node --ca-dir "$work/ca3" --out "$work/certs3" --host h
+expect 2 usage '<FILE>' cert show
+expect 3 file_not_found 'none.crt' cert show "$work/none.crt"
+expect 7 certificate_invalid 'is a private key' cert show "$work/certs/node.key"
+expect 4 unavailable '127.0.0.1:24999' cert show --addr 127.0.0.1:24999
+
 # ---- the simulator ---------------------------------------------------------------------------------------------
 
 mkdir -p "$work/sim/empty"

@@ -1,6 +1,7 @@
 //! Flags of the commands that talk to a live cluster.
 
 use super::Scope;
+use super::security::ClientSecurity;
 use super::values::{Addresses, IdAddress, address, addresses, id, id_address, positive_duration};
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
@@ -22,6 +23,9 @@ pub struct Cluster {
     /// How long one operation may take, retries included
     #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive_duration, help_heading = "Cluster")]
     pub timeout: Duration,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }
 
 /// `nokv get`.
@@ -386,6 +390,9 @@ pub struct RegionExport {
     /// How long the store may be silent
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
     pub timeout: Duration,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }
 
 /// `nokv region import`.
@@ -403,6 +410,9 @@ pub struct RegionImport {
     /// How long the store may be silent
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
     pub timeout: Duration,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }
 
 /// `nokv region forget-event`.
@@ -421,6 +431,9 @@ pub struct RegionForgetEvent {
     /// How long the store may take to answer
     #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "3s", value_parser = positive_duration)]
     pub timeout: Duration,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }
 
 /// `nokv mvcc`.
@@ -524,4 +537,7 @@ pub struct Execution {
     /// How long the store may take to answer
     #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "3s", value_parser = positive_duration)]
     pub timeout: Duration,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }

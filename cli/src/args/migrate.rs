@@ -1,5 +1,6 @@
 //! Flags of `nokv migrate`.
 
+use super::security::ClientSecurity;
 use super::values::{address, duration, id, positive_duration};
 use clap::{Args, Subcommand};
 use std::path::PathBuf;
@@ -67,6 +68,9 @@ pub struct Status {
     /// How long the store may take to answer
     #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "3s", value_parser = positive_duration)]
     pub timeout: Duration,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }
 
 /// How long to wait for a change.
@@ -102,6 +106,9 @@ pub struct Expand {
     /// How long.
     #[command(flatten)]
     pub patience: Patience,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }
 
 /// `nokv migrate remove-peer`, `nokv migrate transfer-leader`.
@@ -122,4 +129,7 @@ pub struct OnePeer {
     /// How long.
     #[command(flatten)]
     pub patience: Patience,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ClientSecurity,
 }

@@ -4,8 +4,10 @@
 //! error). Flags win over `NOKV_*` variables, these over the file of `--config`, the file over defaults; so flags
 //! that a file may also give are `Option`s here, and their defaults live where the three are merged.
 
+pub mod cert;
 pub mod client;
 pub mod migrate;
+pub mod security;
 pub mod servers;
 pub mod sim;
 pub mod tools;
@@ -130,6 +132,9 @@ pub enum Command {
     Coordinator(servers::Coordinator),
     /// Run one of the three meta-roots
     MetaRoot(servers::MetaRoot),
+    /// Make and show the certificates with which processes and clients trust each other
+    #[command(subcommand)]
+    Cert(cert::Cert),
     /// Check a configuration file, list what it says, seed store directories
     #[command(subcommand)]
     Config(tools::Config),

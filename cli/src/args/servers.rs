@@ -1,6 +1,7 @@
 //! Flags of the three long-running roles.
 
 use super::Scope;
+use super::security::ServerSecurity;
 use super::values::{Addresses, IdAddress, address, addresses, duration, id, id_address, positive_duration};
 use clap::{ArgAction, Args};
 use std::path::PathBuf;
@@ -78,6 +79,9 @@ pub struct Serve {
     /// Serve http://HOST:PORT/debug/vars; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ServerSecurity,
 }
 
 /// `nokv coordinator`.
@@ -138,6 +142,9 @@ pub struct Coordinator {
     /// Serve http://HOST:PORT/debug/vars; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ServerSecurity,
 }
 
 /// `nokv meta-root`.
@@ -171,6 +178,9 @@ pub struct MetaRoot {
     /// Serve http://HOST:PORT/debug/vars; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,
+    /// Whom to trust, and who we are.
+    #[command(flatten)]
+    pub security: ServerSecurity,
 }
 
 fn name(text: &str) -> Result<String, String> {

@@ -15,6 +15,9 @@ pub struct Demo {
     /// Added to every port
     #[arg(long, value_name = "N", default_value_t = 0, value_parser = clap::value_parser!(u16).range(0..=40_000))]
     pub port_offset: u16,
+    /// Make an authority and certificates in DIR/tls, and use them for every connection
+    #[arg(long)]
+    pub tls: bool,
     /// How long the cluster may take to become ready
     #[arg(long, value_name = "DURATION", default_value = "60s", value_parser = positive_duration)]
     pub ready_timeout: Duration,

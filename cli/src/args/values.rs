@@ -116,6 +116,46 @@ pub fn id_address(text: &str) -> Result<IdAddress, String> {
     Ok(IdAddress { id, addr: address(addr.trim())? })
 }
 
+/// The name in a certificate.
+pub fn common_name(text: &str) -> Result<String, String> {
+    match text.chars().count() {
+        _ if text.trim().is_empty() => Err("is empty".into()),
+        1..=64 if !text.chars().any(char::is_control) => Ok(text.to_owned()),
+        1..=64 => Err("has control characters in it".into()),
+        n => Err(format!("has {n} characters; a name in a certificate has at most 64")),
+    }
+}
+
+/// The same where it becomes part of file names.
+pub fn file_name(text: &str) -> Result<String, String> {
+    let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_' | '@');
+    if text.starts_with(['.', '-']) || !text.chars().all(fits) {
+        return Err("may have letters, digits and . - _ @ in it, and begins with a letter or digit".into());
+    }
+    common_name(text)
+}
+
+/// A host name or an IP address; a name may begin with `*.`.
+pub fn hosts(text: &str) -> Result<String, String> {
+    let text = text.trim();
+    if text.parse::<std::net::IpAddr>().is_ok() {
+        return Ok(text.to_owned());
+    }
+    let name = text.strip_prefix("*.").unwrap_or(text);
+    let label = |label: &str| {
+        let fits = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        !label.is_empty() && label.len() <= 63 && label.chars().all(fits) && !label.starts_with('-')
+    };
+    let is_number = name.rsplit('.').next().is_some_and(|last| last.chars().all(|c| c.is_ascii_digit()));
+    if name.contains(':') {
+        return Err(format!("'{text}' is no host: leave the port out"));
+    }
+    if name.len() > 253 || is_number || !name.split('.').all(label) {
+        return Err(format!("'{text}' is no host name and no IP address"));
+    }
+    Ok(text.to_owned())
+}
+
 /// An id above zero.
 pub fn id(text: &str) -> Result<u64, String> {
     match text.parse() {
@@ -181,6 +221,23 @@ mod tests {
         assert!(addresses("a:1,a:1").is_err() && addresses("a:1,").is_err());
         assert_eq!(id_address("3=a:1"), Ok(IdAddress { id: 3, addr: "a:1".into() }));
         assert!(id_address("a:1").is_err() && id_address("0=a:1").is_err() && id_address("x=a:1").is_err());
+    }
+
+    #[test]
+    fn certificates_are_for_hosts_and_names() {
+        for good in ["127.0.0.1", "::1", "store-1", "store_1.example.net", "*.example.net", "a.b"] {
+            assert_eq!(hosts(good).as_deref(), Ok(good));
+        }
+        for bad in
+            ["", "a b", "a..b", "h:1", "1.2.3", "256.1.1.1", "-a", "*", "a.*", &"a".repeat(64), "http://a"]
+        {
+            assert!(hosts(bad).is_err(), "{bad}");
+        }
+        for bad in ["", "..", "../x", "a/b", "-a", "a b", &"a".repeat(65)] {
+            assert!(file_name(bad).is_err(), "{bad}");
+        }
+        assert!(file_name("ann@example.net").is_ok() && common_name("Ann B. \u{e9}").is_ok());
+        assert!(common_name(" ").is_err() && common_name("a\nb").is_err());
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use crate::args::client::{RegionExport, RegionImport};
 use crate::args::{Format, Global};
 use crate::cmd::import::progress_bar;
+use crate::cmd::reach::NoAnswer;
 use crate::cmd::{region, regions};
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
@@ -289,6 +290,9 @@ fn unreachable(addr: &str, why: &str) -> Failure {
 /// What both commands make of a store's answer.
 fn answered(addr: &str, status: &Status) -> Failure {
     let why = status.message();
+    if let Some(failure) = NoAnswer::from(status).about_trust(addr) {
+        return failure;
+    }
     match status.code() {
         Grpc::Unimplemented => Failure::new(Code::WrongService, format!("{addr} is not a store"))
             .next("stores usually listen on :20160; their addresses: nokv status"),

@@ -3,6 +3,7 @@
 use crate::args::tools::{Config, ConfigFile, Seed};
 use crate::args::values::show_hex;
 use crate::args::{Format, Global, Scope};
+use crate::cmd::security::Dial;
 use crate::cmd::startup;
 use crate::config::{self, Cluster, Region, Store};
 use crate::errors::{Code, Failure, Result};
@@ -33,7 +34,7 @@ pub fn run(command: &Config, global: &Global) -> Result<u8> {
             let cluster = config::load(&file.config)?;
             list(&ROOT_MEMBERS, root_rows(&cluster, *scope), format)
         }
-        Config::Seed(args) => crate::cmd::client(async |env| seed(&env, args, format).await),
+        Config::Seed(args) => crate::cmd::client(Dial::nobody(), async |env| seed(&env, args, format).await),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::args::Scope;
 use crate::args::servers::Coordinator;
 use crate::args::values::show_duration;
-use crate::cmd::{reach, server, startup};
+use crate::cmd::{reach, security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
@@ -18,7 +18,14 @@ const ROOT_WAIT: Duration = Duration::from_secs(2);
 /// Runs one coordinator until it is stopped.
 pub fn run(args: &Coordinator) -> Result<u8> {
     let config = settings(args)?;
-    server::run(async |env, mut signals| {
+    let listeners = [("--addr", config.listen_addr.as_str())];
+    let tls = security::server(
+        &args.security,
+        args.file.config.as_deref(),
+        &listeners,
+        args.metrics_addr.as_ref(),
+    )?;
+    server::run(tls, async |env, mut signals| {
         let started = signals.race(nokv_coordinator::Coordinator::start(env.clone(), config.clone())).await;
         let Ok(started) = started else { return Ok(()) };
         let coordinator = started.map_err(|error| startup::coordinator(&error))?;

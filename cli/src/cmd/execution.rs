@@ -19,11 +19,7 @@ use serde_json::{Map, Value, json};
 pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
     let mut admin = RaftAdminClient::new(env.net.connect(&args.addr));
     let asked = reach::ask(env, args.timeout, admin.execution_status(ExecutionStatusRequest {})).await;
-    let status = asked.map_err(|why| match why {
-        NoAnswer::OtherKind => Failure::new(Code::WrongService, format!("{} is not a store", args.addr))
-            .next("stores usually listen on :20160, coordinators on :2379, meta-roots on :2380"),
-        why => Failure::new(Code::Unavailable, format!("{}: {why}", args.addr)).next("nokv status"),
-    })?;
+    let status = asked.map_err(|why| no_answer(&args.addr, &why))?;
     let admission = status.last_admission.unwrap_or_default();
     let restart = status.restart.unwrap_or_default();
     let is_wanted = |row: &&ExecutionTopologyStatus| {
@@ -57,6 +53,16 @@ pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
     }
     out.flush()?;
     Ok(0)
+}
+
+fn no_answer(addr: &str, why: &NoAnswer) -> Failure {
+    match why {
+        NoAnswer::OtherKind => Failure::new(Code::WrongService, format!("{addr} is not a store"))
+            .next("stores usually listen on :20160, coordinators on :2379, meta-roots on :2380"),
+        why => why
+            .about_trust(addr)
+            .unwrap_or_else(|| Failure::new(Code::Unavailable, format!("{addr}: {why}")).next("nokv status")),
+    }
 }
 
 fn lines_of_admission(admission: &ExecutionAdmissionStatus) -> Vec<String> {

@@ -1,7 +1,7 @@
 //! `nokv meta-root`.
 
 use crate::args::servers::MetaRoot;
-use crate::cmd::{server, startup};
+use crate::cmd::{security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
@@ -16,7 +16,15 @@ const ADDR: &str = "127.0.0.1:2380";
 /// Runs one meta-root until it is stopped.
 pub fn run(args: &MetaRoot) -> Result<u8> {
     let config = settings(args)?;
-    server::run(async |env, mut signals| {
+    let listeners =
+        [("--addr", config.listen_addr.as_str()), ("--transport-addr", config.transport_addr.as_str())];
+    let tls = security::server(
+        &args.security,
+        args.file.config.as_deref(),
+        &listeners,
+        args.metrics_addr.as_ref(),
+    )?;
+    server::run(tls, async |env, mut signals| {
         let started = signals.race(nokv_metaroot::MetaRoot::start(env.clone(), config.clone())).await;
         let Ok(started) = started else { return Ok(()) };
         let root = Arc::new(started.map_err(|error| startup::meta_root(&error))?);

@@ -2,6 +2,7 @@
 
 mod bench;
 mod carry;
+mod cert;
 mod compare;
 mod config;
 mod coordinator;
@@ -17,6 +18,7 @@ mod operators;
 mod reach;
 mod region;
 mod regions;
+mod security;
 mod serve;
 mod server;
 mod sim;
@@ -32,6 +34,9 @@ use crate::signals::Signals;
 use crate::{check_format, logging, output};
 use nokv_env::Env;
 use nokv_realenv::RealEnv;
+use nokv_realenv::tls::Tls;
+use security::Dial;
+use std::sync::Arc;
 
 /// Carries out a parsed command line; the value is the exit code.
 pub fn run(cli: Cli) -> Result<u8> {
@@ -39,25 +44,54 @@ pub fn run(cli: Cli) -> Result<u8> {
     let global = &cli.global;
     match cli.command {
         Command::Demo(args) => demo::run(&args),
-        Command::Get(args) => client(async |env| kv::get(&env, &args, global).await),
-        Command::Put(args) => client(async |env| kv::put(&env, &args, global).await),
-        Command::Del(args) => client(async |env| kv::del(&env, &args, global).await),
-        Command::Scan(args) => client(async |env| kv::scan(&env, &args, global).await),
-        Command::Txn(args) => client(async |env| txn::run(&env, &args, global).await),
+        Command::Get(args) => {
+            client(Dial::cluster(&args.cluster), async |env| kv::get(&env, &args, global).await)
+        }
+        Command::Put(args) => {
+            client(Dial::cluster(&args.cluster), async |env| kv::put(&env, &args, global).await)
+        }
+        Command::Del(args) => {
+            client(Dial::cluster(&args.cluster), async |env| kv::del(&env, &args, global).await)
+        }
+        Command::Scan(args) => {
+            client(Dial::cluster(&args.cluster), async |env| kv::scan(&env, &args, global).await)
+        }
+        Command::Txn(args) => {
+            client(Dial::cluster(&args.cluster), async |env| txn::run(&env, &args, global).await)
+        }
         Command::Import(args) => import::run(&args, global),
-        Command::Bench(args) => client(async |env| bench::run(&env, &args, global).await),
-        Command::Status(args) => client(async |env| status::run(&env, &args, global).await),
-        Command::Regions(args) => client(async |env| regions::run(&env, &args, global).await),
-        Command::Region(command) => client(async |env| region::run(&env, &command, global).await),
-        Command::Mvcc(command) => client(async |env| mvcc::run(&env, &command, global).await),
-        Command::Operators(args) => client(async |env| operators::run(&env, &args, global).await),
-        Command::Transitions(args) => client(async |env| transitions::run(&env, &args, global).await),
-        Command::Store(command) => client(async |env| operators::store(&env, &command, global).await),
-        Command::Execution(args) => client(async |env| execution::run(&env, &args, global).await),
+        Command::Bench(args) => {
+            client(Dial::cluster(&args.cluster), async |env| bench::run(&env, &args, global).await)
+        }
+        Command::Status(args) => {
+            client(Dial::cluster(&args.cluster), async |env| status::run(&env, &args, global).await)
+        }
+        Command::Regions(args) => {
+            client(Dial::cluster(&args.cluster), async |env| regions::run(&env, &args, global).await)
+        }
+        Command::Region(command) => {
+            client(Dial::region(&command), async |env| region::run(&env, &command, global).await)
+        }
+        Command::Mvcc(command) => {
+            client(Dial::mvcc(&command), async |env| mvcc::run(&env, &command, global).await)
+        }
+        Command::Operators(args) => {
+            client(Dial::cluster(&args.cluster), async |env| operators::run(&env, &args, global).await)
+        }
+        Command::Transitions(args) => {
+            client(Dial::cluster(&args.cluster), async |env| transitions::run(&env, &args, global).await)
+        }
+        Command::Store(command) => {
+            client(Dial::store(&command), async |env| operators::store(&env, &command, global).await)
+        }
+        Command::Execution(args) => {
+            client(Dial::flags(&args.security), async |env| execution::run(&env, &args, global).await)
+        }
         Command::Migrate(command) => migrate::run(&command, global),
         Command::Serve(args) => serve::run(&args),
         Command::Coordinator(args) => coordinator::run(&args),
         Command::MetaRoot(args) => meta_root::run(&args),
+        Command::Cert(command) => cert::run(&command, global),
         Command::Config(command) => config::run(&command, global),
         Command::Sim(command) => sim::run(&command, global),
         Command::Version => version(global),
@@ -71,18 +105,19 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
     builder.enable_all().build().map_err(|error| Failure::io("start the runtime", &error))
 }
 
-/// Makes the real environment; inside a runtime.
-fn real_env() -> Result<Env> {
-    RealEnv::new().map_err(|error| Failure::io("set up the environment", &error))
+/// Makes the real environment; inside a runtime. With `tls` every connection is secured.
+fn real_env(tls: Option<Arc<Tls>>) -> Result<Env> {
+    RealEnv::secured(tls).map_err(|error| Failure::io("set up the environment", &error))
 }
 
 /// Runs a client command: until it is done, or a signal comes.
-fn client<W: AsyncFnOnce(Env) -> Result<u8>>(work: W) -> Result<u8> {
+fn client<W: AsyncFnOnce(Env) -> Result<u8>>(dial: Dial<'_>, work: W) -> Result<u8> {
     logging::start("warn")?;
+    let tls = dial.tls()?;
     let runtime = runtime()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let work = work(real_env()?);
+        let work = work(real_env(tls)?);
         signals.race(work).await.unwrap_or_else(|reason| Err(reason.failure()))
     });
     runtime.shutdown_background();

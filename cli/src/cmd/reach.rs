@@ -2,9 +2,11 @@
 
 use crate::args::client::Cluster;
 use crate::args::values::show_duration;
+use crate::cmd::security;
 use crate::config;
 use crate::errors::{Code, Failure, Result};
 use nokv_client::{Client, ClientConfig, ClientError};
+use nokv_env::net::TlsFailure;
 use nokv_env::{ClockExt, Env};
 use std::fmt::{Display, Formatter};
 use std::time::Duration;
@@ -61,6 +63,10 @@ impl Reach {
 pub enum NoAnswer {
     /// It does not know such questions.
     OtherKind,
+    /// It is not trusted or understood, or does not trust us.
+    Distrusted(TlsFailure),
+    /// It knows who we are, and that is not enough.
+    Denied(String),
     /// It cannot be reached, or refused.
     Refused(String),
     /// It was silent for so long.
@@ -71,8 +77,32 @@ impl Display for NoAnswer {
     fn fmt(&self, f: &mut Formatter<'_>) -> std::fmt::Result {
         match self {
             NoAnswer::OtherKind => f.write_str("another kind of process listens there"),
-            NoAnswer::Refused(why) => f.write_str(why),
+            NoAnswer::Distrusted(failure) => f.write_str(&failure.what),
+            NoAnswer::Denied(why) | NoAnswer::Refused(why) => f.write_str(why),
             NoAnswer::Silent(patience) => write!(f, "no answer within {}", show_duration(*patience)),
+        }
+    }
+}
+
+impl NoAnswer {
+    /// The failure, if it is about who we are or who the process at `addr` is: time does not help then.
+    pub fn about_trust(&self, addr: &str) -> Option<Failure> {
+        match self {
+            NoAnswer::Distrusted(failure) => Some(security::distrusted(failure)),
+            NoAnswer::Denied(why) => Some(security::denied(addr, why)),
+            NoAnswer::OtherKind | NoAnswer::Refused(_) | NoAnswer::Silent(_) => None,
+        }
+    }
+}
+
+impl From<&Status> for NoAnswer {
+    fn from(status: &Status) -> Self {
+        let why = || status.message().to_owned();
+        match (status.code(), TlsFailure::of(status)) {
+            (_, Some(failure)) => NoAnswer::Distrusted(failure.clone()),
+            (Grpc::Unimplemented, None) => NoAnswer::OtherKind,
+            (Grpc::PermissionDenied | Grpc::Unauthenticated, None) => NoAnswer::Denied(why()),
+            (_, None) => NoAnswer::Refused(why()),
         }
     }
 }
@@ -85,8 +115,7 @@ pub async fn ask<T>(
 ) -> std::result::Result<T, NoAnswer> {
     match env.clock.timeout(patience, call).await {
         Ok(Ok(response)) => Ok(response.into_inner()),
-        Ok(Err(status)) if status.code() == Grpc::Unimplemented => Err(NoAnswer::OtherKind),
-        Ok(Err(status)) => Err(NoAnswer::Refused(status.message().to_owned())),
+        Ok(Err(status)) => Err(NoAnswer::from(&status)),
         Err(_) => Err(NoAnswer::Silent(patience)),
     }
 }
@@ -138,7 +167,8 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
                 .why(reason)
                 .next("coordinators usually listen on :2379, stores on :20160, meta-roots on :2380")
         }
-        ClientError::Refused { .. } => Failure::new(Code::Denied, error),
+        ClientError::Refused { addr, reason } => security::denied(addr, reason),
+        ClientError::Tls(failure) => security::distrusted(failure),
         ClientError::Protocol(_) => Failure::new(Code::Internal, error)
             .next(format!("are {asked} of the same version as this client? if so, please report this")),
     }

@@ -4,6 +4,7 @@ use crate::args::client::{
     Region, RegionAddPeer, RegionForgetEvent, RegionMerge, RegionOnStore, RegionSplit,
 };
 use crate::args::{Format, Global};
+use crate::cmd::reach::NoAnswer;
 use crate::cmd::{carry, compare, kv, reach, regions};
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, quote};
@@ -104,6 +105,9 @@ impl Leaders {
 
     /// Whether the command is worth another try after `cause`; the failure when time is up or it never will be.
     pub(super) async fn again(&self, what: &str, cause: &Status) -> Result {
+        if let Some(failure) = NoAnswer::from(cause).about_trust(what) {
+            return Err(failure);
+        }
         let passing = [Grpc::FailedPrecondition, Grpc::Unavailable, Grpc::Aborted, Grpc::NotFound];
         if !passing.contains(&cause.code()) {
             let code =
@@ -320,7 +324,10 @@ async fn forget_event(env: &Env, args: &RegionForgetEvent, global: &Global) -> R
             let next = format!("nokv execution --addr {}", args.addr);
             return Err(Failure::new(Code::Refused, status.message().to_owned()).next(next));
         }
-        Ok(Err(status)) => return Err(unreachable_store(&args.addr, status.message())),
+        Ok(Err(status)) => {
+            let distrusted = NoAnswer::from(&status).about_trust(&args.addr);
+            return Err(distrusted.unwrap_or_else(|| unreachable_store(&args.addr, status.message())));
+        }
         Err(_) => return Err(unreachable_store(&args.addr, "no answer in time")),
     };
     let mut out = Out::new();

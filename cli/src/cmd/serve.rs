@@ -1,7 +1,7 @@
 //! `nokv serve`.
 
 use crate::args::servers::Serve;
-use crate::cmd::{regions, server, startup};
+use crate::cmd::{regions, security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
@@ -22,7 +22,14 @@ pub fn run(args: &Serve) -> Result<u8> {
     if args.raft_debug_log && std::env::var_os(crate::logging::VARIABLE).is_none() {
         crate::logging::start("info,nokv_replica=debug")?;
     }
-    server::run(async |env, mut signals| {
+    let listeners = [("--addr", config.listen_addr.as_str())];
+    let tls = security::server(
+        &args.security,
+        args.file.config.as_deref(),
+        &listeners,
+        args.metrics_addr.as_ref(),
+    )?;
+    server::run(tls, async |env, mut signals| {
         let started = signals.race(nokv_raftstore::Store::start(env.clone(), config.clone())).await;
         let Ok(started) = started else { return Ok(()) };
         let store = started.map_err(|error| startup::store(&error))?;

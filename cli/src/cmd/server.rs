@@ -6,18 +6,19 @@ use crate::output::say;
 use crate::signals::{Reason, Signals};
 use nokv_env::Env;
 use nokv_realenv::http::{self, HttpServer, Page, Reply};
+use nokv_realenv::tls::Tls;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Runs a server to its end.
-pub fn run<W: AsyncFnOnce(Env, Signals) -> Result>(work: W) -> Result<u8> {
+/// Runs a server to its end; with `tls` every connection but those for metrics is secured.
+pub fn run<W: AsyncFnOnce(Env, Signals) -> Result>(tls: Option<Arc<Tls>>, work: W) -> Result<u8> {
     crate::logging::start("info")?;
     nokv_realenv::exit_on_panic();
     warn_about_file_limit();
     let runtime = crate::cmd::runtime()?;
-    let ended = runtime.block_on(async { work(crate::cmd::real_env()?, Signals::new()?).await });
+    let ended = runtime.block_on(async { work(crate::cmd::real_env(tls)?, Signals::new()?).await });
     runtime.shutdown_timeout(Duration::from_secs(1));
     ended.map(|()| 0)
 }

@@ -9,7 +9,7 @@ mod show;
 use crate::args::client::Status;
 use crate::args::{Format, Global};
 use crate::cmd::reach;
-use crate::errors::{Code, Result};
+use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
 use look::{Asked, Picture, Root};
 use nokv_env::Env;
@@ -29,6 +29,9 @@ pub async fn run(env: &Env, args: &Status, global: &Global) -> Result<u8> {
         (given, _) => given.iter().map(|peer| (peer.id, peer.addr.clone())).collect(),
     };
     let picture = look::look(env, &coordinators, &roots).await;
+    if let Some(failure) = picture.distrust() {
+        return Err(failure);
+    }
     let judgement = judge(&picture);
     let mut out = Out::new();
     match global.format() {
@@ -188,6 +191,17 @@ fn judge_regions(picture: &Picture, judgement: &mut Judgement) {
 }
 
 impl Picture {
+    /// The failure, if every coordinator and meta-root turns us away or is turned away: then nothing is known of the
+    /// cluster's health.
+    fn distrust(&self) -> Option<Failure> {
+        let coordinators =
+            self.coordinators.iter().map(|asked| (&asked.addr, asked.answer.as_ref().map(drop)));
+        let roots = self.roots.iter().map(|(_, asked)| (&asked.addr, asked.answer.as_ref().map(drop)));
+        let mut failures = coordinators.chain(roots).map(|(addr, answer)| answer.err()?.about_trust(addr));
+        let first = failures.next().flatten()?;
+        failures.all(|failure| failure.is_some()).then_some(first)
+    }
+
     /// The meta-root that leads in the newest term.
     fn leading_root(&self) -> Option<u64> {
         let leads = self.roots.iter().filter_map(|(node, asked)| {
@@ -230,6 +244,7 @@ impl Picture {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::cmd::reach::NoAnswer;
     use nokv_proto::coordinator::v1::{CoordinatorStatusResponse, StoreInfo};
     use nokv_proto::meta::v1::{RegionDescriptor, RegionPeer};
 
@@ -268,8 +283,27 @@ mod tests {
         }
     }
 
-    fn down<T>(what: &mut std::result::Result<T, String>) {
-        *what = Err("refused".into());
+    fn down<T>(what: &mut look::Answer<T>) {
+        *what = Err(NoAnswer::Refused("refused".into()));
+    }
+
+    #[test]
+    fn a_cluster_that_distrusts_us_is_not_called_down() {
+        let distrusted = |what: &str| {
+            NoAnswer::Distrusted(nokv_env::net::TlsFailure {
+                problem: nokv_env::net::TlsProblem::Required,
+                addr: "a:1".into(),
+                what: what.into(),
+            })
+        };
+        let mut picture = good();
+        picture.coordinators.iter_mut().for_each(|asked| asked.answer = Err(distrusted("wants TLS")));
+        assert!(picture.distrust().is_none(), "the meta-roots answered");
+        picture.roots.iter_mut().for_each(|(_, asked)| asked.answer = Err(distrusted("wants TLS")));
+        assert_eq!(picture.distrust().map(|failure| failure.code()), Some(Code::TlsRequired));
+        down(&mut picture.coordinators[1].answer);
+        assert!(picture.distrust().is_none(), "one of them is simply down");
+        assert!(judge(&picture).problems.iter().any(|problem| problem.contains("wants TLS")));
     }
 
     #[test]

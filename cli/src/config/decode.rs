@@ -1,7 +1,7 @@
 //! From positioned JSON to [`Cluster`], collecting every problem on the way.
 
 use super::json::{Json, Node, Pos};
-use super::model::{Cluster, Coordinator, MetaRoot, Region, Store};
+use super::model::{Cluster, Coordinator, MetaRoot, Region, Store, Tls};
 use crate::args::values;
 use crate::usage::near_miss;
 use std::path::PathBuf;
@@ -34,6 +34,9 @@ pub fn cluster(node: &Node, problems: &mut Problems) -> Cluster {
     if let Some(node) = file.take("coordinator") {
         cluster.coordinator = coordinator(node, problems);
     }
+    if let Some(node) = file.take("tls") {
+        cluster.tls = tls(node, problems);
+    }
     if let Some(node) = file.take("meta_root") {
         cluster.meta_roots = meta_roots(node, problems);
     }
@@ -54,6 +57,29 @@ fn coordinator(node: &Node, problems: &mut Problems) -> Coordinator {
     out.docker_work_dir = object.path("docker_work_dir", problems);
     object.close(problems);
     out
+}
+
+fn tls(node: &Node, problems: &mut Problems) -> Option<Tls> {
+    let mut object = Object::open(node, "tls", problems)?;
+    let ca = object.path("ca", problems);
+    let (certificate, key) = (object.path("cert", problems), object.path("key", problems));
+    object.close(problems);
+    if ca.is_none() {
+        problems.add(node.pos, "tls: 'ca' is missing: the authorities to trust");
+    }
+    let identity = match (certificate, key) {
+        (Some(certificate), Some(key)) => Some((certificate, key)),
+        (None, None) => None,
+        (Some(_), None) => {
+            problems.add(node.pos, "tls: 'cert' without 'key'");
+            None
+        }
+        (None, Some(_)) => {
+            problems.add(node.pos, "tls: 'key' without 'cert'");
+            None
+        }
+    };
+    Some(Tls { ca: ca?, identity })
 }
 
 fn meta_roots(node: &Node, problems: &mut Problems) -> Vec<MetaRoot> {

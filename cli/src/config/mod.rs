@@ -10,7 +10,7 @@ mod decode;
 mod json;
 mod model;
 
-pub use model::{Cluster, MetaRoot, Region, Store};
+pub use model::{Cluster, MetaRoot, Region, Store, Tls};
 
 use crate::errors::{Code, Failure, Result};
 use decode::{Problem, Problems};
@@ -119,6 +119,23 @@ mod tests {
         one(with("\"id\": 2", "\"id\": 1"), "region id 1 is used twice");
         one(with("\"node_id\": 3", "\"node_id\": 2"), "meta-root id 2 is used twice");
         one(with("\"max_retries\": 8", "\"max_retries\": \"8\""), "must be a number, not a string");
+    }
+
+    #[test]
+    fn certificates_are_named_in_pairs() {
+        let tls = |text: &str| {
+            let all = format!("{{\n  \"tls\": {text},");
+            parse(&EXAMPLE.replacen('{', &all, 1))
+                .map(|cluster| cluster.tls.unwrap())
+                .map_err(|found| found[0].what.clone())
+        };
+        let good = tls(r#"{"ca": "a", "cert": "c", "key": "k"}"#).unwrap();
+        assert_eq!(good, Tls { ca: "a".into(), identity: Some(("c".into(), "k".into())) });
+        assert_eq!(tls(r#"{"ca": "a"}"#).unwrap().identity, None);
+        assert!(tls(r#"{"ca": "a", "cert": "c"}"#).unwrap_err().contains("'cert' without 'key'"));
+        assert!(tls(r#"{"ca": "a", "key": "k"}"#).unwrap_err().contains("'key' without 'cert'"));
+        assert!(tls(r#"{"cert": "c", "key": "k"}"#).unwrap_err().contains("'ca' is missing"));
+        assert!(tls(r#"{"ca": "a", "crt": "c"}"#).unwrap_err().contains("did you mean 'cert'?"));
     }
 
     #[test]

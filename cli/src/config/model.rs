@@ -12,6 +12,8 @@ pub struct Cluster {
     pub max_retries: Option<u64>,
     /// The coordinators.
     pub coordinator: Coordinator,
+    /// Certificates of every process that uses the file.
+    pub tls: Option<Tls>,
     /// The three meta-roots; empty when the file does not list them.
     pub meta_roots: Vec<MetaRoot>,
     /// Store directory with `{id}` in it.
@@ -22,6 +24,15 @@ pub struct Cluster {
     pub stores: Vec<Store>,
     /// The first regions; later truth lives in the meta-root.
     pub regions: Vec<Region>,
+}
+
+/// Certificates.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Tls {
+    /// Authorities to trust.
+    pub ca: PathBuf,
+    /// Certificate and private key.
+    pub identity: Option<(PathBuf, PathBuf)>,
 }
 
 /// Coordinator endpoints.

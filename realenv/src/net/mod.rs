@@ -5,18 +5,30 @@
 //! connects lazily, notices a dead peer by HTTP/2 pings, and reports every transport failure as the gRPC
 //! status `UNAVAILABLE`. Nothing is retried here.
 //!
+//! With certificates ([`RealNet::secured`]) every connection is TLS with certificates on both sides: `dial` and
+//! `accept` do the handshakes and tell apart who does not speak TLS from who is not trusted, `roles` decides who may
+//! call what.
+//!
 //! All sockets live on the process's runtime, also when a dedicated thread asks for them: a raft loop that
 //! waits for its disk must not delay pings and frames.
 
+mod accept;
 mod connection;
+mod dial;
+mod grumble;
 mod probes;
+mod roles;
+mod wire;
 
-use connection::Connection;
-use futures_util::{Stream, StreamExt, stream};
+use crate::tls::Tls;
+use dial::Target;
+use grumble::Grumble;
+use hyper_util::client::legacy::connect::HttpConnector;
 use nokv_env::BoxFuture;
 use nokv_env::net::{Channel, Net, NetError, ServerHandle};
 use nokv_env::task::Stop;
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
@@ -43,24 +55,30 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const STREAMS_MAX: u32 = 4096;
 /// Cancelled calls a client may pile up before we take it for an attack. Deadlines cancel calls in bursts.
 const RESETS_PENDING_MAX: usize = 4096;
-/// Pause after a failed accept (out of file descriptors, most likely).
-const ACCEPT_BACKOFF: Duration = Duration::from_millis(100);
 
 /// The TCP network.
 pub struct RealNet {
     runtime: Handle,
+    tls: Option<Arc<Tls>>,
+    grumble: Arc<Grumble>,
 }
 
 impl RealNet {
     /// A network whose sockets live on `runtime`.
     pub fn new(runtime: Handle) -> Self {
-        RealNet { runtime }
+        RealNet::secured(runtime, None)
+    }
+
+    /// The same, with TLS on every connection when `tls` is given.
+    pub fn secured(runtime: Handle, tls: Option<Arc<Tls>>) -> Self {
+        RealNet { runtime, tls, grumble: Arc::default() }
     }
 }
 
 impl Net for RealNet {
     fn serve(&self, addr: &str, routes: Routes) -> BoxFuture<'static, io::Result<Box<dyn ServerHandle>>> {
-        let started = self.runtime.spawn(start(addr.to_owned(), routes));
+        let started =
+            self.runtime.spawn(start(addr.to_owned(), routes, self.tls.clone(), self.grumble.clone()));
         Box::pin(async move {
             let server = started.await.map_err(io::Error::other)??;
             Ok(Box::new(server) as Box<dyn ServerHandle>)
@@ -68,23 +86,32 @@ impl Net for RealNet {
     }
 
     fn connect(&self, addr: &str) -> Channel {
-        let endpoint = match Endpoint::from_shared(format!("http://{addr}")) {
+        let endpoint = match endpoint(addr, self.tls.is_some()) {
             Ok(endpoint) => endpoint,
             Err(error) => return broken_channel(format!("`{addr}` is not an address: {error}")),
         };
         let _on_runtime = self.runtime.enter();
+        let mut tcp = HttpConnector::new();
+        tcp.set_nodelay(true);
+        tcp.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        let target = Target::new(addr, self.tls.clone(), self.grumble.clone());
+        let told = target.clone();
         let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .tcp_nodelay(true)
             .http2_keep_alive_interval(KEEPALIVE_INTERVAL)
             .keep_alive_timeout(KEEPALIVE_TIMEOUT)
             .keep_alive_while_idle(true)
             .initial_stream_window_size(STREAM_WINDOW)
             .initial_connection_window_size(CONNECTION_WINDOW)
-            .connect_lazy();
+            .connect_with_connector_lazy(service_fn(move |uri| target.clone().dial(tcp.clone(), uri)));
         let addr = addr.to_owned();
-        BoxCloneSyncService::new(channel.map_err(move |error| unavailable(&addr, error)))
+        BoxCloneSyncService::new(channel.map_err(move |error| unavailable(&addr, &told, error)))
     }
+}
+
+/// What is dialled is TCP; what requests say of themselves is `https` when TLS is on top.
+fn endpoint(addr: &str, is_secured: bool) -> Result<Endpoint, Box<dyn std::error::Error>> {
+    let endpoint = Endpoint::from_shared(format!("http://{addr}"))?;
+    if is_secured { Ok(endpoint.origin(format!("https://{addr}").parse()?)) } else { Ok(endpoint) }
 }
 
 /// A channel on which every call fails.
@@ -95,7 +122,12 @@ fn broken_channel(why: String) -> Channel {
 }
 
 /// Says in gRPC terms that the transport to `addr` failed.
-fn unavailable(addr: &str, error: tonic::transport::Error) -> NetError {
+fn unavailable(addr: &str, target: &Target, error: tonic::transport::Error) -> NetError {
+    if let Some(failure) = target.failure() {
+        let mut status = Status::unavailable(failure.to_string());
+        status.set_source(Arc::new(failure));
+        return NetError(status.into());
+    }
     let mut text = format!("{addr}: {error}");
     let mut source = std::error::Error::source(&error);
     while let Some(cause) = source {
@@ -114,13 +146,19 @@ fn told_to_callers(status: Status, text: String) -> Status {
     }
 }
 
-async fn start(addr: String, routes: Routes) -> io::Result<RealServer> {
+async fn start(
+    addr: String,
+    routes: Routes,
+    tls: Option<Arc<Tls>>,
+    grumble: Arc<Grumble>,
+) -> io::Result<RealServer> {
     let listener = TcpListener::bind(&addr)
         .await
         .map_err(|error| io::Error::new(error.kind(), format!("cannot listen on {addr}: {error}")))?;
     let local_addr = listener.local_addr()?.to_string();
     let (stop, cut) = (Stop::new(), Stop::new());
     let routes = probes::add(routes, stop.clone()).await?;
+    let routes = if tls.is_some() { roles::guard(routes) } else { routes };
     let server = Server::builder()
         .http2_keepalive_interval(Some(KEEPALIVE_INTERVAL))
         .http2_keepalive_timeout(Some(KEEPALIVE_TIMEOUT))
@@ -129,7 +167,8 @@ async fn start(addr: String, routes: Routes) -> io::Result<RealServer> {
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
         .add_routes(routes);
-    let (incoming, stopped) = (accept(listener, cut.clone()), stop.clone());
+    let incoming = accept::incoming(listener, cut.clone(), tls, grumble);
+    let stopped = stop.clone();
     let serving = tokio::spawn(async move {
         let ended = server.serve_with_incoming_shutdown(incoming, async move { stopped.stopped().await });
         if let Err(error) = ended.await {
@@ -137,23 +176,6 @@ async fn start(addr: String, routes: Routes) -> io::Result<RealServer> {
         }
     });
     Ok(RealServer { local_addr, stop, cut, serving })
-}
-
-/// New connections, for ever: a failed accept is waited out.
-fn accept(listener: TcpListener, cut: Stop) -> impl Stream<Item = io::Result<Connection>> {
-    stream::unfold((listener, cut), |(listener, cut)| async move {
-        loop {
-            match listener.accept().await {
-                Ok((tcp, _)) => {
-                    // Without it we would be slow, not wrong.
-                    let _ = tcp.set_nodelay(true);
-                    return Some((Connection::new(tcp, &cut), (listener, cut)));
-                }
-                Err(_) => tokio::time::sleep(ACCEPT_BACKOFF).await,
-            }
-        }
-    })
-    .map(Ok)
 }
 
 struct RealServer {
@@ -192,3 +214,5 @@ impl Drop for RealServer {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod tls_tests;

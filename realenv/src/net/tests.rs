@@ -1,4 +1,5 @@
 use super::*;
+use futures_util::stream;
 use nokv_proto::grpc::health::v1::HealthCheckRequest;
 use nokv_proto::grpc::health::v1::health_check_response::ServingStatus;
 use nokv_proto::grpc::health::v1::health_client::HealthClient;

@@ -1,5 +1,6 @@
 //! Who lives where: three meta-roots, three coordinators, three stores, two regions split at "m".
 
+use crate::config::Tls;
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -22,7 +23,7 @@ pub fn coordinator_addr(offset: u16) -> String {
 }
 
 /// The text of the configuration file.
-pub fn configuration(dir: &Path, offset: u16) -> String {
+pub fn configuration(dir: &Path, offset: u16, tls: Option<&Tls>) -> String {
     let inside = |name: &str| dir.join(name).display().to_string();
     // The first coordinator has the usual port; the others count down, since meta-roots count up from the next.
     let coordinators: Vec<String> = (0..NODES).map(|n| addr(COORDINATOR_PORT - n, offset)).collect();
@@ -45,13 +46,16 @@ pub fn configuration(dir: &Path, offset: u16) -> String {
             "leader_store_id": id, "peers": peers,
         })
     };
-    let document = json!({
+    let mut document = json!({
         "coordinator": {"addr": coordinators.join(",")},
         "meta_root": {"peers": roots},
         "store_work_dir_template": inside("store-{id}"),
         "stores": stores,
         "regions": [region(1, "", "m"), region(2, "m", "")],
     });
+    if let Some((tls, (certificate, key))) = tls.and_then(|tls| Some((tls, tls.identity.as_ref()?))) {
+        document["tls"] = json!({"ca": tls.ca, "cert": certificate, "key": key});
+    }
     format!("{document:#}\n")
 }
 
@@ -65,10 +69,12 @@ mod tests {
         let dir = std::env::temp_dir().join(format!("nokv-demo-layout-{}", std::process::id()));
         std::fs::create_dir_all(&dir).unwrap();
         let file = dir.join(CONFIG_NAME);
-        std::fs::write(&file, configuration(&dir, 40_000)).unwrap();
+        let tls = Tls { ca: dir.join("a"), identity: Some((dir.join("c"), dir.join("k"))) };
+        std::fs::write(&file, configuration(&dir, 40_000, Some(&tls))).unwrap();
         let cluster = crate::config::load(&file);
         std::fs::remove_dir_all(&dir).unwrap();
         let cluster = cluster.unwrap();
+        assert_eq!(cluster.tls, Some(tls));
         assert_eq!((cluster.stores.len(), cluster.meta_roots.len(), cluster.regions.len()), (3, 3, 2));
         assert_eq!(cluster.coordinators(crate::args::Scope::Host)[0], coordinator_addr(40_000));
     }

@@ -6,6 +6,7 @@
 //! gracefully. A child that dies is reported and left dead, so that one can watch the others go on without it.
 #![allow(clippy::disallowed_methods, reason = "writes its own configuration file and starts processes")]
 
+mod certificates;
 mod layout;
 mod processes;
 
@@ -34,7 +35,7 @@ pub fn run(args: &Demo) -> Result<u8> {
     let runtime = crate::cmd::runtime()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        demo(&crate::cmd::real_env()?, args, &mut signals).await
+        demo(&crate::cmd::real_env(None)?, args, &mut signals).await
     });
     runtime.shutdown_background();
     ended.map(|()| 0)
@@ -46,11 +47,12 @@ async fn demo(env: &Env, args: &Demo, signals: &mut Signals) -> Result {
         .map_err(|error| Failure::io(format!("find {}", args.dir.display()), &error))?;
     let _lock = own(env, &dir)?;
     let file = dir.join(layout::CONFIG_NAME);
-    let cluster = configuration(env, &file, &dir, args.port_offset)?;
+    let cluster = configuration(env, &file, &dir, args)?;
+    let secured = crate::cmd::real_env(certificates::ours(&cluster, &dir)?)?;
     check_ports(&cluster)?;
     seed(env, &cluster).await?;
     let mut processes = Processes::start(&dir, &file, &cluster)?;
-    let ready = signals.race(wait_ready(env, &cluster, args.ready_timeout, &mut processes)).await;
+    let ready = signals.race(wait_ready(&secured, &cluster, args.ready_timeout, &mut processes)).await;
     let ended = match ready {
         Ok(Ok(())) => {
             announce(&processes, &cluster, &file, env.clock.now().since(began));
@@ -89,10 +91,12 @@ fn own(env: &Env, dir: &Path) -> Result<Box<dyn LockGuard>> {
 }
 
 /// Reads the configuration of an earlier run, or writes one.
-fn configuration(env: &Env, file: &Path, dir: &Path, port_offset: u16) -> Result<Cluster> {
+fn configuration(env: &Env, file: &Path, dir: &Path, args: &Demo) -> Result<Cluster> {
+    let port_offset = args.port_offset;
     let exists = env.disk.exists(file).map_err(|error| Failure::io("look for the configuration", &error))?;
     if !exists {
-        let text = layout::configuration(dir, port_offset);
+        let tls = args.tls.then(|| certificates::make(dir)).transpose()?;
+        let text = layout::configuration(dir, port_offset, tls.as_ref());
         write_atomically(&*env.disk, file, text.as_bytes())
             .map_err(|error| Failure::io(format!("write {}", file.display()), &error))?;
     }
@@ -101,6 +105,10 @@ fn configuration(env: &Env, file: &Path, dir: &Path, port_offset: u16) -> Result
     if exists && port_offset != 0 && first != layout::coordinator_addr(port_offset) {
         return Err(Failure::usage(format!("{} was made with other ports ({first})", file.display()))
             .next("leave --port-offset out, or choose another --dir"));
+    }
+    if args.tls && cluster.tls.is_none() {
+        return Err(Failure::usage(format!("{} was made without --tls", file.display()))
+            .next("leave --tls out, or choose another --dir"));
     }
     Ok(cluster)
 }
@@ -206,6 +214,7 @@ fn announce(processes: &Processes, cluster: &Cluster, file: &Path, took: Duratio
     } else {
         format!("  export NOKV_COORDINATOR_ADDR={}\n", coordinators.join(","))
     };
+    let export = export + &certificates::exports(cluster, file.parent().unwrap_or(file));
     say(&format!("ready in {:.1} s\n", took.as_secs_f64()));
     say(&format!(
         "next, in another terminal:\n{export}  nokv put hello world\n  nokv get hello\n  nokv status --config {}\n\

@@ -39,10 +39,11 @@ const STOP_GRACE: Duration = Duration::from_secs(3);
 /// Imports a file.
 pub fn run(args: &Import, global: &Global) -> Result<u8> {
     crate::logging::start("error")?;
+    let tls = crate::cmd::security::Dial::cluster(&args.cluster).tls()?;
     let runtime = crate::cmd::runtime()?;
     let ended = runtime.block_on(async {
         let signals = Signals::new()?;
-        let env = crate::cmd::real_env()?;
+        let env = crate::cmd::real_env(tls)?;
         import(&env, args, global, signals).await
     });
     runtime.shutdown_background();

@@ -9,21 +9,27 @@ mod rows;
 
 use crate::args::Global;
 use crate::args::migrate::Migrate;
+use crate::cmd::client;
+use crate::cmd::security::Dial;
 use crate::errors::Result;
 
 /// Carries out the step.
 pub fn run(command: &Migrate, global: &Global) -> Result<u8> {
     match command {
-        Migrate::Plan(args) => super::client(async |env| local::plan(&env, args, global)),
-        Migrate::Init(args) => super::client(async |env| local::init(&env, args, global).await),
-        Migrate::Status(args) => super::client(async |env| local::status(&env, args, global).await),
-        Migrate::Report(args) => super::client(async |env| local::report(&env, args, global).await),
+        Migrate::Plan(args) => client(Dial::nobody(), async |env| local::plan(&env, args, global)),
+        Migrate::Init(args) => client(Dial::nobody(), async |env| local::init(&env, args, global).await),
+        Migrate::Status(args) => {
+            client(Dial::flags(&args.security), async |env| local::status(&env, args, global).await)
+        }
+        Migrate::Report(args) => {
+            client(Dial::flags(&args.security), async |env| local::report(&env, args, global).await)
+        }
         Migrate::Expand(args) => rollout::expand(args, global),
         Migrate::RemovePeer(args) => {
-            super::client(async |env| rollout::remove_peer(&env, args, global).await)
+            client(Dial::flags(&args.security), async |env| rollout::remove_peer(&env, args, global).await)
         }
-        Migrate::TransferLeader(args) => {
-            super::client(async |env| rollout::transfer_leader(&env, args, global).await)
-        }
+        Migrate::TransferLeader(args) => client(Dial::flags(&args.security), async |env| {
+            rollout::transfer_leader(&env, args, global).await
+        }),
     }
 }

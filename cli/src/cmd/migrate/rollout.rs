@@ -148,7 +148,10 @@ impl<'a> Way<'a> {
                     return Err(Failure::new(Code::WrongService, format!("{addr} is not a store"))
                         .next("stores usually listen on :20160; their addresses: nokv status"));
                 }
-                Err(error) => format!("{addr}: {error}"),
+                Err(error) => match error.about_trust(&addr) {
+                    Some(failure) => return Err(failure),
+                    None => format!("{addr}: {error}"),
+                },
             };
             if self.is_over() {
                 return Err(self.late("nobody leads the region", &why));
@@ -166,6 +169,9 @@ impl<'a> Way<'a> {
 
     /// Whether an order that was answered like this may succeed later; the failure if not.
     async fn again(&self, what: &str, status: &Status) -> Result {
+        if let Some(failure) = reach::NoAnswer::from(status).about_trust(what) {
+            return Err(failure);
+        }
         let passing = [
             Grpc::FailedPrecondition,
             Grpc::Unavailable,
@@ -277,10 +283,11 @@ pub fn expand(args: &Expand, global: &Global) -> Result<u8> {
     let targets = targets(&args.target)?;
     let steps = Mutex::new(targets.iter().map(Step::of).collect::<Vec<_>>());
     crate::logging::start("warn")?;
+    let tls = crate::cmd::security::Dial::flags(&args.security).tls()?;
     let runtime = crate::cmd::runtime()?;
     let ended = runtime.block_on(async {
         let mut signals = Signals::new()?;
-        let env = crate::cmd::real_env()?;
+        let env = crate::cmd::real_env(tls)?;
         let work = async {
             for at in 0..targets.len() {
                 expand_one(&env, args, &steps, at).await?;

@@ -1,6 +1,6 @@
 //! Asking everybody at once.
 
-use crate::cmd::reach;
+use crate::cmd::reach::{self, NoAnswer};
 use futures_util::future::{join, join_all};
 use nokv_client::{Client, ClientConfig};
 use nokv_env::Env;
@@ -19,7 +19,7 @@ use tonic::Status;
 const PATIENCE: Duration = Duration::from_secs(2);
 
 /// An answer, or why there is none.
-pub type Answer<T> = Result<T, String>;
+pub type Answer<T> = Result<T, NoAnswer>;
 
 /// Somebody who was asked.
 pub struct Asked<T> {
@@ -104,7 +104,7 @@ async fn cluster(env: &Env, coordinators: &[String]) -> (Vec<StoreInfo>, Vec<Reg
 /// Whether a store serves.
 async fn probe(env: &Env, addr: &str) -> Answer<()> {
     if addr.is_empty() {
-        return Err("its address is not known yet".into());
+        return Err(NoAnswer::Refused("its address is not known yet".into()));
     }
     let mut stub = HealthClient::new(env.net.connect(addr));
     patiently(env, stub.check(HealthCheckRequest::default())).await.map(drop)
@@ -114,7 +114,7 @@ async fn patiently<T>(
     env: &Env,
     call: impl Future<Output = Result<tonic::Response<T>, Status>> + Send,
 ) -> Answer<T> {
-    reach::ask(env, PATIENCE, call).await.map_err(|why| why.to_string())
+    reach::ask(env, PATIENCE, call).await
 }
 
 #[cfg(test)]

@@ -56,7 +56,7 @@ fn coordinators(picture: &Picture) -> Vec<Vec<String>> {
 }
 
 fn stores(picture: &Picture) -> Vec<Vec<String>> {
-    let row = |(store, probe): &(nokv_proto::coordinator::v1::StoreInfo, Result<(), String>)| {
+    let row = |(store, probe): &(nokv_proto::coordinator::v1::StoreInfo, super::look::Answer<()>)| {
         vec![
             format!("store-{}", store.store_id),
             store.address.clone(),
