@@ -158,7 +158,7 @@ expect 2 usage 'no seed' sim run --seeds 5..5
 
 serve=(serve --store-id 1 --workdir "$work/none" --coordinator-addr 127.0.0.1:24999)
 expect 2 usage 'there is no TLS' "${serve[@]}" --addr 0.0.0.0:24160 --advertise-addr 127.0.0.1:24160
-expect 2 usage 'there is no TLS' "${root[@]}" --addr '[::]:24390' "${one[@]}" "${two[@]}" "${three[@]}"
+expect 2 usage 'there is no TLS' meta-root --workdir "$work/none" --node-id 1 --transport-addr 127.0.0.1:24380 --addr '[::]:24390' "${one[@]}" "${two[@]}" "${three[@]}"
 expect 2 usage 'there is no TLS' coordinator --coordinator-id c --addr 0.0.0.0:24379 --root-peer 1=a:1 --root-peer 2=a:2 --root-peer 3=a:3
 expect 2 usage '--metrics-addr' "${serve[@]}" --addr 127.0.0.1:24160 --metrics-addr 0.0.0.0:24101
 expect 2 usage 'certificate of its own' "${serve[@]}" --tls-ca "$example"

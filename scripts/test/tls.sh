@@ -22,7 +22,7 @@ certs=$dir/tls
 export NOKV_TLS_CA=$certs/ca/ca.crt NOKV_TLS_CERT=$certs/client.admin.crt NOKV_TLS_KEY=$certs/client.admin.key
 plain=
 cleanup() {
-    [ -z "$plain" ] || kill -9 "$plain" 2>/dev/null || true
+    if [ -n "$plain" ]; then { kill -9 "$plain" && wait "$plain"; } 2>/dev/null || true; fi
     stop_cluster
     [ -n "$workdir" ] || rm -rf "$work"
 }
