@@ -6,13 +6,13 @@ use std::path::PathBuf;
 /// Whom to trust, and who we are.
 #[derive(Debug, Clone, Default, Args)]
 pub struct Certificates {
-    /// Authorities to trust, PEM; with it every connection is TLS [default: from --config]
+    /// Authorities to trust, PEM; with it every connection is TLS [default: from the configuration file]
     #[arg(long, env = "NOKV_TLS_CA", value_name = "FILE", help_heading = "Security")]
     pub tls_ca: Option<PathBuf>,
-    /// Certificate to show to the other side, PEM [default: from --config]
+    /// Certificate to show to the other side, PEM [default: from the configuration file]
     #[arg(long, env = "NOKV_TLS_CERT", value_name = "FILE", help_heading = "Security")]
     pub tls_cert: Option<PathBuf>,
-    /// Private key of that certificate, PEM [default: from --config]
+    /// Private key of that certificate, PEM [default: from the configuration file]
     #[arg(long, env = "NOKV_TLS_KEY", value_name = "FILE", help_heading = "Security")]
     pub tls_key: Option<PathBuf>,
 }

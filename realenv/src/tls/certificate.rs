@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::path::Path;
 use x509_parser::prelude::{FromDer, GeneralName, X509Certificate};
 use x509_parser::time::ASN1Time;
-use x509_parser::x509::X509Name;
+use x509_parser::x509::AttributeTypeAndValue;
 
 const DAY: i64 = 86_400;
 
@@ -67,12 +67,11 @@ impl Certificate {
     /// Reads the binary form.
     pub fn from_der(der: &[u8]) -> Result<Self, String> {
         let (_, parsed) = X509Certificate::from_der(der).map_err(|error| error.to_string())?;
-        let of = |name: &X509Name<'_>, wanted: fn(&X509Name<'_>) -> Option<String>| wanted(name);
-        let unit = of(parsed.subject(), |name| {
-            name.iter_organizational_unit().next()?.as_str().ok().map(str::to_owned)
-        });
-        let common =
-            of(parsed.subject(), |name| name.iter_common_name().next()?.as_str().ok().map(str::to_owned));
+        let text = |attribute: Option<&AttributeTypeAndValue<'_>>| {
+            attribute.and_then(|attribute| attribute.as_str().ok()).map(str::to_owned)
+        };
+        let unit = text(parsed.subject().iter_organizational_unit().next());
+        let common = text(parsed.subject().iter_common_name().next());
         let names = parsed.subject_alternative_name().map_err(|error| error.to_string())?;
         let hosts = names.map(|names| names.value.general_names.iter().map(host).collect());
         Ok(Self {
