@@ -68,6 +68,7 @@ codes! {
     RegionNotFound "region_not_found" 3 false "no such region";
     NotAWorkdir "not_a_workdir" 3 false "the directory holds no data of ours";
     Unavailable "unavailable" 4 true "nobody answered in time: no coordinator, no leader or no quorum";
+    RootQuorumLost "root_quorum_lost" 4 true "two of the three meta-roots do not answer: no new routes, ids or timestamps";
     OutcomeUnknown "outcome_unknown" 4 false "a write was sent and no answer settled it: it may have happened";
     NotReady "not_ready" 4 true "a process did not become ready in time";
     WorkdirInUse "workdir_in_use" 5 false "another process has the directory open";
@@ -94,7 +95,7 @@ codes! {
     CertificateInvalid "certificate_invalid" 7 false "a certificate is damaged, of an unknown authority, or for another host";
     Denied "denied" 7 false "the other side refuses this client";
     TooLarge "too_large" 8 false "a key, value or request is over a limit";
-    DiskFull "disk_full" 8 false "no space left on the device";
+    DiskFull "disk_full" 8 false "no space left on the device, or a store keeps what is left free";
     PartlyDone "partly_done" 9 true "part of the work is done; run the same command again to go on";
     Conflict "conflict" 10 true "the transaction lost to another writer";
     Degraded "degraded" 11 true "status: the cluster serves, but something is down";

@@ -70,6 +70,9 @@ pub enum ClientError {
         /// The limit.
         bytes_max: u64,
     },
+    /// A store takes no new data, because its disk is nearly full. Nothing was written.
+    #[error("{0}")]
+    DiskFull(String),
     /// The other side refuses this client for good: credentials, or a service that is not there.
     #[error("{addr} refuses: {reason}")]
     Refused {

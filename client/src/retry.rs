@@ -110,6 +110,8 @@ pub(crate) enum Decision {
     GiveUp(ClientError),
 }
 
+/// How a store begins the refusal of new data when its disk is nearly full.
+const DISK_FULL: &str = "disk_full:";
 /// A store that does not answer costs a whole timeout at every try: stay away until others had time to elect.
 const SUSPECT_SILENT: Duration = Duration::from_secs(2);
 /// A broken connection is told at once, and may be whole again at the next try.
@@ -136,6 +138,10 @@ pub(crate) fn decide(failure: &Failure, addr: &str) -> Decision {
             Code::InvalidArgument => GiveUp(ClientError::InvalidArgument(status.message().to_owned())),
             Code::Unimplemented | Code::Unauthenticated | Code::PermissionDenied => {
                 GiveUp(ClientError::Refused { addr: addr.to_owned(), reason: describe_status(status) })
+            }
+            // Not before somebody makes room.
+            Code::ResourceExhausted if status.message().starts_with(DISK_FULL) => {
+                GiveUp(ClientError::DiskFull(status.message()[DISK_FULL.len()..].trim().to_owned()))
             }
             // Busy: the queue is full. The leader is where it was.
             Code::ResourceExhausted => Retry(Change::Keep, Wait::Backoff),

@@ -14,6 +14,7 @@ use nokv_env::{ClockExt, Duty, Env, Fact, Instant};
 use nokv_proto::id::PHYSICAL_SHIFT;
 use nokv_proto::limits::FIRST_ALLOCATED_ID;
 use nokv_proto::meta::v1::{MetadataRootFenceAllocatorRequest, RootAllocatorKind};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// A stretch of numbers that belongs to the caller.
@@ -46,6 +47,8 @@ pub struct Allocator {
     pace: Mutex<Pace>,
     /// Held while the root is asked, so that many waiters cost one round trip.
     refill: tokio::sync::Mutex<()>,
+    /// Numbers given since the start.
+    given: AtomicU64,
 }
 
 impl Allocator {
@@ -66,6 +69,7 @@ impl Allocator {
             window: Mutex::new(Window::default()),
             pace: Mutex::default(),
             refill: tokio::sync::Mutex::new(()),
+            given: AtomicU64::new(0),
         }
     }
 
@@ -107,6 +111,11 @@ impl Allocator {
         self.lock().close(generation)
     }
 
+    /// How many numbers were given since the start.
+    pub fn given(&self) -> u64 {
+        self.given.load(Ordering::Relaxed)
+    }
+
     /// (last handed out, fence), for people.
     pub fn window(&self) -> (u64, u64) {
         let window = self.lock();
@@ -125,6 +134,7 @@ impl Allocator {
         };
         drop(window);
         let Some(first) = first else { return Ok(None) };
+        self.given.fetch_add(count, Ordering::Relaxed);
         let duty = if self.kind == RootAllocatorKind::Tso { Duty::Timestamps } else { Duty::Ids };
         self.env.fact(Fact::Granted { duty, generation, first, count });
         Ok(Some(Grant { first, count, generation }))

@@ -21,6 +21,8 @@ pub struct Lease {
     unsealed: bool,
     /// Who held the lease when the root last refused it to us, and where that one serves.
     other_holder: Option<(String, String)>,
+    /// Why the root could not be asked the last time.
+    trouble: Option<String>,
 }
 
 impl Lease {
@@ -31,6 +33,7 @@ impl Lease {
             return;
         }
         let until = sent + ttl.mul_f64(0.9);
+        self.trouble = None;
         // Answers may overtake each other; an older one must not shorten the lease or bring a generation back.
         self.renewable |= generation >= self.generation;
         if generation > self.generation {
@@ -42,9 +45,15 @@ impl Lease {
         self.other_holder = None;
     }
 
+    /// The root could not be asked.
+    pub fn unheard(&mut self, trouble: String) {
+        self.trouble = Some(trouble);
+    }
+
     /// Somebody else holds the lease.
     pub fn refused(&mut self, holder: &str, address: &str) {
         self.lost();
+        self.trouble = None;
         self.other_holder = Some((holder.to_owned(), address.to_owned()));
     }
 
@@ -88,14 +97,28 @@ impl Lease {
         self.trusted_until.filter(|until| now < *until).map(|_| self.generation)
     }
 
+    /// How long the lease is trusted from `now` on, unless it is renewed.
+    pub fn trusted_for(&self, now: Instant) -> Option<Duration> {
+        self.trusted_until.filter(|until| now < *until).map(|until| until.since(now))
+    }
+
+    /// Who holds the lease, as the root last said when it refused it to us.
+    pub fn other_holder(&self) -> Option<&str> {
+        self.other_holder.as_ref().map(|(holder, _)| holder.as_str())
+    }
+
     /// Why the lease is not held, for the error text. Clients follow the address at its end.
     pub fn reason(&self) -> String {
+        let waits = |why: &str| match &self.trouble {
+            Some(trouble) => format!("{why}: {trouble}"),
+            None => why.to_owned(),
+        };
         match &self.other_holder {
             Some((holder, address)) if address.is_empty() => format!("held by {holder}"),
             Some((holder, address)) => format!("held by {holder} at {address}"),
-            None if self.generation == 0 => "not granted yet".to_owned(),
+            None if self.generation == 0 => waits("not granted yet"),
             None if self.generation == self.ended => "handed over".to_owned(),
-            None => "expired, waiting for the metadata root".to_owned(),
+            None => waits("expired, waiting for the metadata root"),
         }
     }
 }

@@ -12,6 +12,7 @@ mod error;
 mod gc;
 mod handover;
 mod lease;
+mod observe;
 mod pace;
 mod root;
 mod route;
@@ -24,6 +25,7 @@ mod window;
 
 pub use config::Config;
 pub use error::Error;
+pub use observe::{LeaseObservation, Observation, OperatorCount, RootObservation, StoreCounts};
 pub use schedule::Limits;
 
 use allocator::Allocator;
@@ -67,6 +69,7 @@ struct Shared {
     scheduler: Mutex<scheduler::Scheduler>,
     /// Woken when the lease has no holder.
     vacancy: Notify,
+    contact: observe::Contact,
     stop: Stop,
 }
 
@@ -85,6 +88,7 @@ impl Coordinator {
             gc: Mutex::default(),
             scheduler: Mutex::default(),
             vacancy: Notify::new(),
+            contact: observe::Contact::default(),
             stop: Stop::new(),
             root: root.clone(),
             lease: lease.clone(),
@@ -170,9 +174,10 @@ impl Shared {
         loop {
             let deadline = self.env.clock.now() + self.config.request_timeout;
             match self.look_at_root(deadline).await {
-                Ok(()) => {}
+                Ok(()) => self.contact.heard(self.env.clock.now()),
                 Err(error) => {
                     tracing::debug!(%error, "metadata root tail");
+                    self.contact.missed(self.env.clock.now());
                     self.view().root_error = Some(error.to_string());
                     self.env.clock.sleep(self.config.root_refresh).await;
                 }
@@ -275,6 +280,9 @@ impl Shared {
             Ok(reply) => reply,
             Err(error) => {
                 tracing::debug!(%error, "lease request");
+                if let Error::RootUnavailable(trouble) = &error {
+                    self.lease().unheard(trouble.clone());
+                }
                 if matches!(error, Error::RootRefused(_)) {
                     self.lease().lost();
                     return self.catch_up_for_claim(deadline).await;

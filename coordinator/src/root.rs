@@ -24,8 +24,11 @@ type Client = MetadataRootClient<Channel>;
 pub struct RootClient {
     env: Env,
     endpoints: BTreeMap<u64, Client>,
+    addresses: BTreeMap<u64, String>,
     /// Node that answered last; asked first.
     preferred: Mutex<u64>,
+    /// Nodes that could not be reached the last time, and why.
+    dead: Mutex<BTreeMap<u64, String>>,
 }
 
 impl RootClient {
@@ -41,7 +44,8 @@ impl RootClient {
             })
             .collect();
         let first = endpoints.keys().next().copied().unwrap_or_default();
-        Self { env: env.clone(), endpoints, preferred: Mutex::new(first) }
+        let (preferred, dead) = (Mutex::new(first), Mutex::default());
+        Self { env: env.clone(), endpoints, addresses: peers.clone(), preferred, dead }
     }
 
     /// Raises an allocator fence to at least `minimum` and returns it.
@@ -155,20 +159,32 @@ impl RootClient {
             let until = deadline.min(self.env.clock.now() + ATTEMPT);
             let next = match self.env.clock.timeout_at(until, attempt(client.clone())).await {
                 Ok(Ok(response)) => {
+                    self.lives(node);
                     self.prefer(node);
                     return Ok(response.into_inner());
                 }
                 Ok(Err(status)) if is_not_leader(&status) => {
+                    self.lives(node);
                     last = format!("node {node}: {}", status.message());
                     leader_hint(&status).filter(|hint| *hint != node && self.endpoints.contains_key(hint))
                 }
                 Ok(Err(status)) if is_passing(&status) => {
+                    if status.code() == Code::Unavailable {
+                        self.died(node, status.message());
+                    }
                     last = format!("node {node}: {}", status.message());
                     None
                 }
-                Ok(Err(status)) => return Err(Error::RootRefused(status)),
+                Ok(Err(status)) => {
+                    self.lives(node);
+                    return Err(Error::RootRefused(status));
+                }
                 Err(_) => {
                     last = format!("node {node}: no answer in {ATTEMPT:?}");
+                    // The caller's patience may have been shorter.
+                    if until < deadline {
+                        self.died(node, "no answer");
+                    }
                     None
                 }
             };
@@ -179,7 +195,27 @@ impl RootClient {
             }
         }
         self.prefer(node);
-        Err(Error::RootUnavailable(last))
+        Err(Error::RootUnavailable(self.quorum_lost().unwrap_or(last)))
+    }
+
+    fn lives(&self, node: u64) {
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner).remove(&node);
+    }
+
+    fn died(&self, node: u64, why: &str) {
+        self.dead.lock().unwrap_or_else(PoisonError::into_inner).insert(node, why.to_owned());
+    }
+
+    /// Names the nodes that could not be reached, if the others are no majority.
+    fn quorum_lost(&self) -> Option<String> {
+        let dead = self.dead.lock().unwrap_or_else(PoisonError::into_inner);
+        if dead.len() * 2 < self.endpoints.len() {
+            return None;
+        }
+        let address = |node| self.addresses.get(node).map_or("?", String::as_str);
+        let named: Vec<_> =
+            dead.iter().map(|(node, why)| format!("meta-root-{node} ({}): {why}", address(node))).collect();
+        Some(format!("root_quorum_lost: {}", named.join("; ")))
     }
 
     fn preferred(&self) -> u64 {

@@ -5,6 +5,7 @@ use crate::view::View;
 use crate::{Error, Shared};
 use nokv_env::{ClockExt, Instant};
 use nokv_proto::coordinator::v1 as pb;
+use std::collections::BTreeMap;
 use std::sync::{MutexGuard, PoisonError};
 
 /// Operators that are put in words.
@@ -16,6 +17,16 @@ pub(crate) struct Scheduler {
     board: Board,
     /// They run on every coordinator, so that a new holder knows since when a store has been silent.
     clocks: Clocks,
+    /// Operators by kind since the start.
+    pub(crate) tally: BTreeMap<&'static str, Tally>,
+}
+
+/// What became of the operators of one kind.
+#[derive(Debug, Default, Clone, Copy)]
+pub(crate) struct Tally {
+    pub(crate) begun: u64,
+    pub(crate) done: u64,
+    pub(crate) cancelled: u64,
 }
 
 impl Shared {
@@ -34,16 +45,19 @@ impl Shared {
         let mut scheduler = self.scheduler();
         let picture = picture::draw(&view, &mut scheduler.clocks, now, self.config.store_down_after, limits);
         drop(view);
-        let board = &mut scheduler.board;
+        let Scheduler { board, tally, .. } = &mut *scheduler;
         if self.lease().generation(now).is_none() {
             board.abandon(now, "this coordinator does not hold the lease any more");
             return;
         }
         for (operator, done) in board.settle(&picture, now, limits) {
             tracing::info!(?operator, done, "an operator has ended");
+            let tally = tally.entry(operator.action.name()).or_default();
             if done {
+                tally.done += 1;
                 self.env.probe("coordinator.operator.done");
             } else {
+                tally.cancelled += 1;
                 self.env.probe("coordinator.operator.cancelled");
             }
         }
@@ -51,6 +65,7 @@ impl Shared {
         for decision in verdict.decisions {
             self.reached(decision.cause);
             let operator = board.begin(decision, now);
+            tally.entry(operator.action.name()).or_default().begun += 1;
             tracing::info!(?operator, "an operator begins");
         }
         if !verdict.waiting.is_empty() {
@@ -106,6 +121,15 @@ impl Shared {
             format!("operator {id}, {kind} region {region}: {} ({})", record.progress, record.reason)
         });
         newest.chain(listed.waiting.iter().cloned()).collect()
+    }
+
+    /// Of each kind of operator: how many are under way, and what became of the others.
+    pub(crate) fn operator_counts(&self) -> Vec<(&'static str, u64, Tally)> {
+        let scheduler = self.scheduler();
+        let running = |kind: &str| {
+            scheduler.board.running().filter(|operator| operator.action.name() == kind).count() as u64
+        };
+        scheduler.tally.iter().map(|(kind, tally)| (*kind, running(kind), *tally)).collect()
     }
 
     fn scheduler(&self) -> MutexGuard<'_, Scheduler> {

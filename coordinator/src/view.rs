@@ -201,6 +201,8 @@ impl View {
                     up: age.is_some_and(|age| age < down_after),
                     decommissioning: self.decommissioned.contains(&store_id),
                     peer_num: peers.get(&store_id).copied().unwrap_or(0),
+                    read_only: beat.is_some_and(|beat| beat.read_only),
+                    disk_reserve: beat.map_or(0, |beat| beat.disk_reserve),
                 }
             })
             .collect()

@@ -6,10 +6,11 @@
 //!
 //! Start at [`Env`]. Then: [`clock`] time, [`disk`] files and what a crash leaves of them, [`net`] gRPC
 //! over any transport, [`rng`] one seed split into streams, [`task`] spawning, [`probe`] the hooks through
-//! which a simulation watches the product and forces its rare branches.
+//! which a simulation watches the product and forces its rare branches, [`histogram`] durations in buckets.
 
 pub mod clock;
 pub mod disk;
+pub mod histogram;
 pub mod mem_disk;
 pub mod net;
 pub mod probe;
@@ -20,6 +21,7 @@ use std::sync::Arc;
 
 pub use clock::{Clock, ClockExt, Elapsed, Instant};
 pub use disk::{Disk, File, OpenMode};
+pub use histogram::{Durations, Histogram};
 pub use mem_disk::MemDisk;
 pub use net::{Channel, Net, ServerHandle};
 pub use probe::{Authority, Duty, Fact, Hooks, NoHooks, Peer, Promise, Region};

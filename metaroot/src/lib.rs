@@ -27,4 +27,4 @@ mod workdir;
 
 pub use config::Config;
 pub use error::Error;
-pub use node::{Cursor, MetaRoot, Status};
+pub use node::{Cursor, MetaRoot, Observation, Status};

@@ -8,12 +8,14 @@ use futures_util::future::join;
 use nokv_env::disk::LockGuard;
 use nokv_env::net::{MESSAGE_BYTES_MAX, ServerHandle};
 use nokv_env::task::Stop;
-use nokv_env::{ClockExt, Env};
+use nokv_env::{ClockExt, Durations, Env};
 use nokv_proto::meta::v1::metadata_root_server::MetadataRootServer;
 use nokv_replica::{Driver, GroupConfig, Handle, Resolver};
 use serde::Serialize;
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tonic::service::Routes;
 
@@ -26,6 +28,7 @@ const HANDOVER_STEP: Duration = Duration::from_millis(20);
 pub struct MetaRoot {
     env: Env,
     node_id: u64,
+    workdir: PathBuf,
     handle: Handle<Machine>,
     shared: Arc<Shared>,
     stop: Stop,
@@ -75,6 +78,49 @@ pub struct Status {
     pub sealed_generation: u64,
     /// Stores that are to be emptied.
     pub decommissioned_stores: Vec<u64>,
+}
+
+/// A node in numbers, for whoever watches it. Counters run from the start.
+#[derive(Debug, Clone, Default)]
+pub struct Observation {
+    /// On the leader: how many nodes it has heard of lately, itself included.
+    pub heard_peers: Option<u64>,
+    /// Nodes that vote.
+    pub peers: u64,
+    /// Last index committed.
+    pub commit_index: u64,
+    /// Last index in the log.
+    pub last_index: u64,
+    /// Time since the raft loop last began a turn.
+    pub turned_ago: Option<Duration>,
+    /// Why it stopped, if it did.
+    pub failed: Option<String>,
+    /// Rounds of the raft loop.
+    pub rounds: u64,
+    /// Groups that had something ready, in all rounds.
+    pub readies: u64,
+    /// Entries appended.
+    pub entries: u64,
+    /// Entries applied.
+    pub applied: u64,
+    /// Proposals taken up.
+    pub proposals: u64,
+    /// Messages given to the transport.
+    pub messages_sent: u64,
+    /// Messages taken in.
+    pub messages_received: u64,
+    /// Messages dropped, on the way out or because the loop was behind.
+    pub messages_dropped: u64,
+    /// Snapshots sent.
+    pub snapshots_sent: u64,
+    /// Snapshots installed.
+    pub snapshots_installed: u64,
+    /// Syncs of the raft log.
+    pub syncs: Durations,
+    /// Bytes still free on the file system of the work directory.
+    pub disk_free_bytes: Option<u64>,
+    /// Its size.
+    pub disk_total_bytes: Option<u64>,
 }
 
 /// A place in the raft log.
@@ -129,7 +175,8 @@ impl MetaRoot {
             }
         };
         tracing::info!(node = config.node_id, addr = service.local_addr(), "meta-root serving");
-        Ok(MetaRoot { env, node_id: config.node_id, handle, shared, stop, service, transport, _lock: lock })
+        let (node_id, workdir) = (config.node_id, config.workdir);
+        Ok(MetaRoot { env, node_id, workdir, handle, shared, stop, service, transport, _lock: lock })
     }
 
     /// Hands leadership over, stops serving, and lets go of the work directory.
@@ -178,6 +225,35 @@ impl MetaRoot {
             lease_generation: lease.cert_generation,
             sealed_generation: state.coordinator_seal.map_or(0, |seal| seal.cert_generation),
             decommissioned_stores: core.image.state.decommissioned(),
+        }
+    }
+
+    /// The node in numbers that [`Status`] leaves out.
+    pub fn observe(&self) -> Observation {
+        let raft = self.handle.status(GROUP).unwrap_or_default();
+        let counters = self.handle.counters();
+        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let now = self.env.clock.now();
+        Observation {
+            heard_peers: raft.is_leader.then_some(raft.active.len() as u64),
+            peers: raft.voters.len() as u64,
+            commit_index: raft.commit,
+            last_index: raft.last_index,
+            turned_ago: self.handle.turned().map(|at| now.since(at)),
+            failed: self.handle.failure(),
+            rounds: read(&counters.rounds),
+            readies: read(&counters.readies),
+            entries: read(&counters.entries),
+            applied: read(&counters.applied),
+            proposals: read(&counters.proposals),
+            messages_sent: read(&counters.messages_sent),
+            messages_received: read(&counters.messages_received),
+            messages_dropped: read(&counters.messages_dropped) + read(&counters.messages_refused),
+            snapshots_sent: read(&counters.snapshots_sent),
+            snapshots_installed: read(&counters.snapshots_installed),
+            syncs: counters.sync_times.read(),
+            disk_free_bytes: self.env.disk.free_space(&self.workdir).ok(),
+            disk_total_bytes: self.env.disk.total_space(&self.workdir).ok(),
         }
     }
 

@@ -60,6 +60,8 @@ pub struct Config {
     /// The replicas of each region are compared once in this time; zero: when asked for only. It costs each store a read of
     /// all its data.
     pub check_interval: Duration,
+    /// Bytes of the disk that are kept free: below, no new data is taken. 0: the disk may fill up, which stops the store.
+    pub disk_reserve: u64,
 }
 
 impl Config {
@@ -99,6 +101,7 @@ impl Config {
             orphan_after: Duration::from_secs(30),
             split: SplitLimits::default(),
             check_interval: Duration::from_secs(24 * 60 * 60),
+            disk_reserve: 0,
         }
     }
 

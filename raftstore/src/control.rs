@@ -1,8 +1,11 @@
 //! Talking to the coordinators: several addresses, any of which may be dead or a stand-by.
 
+use crate::observe::CoordinatorContact;
+use crate::region::lock;
 use nokv_env::net::MESSAGE_BYTES_MAX;
-use nokv_env::{Channel, ClockExt, Env};
+use nokv_env::{Channel, ClockExt, Env, Instant};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 use tonic::{Response, Status};
@@ -15,8 +18,18 @@ pub(crate) struct Coordinators {
     env: Env,
     timeout: Duration,
     clients: Vec<(String, Client)>,
+    /// What came of the heartbeats to each.
+    contacts: Vec<Mutex<Contact>>,
     /// The coordinator that last took what only some can take.
     preferred: AtomicUsize,
+}
+
+/// What came of the heartbeats to one coordinator.
+#[derive(Default)]
+struct Contact {
+    heard: Option<Instant>,
+    missing: Option<Instant>,
+    error: String,
 }
 
 impl Coordinators {
@@ -28,7 +41,8 @@ impl Coordinators {
             (addr.clone(), client)
         };
         let clients = addrs.iter().map(client).collect();
-        Self { env: env.clone(), timeout, clients, preferred: AtomicUsize::new(0) }
+        let contacts = addrs.iter().map(|_| Mutex::default()).collect();
+        Self { env: env.clone(), timeout, clients, contacts, preferred: AtomicUsize::new(0) }
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -37,6 +51,34 @@ impl Coordinators {
 
     pub(crate) fn addr(&self, at: usize) -> &str {
         &self.clients[at].0
+    }
+
+    /// A coordinator took a heartbeat.
+    pub(crate) fn heard(&self, at: usize, now: Instant) {
+        let mut contact = lock(&self.contacts[at]);
+        (contact.heard, contact.missing) = (Some(now), None);
+        contact.error.clear();
+    }
+
+    /// A coordinator did not.
+    pub(crate) fn missed(&self, at: usize, now: Instant, error: &str) {
+        let mut contact = lock(&self.contacts[at]);
+        contact.missing.get_or_insert(now);
+        error.clone_into(&mut contact.error);
+    }
+
+    /// What came of the heartbeats to each, as of `now`.
+    pub(crate) fn contacts(&self, now: Instant) -> Vec<CoordinatorContact> {
+        let contact = |((addr, _), contact): (&(String, Client), &Mutex<Contact>)| {
+            let contact = lock(contact);
+            CoordinatorContact {
+                addr: addr.clone(),
+                heard_ago: contact.heard.map(|at| now.since(at)),
+                missing_for: contact.missing.map(|at| now.since(at)),
+                error: contact.error.clone(),
+            }
+        };
+        self.clients.iter().zip(&self.contacts).map(contact).collect()
     }
 
     /// All coordinators, the one that last helped first.

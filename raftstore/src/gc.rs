@@ -63,7 +63,7 @@ impl Points {
         before < target || known < safe_point
     }
 
-    fn target(&self) -> u64 {
+    pub(crate) fn target(&self) -> u64 {
         self.target.load(Ordering::SeqCst)
     }
 

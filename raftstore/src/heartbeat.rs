@@ -6,6 +6,7 @@
 
 use crate::auto_split::bytes_on_disk;
 use crate::publish::Backoff;
+use crate::room::Level;
 use crate::store::Shared;
 use futures_util::future::select;
 use nokv_env::{ClockExt, Duty, Fact};
@@ -39,6 +40,7 @@ pub(crate) async fn beat(shared: &Shared, at: usize) {
                     tracing::info!(coordinator = shared.coordinators.addr(at), "heartbeats are accepted");
                 }
                 accepted = true;
+                shared.coordinators.heard(at, shared.env.clock.now());
                 if shared.points.learn(reply.gc_target, reply.gc_safe_point) {
                     shared.bells.gc.notify_one();
                 }
@@ -49,6 +51,7 @@ pub(crate) async fn beat(shared: &Shared, at: usize) {
                     tracing::warn!(coordinator = shared.coordinators.addr(at), %error, "heartbeats fail");
                 }
                 accepted = false;
+                shared.coordinators.missed(at, shared.env.clock.now(), error.message());
             }
         }
         shared.env.clock.sleep(BEAT_DISTANCE).await;
@@ -90,6 +93,8 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
         dropped_operations: shared.operations.dropped(),
         address: shared.advertised(),
         regions,
+        read_only: shared.room.level() > Level::Open,
+        disk_reserve: shared.config.disk_reserve,
     }
 }
 

@@ -16,6 +16,7 @@
 //! - `gc`: old versions are removed through the log, below a safe point that all regions have agreed to.
 //! - `auto_split`: regions that outgrow a limit are split by their leader.
 //! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators.
+//! - `room`: no new data before the disk is full; `handover`: others lead before the store stops; `observe`: numbers.
 //! - [`mode`], [`seed`]: whose directory it is, and its first regions; [`migrate`]: a stand-alone database becomes one.
 //!
 //! What holds: an acknowledged write is on a majority of disks; apply is a function of the log alone, so replicas are
@@ -36,6 +37,7 @@ mod error;
 mod follow;
 mod gc;
 mod graves;
+mod handover;
 mod heartbeat;
 mod inspect;
 mod machine;
@@ -50,6 +52,7 @@ mod merging;
 pub mod migrate;
 pub mod mode;
 pub mod mvcc;
+mod observe;
 mod one_pc;
 mod operations;
 mod pending;
@@ -57,6 +60,7 @@ mod publish;
 mod read;
 mod region;
 mod resolve;
+mod room;
 mod sealed;
 pub mod seed;
 mod service;
@@ -73,6 +77,9 @@ mod topology;
 pub use auto_split::SplitLimits;
 pub use config::Config;
 pub use error::{Error, Result};
+pub use handover::HandedOver;
+pub use observe::{CoordinatorContact, DiskObservation, Observation, RaftObservation, RegionCounts};
+pub use room::Level;
 pub use snapshot::file as snapshot_file;
 pub use status::{EngineStatus, RaftStatus, RegionStatus, StoreStatus};
 pub use store::Store;

@@ -6,7 +6,7 @@ use crate::follow::{self, Terms};
 use crate::machine::{Proposal, Reply};
 use crate::region::refuse;
 use crate::store::Shared;
-use crate::{command, gc, mvcc, read};
+use crate::{command, gc, mvcc, read, room};
 use bytes::Bytes;
 use nokv_engine::{Pressure, Snapshot};
 use nokv_env::{ClockExt, Fact};
@@ -281,6 +281,11 @@ impl KvService {
         if shared.db.pressure() == Pressure::Stop {
             shared.env.probe("store.write.pressure");
             return Err(Status::resource_exhausted("the engine is behind with its background work").into());
+        }
+        // What was begun may end: that makes no data, but an end of locks.
+        if matches!(cmd, Cmd::Prewrite(_)) && shared.room.level() > room::Level::Open {
+            shared.env.probe("store.write.no_room");
+            return Err(Status::resource_exhausted(room::refusal(shared)).into());
         }
         if weight(&cmd) + COMMAND_OVERHEAD > COMMAND_BYTES_MAX {
             return Err(refuse::too_large(admitted.region.id).into());

@@ -21,7 +21,7 @@ use crate::split::{self, Halves};
 use crate::status::{self, StoreStatus};
 use crate::topology::Topology;
 use crate::{Config, Error, Result};
-use crate::{gc, graves, members, merging, migrate};
+use crate::{gc, graves, members, merging, migrate, room};
 use bytes::Bytes;
 use futures_util::future::{Either, select};
 use nokv_engine::Db;
@@ -65,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) checks: Arc<Checks>,
     pub(crate) operations: Operations,
     pub(crate) topology: Topology,
+    pub(crate) room: room::Room,
     /// The address in use, once the port is open.
     served: OnceLock<String>,
     pub(crate) stop: Stop,
@@ -141,6 +142,7 @@ impl Store {
             points: gc::Points::default(),
             operations: Operations::default(),
             topology: Topology::default(),
+            room: room::Room::default(),
             addresses,
             snapshots,
             checks,
@@ -155,6 +157,9 @@ impl Store {
             }
         };
         shared.served.get_or_init(|| server.local_addr());
+        if config.disk_reserve > 0 {
+            room::look(&shared);
+        }
         spawn_loops(&shared);
         Ok(Store { shared, server })
     }
@@ -208,7 +213,7 @@ impl Store {
         move || status::collect(&shared)
     }
 
-    /// Stops serving, hands nothing over, and closes the directory so that it can be opened again.
+    /// Stops serving, hands nothing over ([`Store::hand_over`] does), and closes the directory so that it can be opened again.
     pub async fn stop(self) {
         self.shared.stop.stop();
         self.server.stop().await;
@@ -294,6 +299,9 @@ fn spawn_loops(shared: &Arc<Shared>) {
     spawn(shared, "store-merges", |shared| async move { merging::run(&shared).await });
     spawn(shared, "store-snapshots", |shared| async move { snapshot::run(&shared).await });
     spawn(shared, "store-graves", |shared| async move { graves::clear(&shared).await });
+    if shared.config.disk_reserve > 0 {
+        spawn(shared, "store-room", |shared| async move { room::watch(&shared).await });
+    }
     if shared.coordinators.len() == 0 {
         return;
     }

@@ -3,7 +3,8 @@
 //! [`RealEnv::new`] makes an [`Env`] for a production process; `cli` hands it to the services. Nothing here
 //! knows what the services do. [`clock`] and [`task`] stand on tokio, [`disk`] on POSIX files, [`net`] on tonic
 //! over TCP with reflection and health checks added to every server, [`tls`] are the certificates of both ends where
-//! there are any, [`http`] is the small server behind `/debug/vars`.
+//! there are any, [`http`] is the small server behind `/debug/vars`, [`process`] what
+//! the system says of the process.
 //!
 //! Left out on purpose: anything that retries.
 #![allow(
@@ -16,6 +17,7 @@ pub mod clock;
 pub mod disk;
 pub mod http;
 pub mod net;
+pub mod process;
 pub mod task;
 pub mod tls;
 

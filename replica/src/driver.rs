@@ -168,6 +168,7 @@ impl<M: Machine> Running<M> {
     /// Lets the ticks pass that are due.
     fn tick(&mut self) -> Result<(), Halt> {
         let now = self.core.env.clock.now();
+        self.core.shared.turns(now);
         let mut ticks = 0;
         while now >= self.next_tick && ticks < TICKS_MADE_UP {
             ticks += 1;

@@ -6,6 +6,7 @@ use crate::inbox::{AdminReply, Desk, Import, Refused, Request};
 use crate::machine::{ConfChange, Machine, MachineSnapshot};
 use crate::shared::{Counters, GroupStatus, Shared};
 use crate::transport::RaftService;
+use nokv_env::Instant;
 use nokv_env::net::MESSAGE_BYTES_MAX;
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_proto::raft::v1::RaftBatch;
@@ -57,7 +58,10 @@ impl<M: Machine> Handle<M> {
         answer: oneshot::Receiver<Result<M::Reply, ProposeError>>,
     ) -> Result<M::Reply, ProposeError> {
         match self.desk.ask(request) {
-            Ok(()) => answer.await.unwrap_or(Err(ProposeError::Unknown)),
+            Ok(()) => {
+                Counters::add(&self.shared.counters.proposals, 1);
+                answer.await.unwrap_or(Err(ProposeError::Unknown))
+            }
             Err(Refused::Full) => Err(ProposeError::Busy),
             // Not taken at all, so certainly without effect here; but the caller only needs to know that it ended.
             Err(Refused::Closed) => Err(ProposeError::Unknown),
@@ -104,6 +108,18 @@ impl<M: Machine> Handle<M> {
     /// What the driver counted since its start.
     pub fn counters(&self) -> &Counters {
         &self.shared.counters
+    }
+
+    /// When the driver last began a turn, on its node's clock. It does at least once a tick, unless it hangs: in a
+    /// write to the disk that does not end, most likely.
+    pub fn turned(&self) -> Option<Instant> {
+        self.shared.turned()
+    }
+
+    /// While closed, entries and snapshots of leaders elsewhere are dropped, as if they were lost on the way: nothing of
+    /// theirs is written, and they send it again later. For a node without room on its disk.
+    pub fn close_to_entries(&self, closed: bool) {
+        self.shared.close_to_entries(closed);
     }
 
     /// Starts to hand leadership over to `peer`; the status shows when it happened. Gives up after an election timeout.

@@ -11,13 +11,24 @@ use crate::recover;
 use crate::round::machine_snapshot;
 use crate::wire::Incoming;
 use nokv_env::Fact;
-use raft::eraftpb::{ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2};
+use raft::eraftpb::{
+    ConfChangeSingle, ConfChangeTransition, ConfChangeType, ConfChangeV2, Message, MessageType,
+};
 use std::collections::BTreeMap;
 
 /// Deliveries, their bytes and requests that one turn takes up, so that ticks stay punctual.
 const DELIVERIES_MAX: usize = 512;
 const DELIVERY_BYTES_MAX: u64 = 16 << 20;
 const REQUESTS_MAX: usize = 4096;
+
+/// Whether there would be something to write.
+fn brings_something(message: &Message) -> bool {
+    match message.get_msg_type() {
+        MessageType::MsgAppend => !message.entries.is_empty(),
+        MessageType::MsgSnapshot => true,
+        _ => false,
+    }
+}
 
 impl<M: Machine> Core<M> {
     /// Takes up what waits. True when more waits.
@@ -106,6 +117,10 @@ impl<M: Machine> Core<M> {
 
     fn message(&mut self, from_node: u64, incoming: Incoming) {
         let id = incoming.group;
+        if self.shared.is_closed_to_entries() && brings_something(&incoming.message) {
+            self.env.probe("replica.message.no_room");
+            return;
+        }
         if !self.groups.contains_key(&id) && !self.create(&incoming) {
             self.env.probe("replica.message.unhosted");
             return;

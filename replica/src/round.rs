@@ -37,10 +37,12 @@ impl<M: Machine> Core<M> {
     /// Does a round for all groups in which something happened.
     pub(crate) async fn round(&mut self) -> Result<(), Halt> {
         let touched = std::mem::take(&mut self.dirty);
+        Counters::add(&self.shared.counters.rounds, 1);
         let mut steps = Vec::with_capacity(touched.len());
         for id in &touched {
             steps.extend(self.collect(*id));
         }
+        Counters::add(&self.shared.counters.readies, steps.len() as u64);
         if steps.iter().any(|step| step.ready.must_sync()) || !self.after_sync.is_empty() {
             self.make_durable().await?;
             for step in steps.iter().filter(|step| step.ready.must_sync()) {
@@ -115,7 +117,9 @@ impl<M: Machine> Core<M> {
 
     /// One sync for everything collected. The simulation sleeps the disk's latency here.
     async fn make_durable(&mut self) -> Result<(), Halt> {
+        let began = self.env.clock.now();
         if self.log.sync()? {
+            self.shared.counters.sync_times.record(self.env.clock.now().since(began));
             Counters::add(&self.shared.counters.syncs, 1);
             self.env.tasks.yield_now().await;
         }

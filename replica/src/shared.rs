@@ -3,8 +3,9 @@
 use crate::config::GroupId;
 use crate::machine::Role;
 use nokv_env::task::Stop;
+use nokv_env::{Histogram, Instant};
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// A group as it was after the driver's last round.
@@ -54,6 +55,14 @@ impl GroupStatus {
 pub struct Counters {
     /// Syncs of the raft log.
     pub syncs: AtomicU64,
+    /// How long they took.
+    pub sync_times: Histogram,
+    /// Rounds: each stores, sends and applies what its groups had ready.
+    pub rounds: AtomicU64,
+    /// Groups that had something ready, in all rounds.
+    pub readies: AtomicU64,
+    /// Proposals taken up.
+    pub proposals: AtomicU64,
     /// Entries appended to the raft log.
     pub entries: AtomicU64,
     /// Entries applied.
@@ -94,6 +103,10 @@ pub(crate) struct Shared {
     /// Raised when the driver has ended, one way or another.
     pub(crate) ended: Stop,
     pub(crate) counters: Counters,
+    /// When the driver last began a turn, in nanoseconds of its node's clock; 0: not yet.
+    turned: AtomicU64,
+    /// Entries and snapshots of leaders elsewhere are dropped, as if they were lost on the way.
+    closed_to_entries: AtomicBool,
 }
 
 impl Shared {
@@ -111,6 +124,23 @@ impl Shared {
 
     pub(crate) fn remove_status(&self, group: GroupId) {
         lock(&self.statuses).remove(&group);
+    }
+
+    /// The driver begins a turn.
+    pub(crate) fn turns(&self, now: Instant) {
+        self.turned.store(now.0, Ordering::Relaxed);
+    }
+
+    pub(crate) fn turned(&self) -> Option<Instant> {
+        Some(Instant(self.turned.load(Ordering::Relaxed))).filter(|at| at.0 != 0)
+    }
+
+    pub(crate) fn close_to_entries(&self, closed: bool) {
+        self.closed_to_entries.store(closed, Ordering::Relaxed);
+    }
+
+    pub(crate) fn is_closed_to_entries(&self) -> bool {
+        self.closed_to_entries.load(Ordering::Relaxed)
     }
 
     /// Records why the driver cannot go on. The first reason stays.

@@ -73,10 +73,14 @@ pub struct Serve {
     /// Compare the replicas of each region that this store leads once in this time; 0: never
     #[arg(long, env = "NOKV_CHECK_INTERVAL", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub check_interval: Duration,
+    /// Bytes of the disk to keep free; with less, new data is refused [default: 512 MiB or a twentieth of the disk,
+    /// whichever is less]; 0: none, and a full disk stops the store
+    #[arg(long, env = "NOKV_DISK_RESERVE", value_name = "BYTES")]
+    pub disk_reserve: Option<u64>,
     /// Patience with one request to a coordinator
     #[arg(long, env = "NOKV_COORDINATOR_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
     pub coordinator_timeout: Duration,
-    /// Serve http://HOST:PORT/debug/vars; off when not given
+    /// Serve /metrics, /livez, /readyz and /debug/vars on this address; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,
     /// Whom to trust, and who we are.
@@ -139,7 +143,7 @@ pub struct Coordinator {
     /// Snapshots that one store may send or take in at a time
     #[arg(long, env = "NOKV_SNAPSHOTS_PER_STORE", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub snapshots_per_store: u64,
-    /// Serve http://HOST:PORT/debug/vars; off when not given
+    /// Serve /metrics, /livez, /readyz and /debug/vars on this address; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,
     /// Whom to trust, and who we are.
@@ -175,7 +179,7 @@ pub struct MetaRoot {
     /// Length of a raft tick
     #[arg(long, env = "NOKV_TICK_INTERVAL", value_name = "DURATION", default_value = "100ms", value_parser = positive_duration)]
     pub tick_interval: Duration,
-    /// Serve http://HOST:PORT/debug/vars; off when not given
+    /// Serve /metrics, /livez, /readyz and /debug/vars on this address; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,
     /// Whom to trust, and who we are.

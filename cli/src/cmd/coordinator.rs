@@ -3,11 +3,12 @@
 use crate::args::Scope;
 use crate::args::servers::Coordinator;
 use crate::args::values::show_duration;
-use crate::cmd::{reach, security, server, startup};
+use crate::cmd::{observe, reach, security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
 use nokv_coordinator::Config;
+use nokv_env::task::Stop;
 use nokv_env::{ClockExt, Env};
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -26,15 +27,19 @@ pub fn run(args: &Coordinator) -> Result<u8> {
         args.metrics_addr.as_ref(),
     )?;
     server::run(tls, async |env, mut signals| {
+        server::announce("coordinator", &config);
         let started = signals.race(nokv_coordinator::Coordinator::start(env.clone(), config.clone())).await;
         let Ok(started) = started else { return Ok(()) };
         let coordinator = started.map_err(|error| startup::coordinator(&error))?;
         say(&format!("Coordinator service listening on {}", coordinator.addr()));
+        let stops = Stop::new();
+        let watch = observe::coordinator::watch(coordinator.observer());
         let metrics = server::metrics(
             args.metrics_addr.as_ref(),
             "Coordinator",
             "nokv_coordinator",
             coordinator.status_source(),
+            observe::pages("coordinator", watch, &stops),
         )
         .await?;
         let introduced = signals.race(introduce(&env, &coordinator, &config)).await;
@@ -42,9 +47,10 @@ pub fn run(args: &Coordinator) -> Result<u8> {
             Ok(()) => server::until_stopped(&mut signals, std::future::pending()).await,
             Err(_) => Ok(()),
         };
+        stops.stop();
+        let stopped = server::end(&env, &mut signals, coordinator.stop()).await;
         drop(metrics);
-        coordinator.stop().await;
-        ended
+        ended.and(stopped)
     })
 }
 

@@ -1,10 +1,11 @@
 //! `nokv meta-root`.
 
 use crate::args::servers::MetaRoot;
-use crate::cmd::{security, server, startup};
+use crate::cmd::{observe, security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
+use nokv_env::task::Stop;
 use nokv_metaroot::Config;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -25,6 +26,7 @@ pub fn run(args: &MetaRoot) -> Result<u8> {
         args.metrics_addr.as_ref(),
     )?;
     server::run(tls, async |env, mut signals| {
+        server::announce("meta-root", &config);
         let started = signals.race(nokv_metaroot::MetaRoot::start(env.clone(), config.clone())).await;
         let Ok(started) = started else { return Ok(()) };
         let root = Arc::new(started.map_err(|error| startup::meta_root(&error))?);
@@ -32,14 +34,23 @@ pub fn run(args: &MetaRoot) -> Result<u8> {
         say(&format!("Metadata root node id: {}", config.node_id));
         let watched = Arc::downgrade(&root);
         let vars = move || watched.upgrade().map(|root| serde_json::json!(root.status())).unwrap_or_default();
-        let metrics =
-            server::metrics(args.metrics_addr.as_ref(), "Metadata root", "nokv_meta_root", vars).await?;
+        let stops = Stop::new();
+        let watched = Arc::downgrade(&root);
+        let watch =
+            observe::meta_root::watch(move || watched.upgrade().map(|root| (root.status(), root.observe())));
+        let pages = observe::pages("meta-root", watch, &stops);
+        let addr = args.metrics_addr.as_ref();
+        let metrics = server::metrics(addr, "Metadata root", "nokv_meta_root", vars, pages).await?;
         let ended = server::until_stopped(&mut signals, root.failed()).await;
+        stops.stop();
+        let stopped = server::end(&env, &mut signals, async {
+            if let Some(root) = server::sole_owner(&env, root).await {
+                root.stop().await;
+            }
+        });
+        let stopped = stopped.await;
         drop(metrics);
-        if let Some(root) = server::sole_owner(&env, root).await {
-            root.stop().await;
-        }
-        ended
+        ended.and(stopped)
     })
 }
 

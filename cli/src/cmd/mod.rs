@@ -14,6 +14,7 @@ mod kv;
 mod meta_root;
 mod migrate;
 mod mvcc;
+mod observe;
 mod operators;
 mod reach;
 mod region;

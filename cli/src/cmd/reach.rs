@@ -15,6 +15,9 @@ use tonic::{Code as Grpc, Response, Status};
 /// Where a coordinator is when nobody says otherwise.
 pub const COORDINATOR: &str = "127.0.0.1:2379";
 
+/// How coordinators begin to say which meta-roots are dead.
+const ROOT_QUORUM_LOST: &str = "root_quorum_lost";
+
 /// A way to the cluster.
 pub struct Reach {
     /// The client.
@@ -137,6 +140,12 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
                     .why("the store that leads the region cannot read its own files")
                     .next("stop that store, move its directory away and start it empty: the other replicas have the data");
             }
+            if let Some((_, dead)) = cause.split_once(ROOT_QUORUM_LOST) {
+                return Failure::new(Code::RootQuorumLost, format!("{what}: the meta-roots have no majority"))
+                    .why(dead.trim_start_matches(": "))
+                    .next("start the dead meta-roots again; one of two is enough, and all goes on by itself")
+                    .detail("coordinators", coordinators.to_vec());
+            }
             let failure = Failure::new(Code::Unavailable, format!("{what}: no answer within {after}"))
                 .detail("coordinators", coordinators.to_vec());
             let failure = if cause.is_empty() { failure } else { failure.why(cause) };
@@ -161,6 +170,9 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
             .detail("bytes", *bytes)
             .detail("bytes_max", *bytes_max)
             .next("split it; the limits are fixed"),
+        ClientError::DiskFull(_) => Failure::new(Code::DiskFull, error)
+            .why("a store keeps some of its disk free, so that it never stops for want of it; reads go on")
+            .next("free space on the disk of that store, or move regions away; it takes data again by itself"),
         ClientError::InvalidArgument(_) => Failure::usage(error),
         ClientError::Refused { addr, reason } if reason.contains("not implemented") => {
             Failure::new(Code::WrongService, format!("{addr} is not a coordinator"))

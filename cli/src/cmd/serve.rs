@@ -1,10 +1,11 @@
 //! `nokv serve`.
 
 use crate::args::servers::Serve;
-use crate::cmd::{regions, security, server, startup};
+use crate::cmd::{observe, regions, security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
+use nokv_env::task::Stop;
 use nokv_raftstore::Config;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -13,12 +14,16 @@ use std::time::Duration;
 /// Where a store listens when nobody says otherwise.
 const ADDR: &str = "127.0.0.1:20160";
 const TICK: Duration = Duration::from_millis(100);
+/// How long a store that stops waits for others to lead its regions.
+const HANDOVER: Duration = Duration::from_secs(4);
+/// Kept free of the disk, unless a twentieth of it is less.
+const DISK_RESERVE: u64 = 512 << 20;
 /// Regions shown at start.
 const SAMPLE: usize = 5;
 
 /// Runs one store until it is stopped.
 pub fn run(args: &Serve) -> Result<u8> {
-    let config = settings(args)?;
+    let mut config = settings(args)?;
     if args.raft_debug_log && std::env::var_os(crate::logging::VARIABLE).is_none() {
         crate::logging::start("info,nokv_replica=debug")?;
     }
@@ -30,18 +35,34 @@ pub fn run(args: &Serve) -> Result<u8> {
         args.metrics_addr.as_ref(),
     )?;
     server::run(tls, async |env, mut signals| {
+        config.disk_reserve = match args.disk_reserve {
+            Some(bytes) => bytes,
+            None => (env.disk.total_space(&config.workdir).unwrap_or(0) / 20).min(DISK_RESERVE),
+        };
+        server::announce("store", &config);
         let started = signals.race(nokv_raftstore::Store::start(env.clone(), config.clone())).await;
         let Ok(started) = started else { return Ok(()) };
         let store = started.map_err(|error| startup::store(&error))?;
         introduce(&store, &config);
         let status = store.status_source();
         let vars = move || serde_json::json!(status());
-        let metrics = server::metrics(args.metrics_addr.as_ref(), "Serve", "NoKV.Stats", vars).await?;
+        let stops = Stop::new();
+        let pages = observe::pages("store", observe::store::watch(store.observer()), &stops);
+        let metrics = server::metrics(args.metrics_addr.as_ref(), "Serve", "NoKV.Stats", vars, pages).await?;
         say("Press Ctrl+C to stop");
         let ended = server::until_stopped(&mut signals, store.failed()).await;
+        stops.stop();
+        let lives = ended.is_ok();
+        let stopped = server::end(&env, &mut signals, async {
+            if lives {
+                let handed_over = store.hand_over(HANDOVER).await;
+                tracing::info!(moved = handed_over.moved, kept = handed_over.kept, "leaders were handed over");
+            }
+            store.stop().await;
+        });
+        let stopped = stopped.await;
         drop(metrics);
-        store.stop().await;
-        ended
+        ended.and(stopped)
     })
 }
 

@@ -1,10 +1,10 @@
-//! What the three servers have in common: logging, signals, `/debug/vars`, an orderly end.
+//! What the three servers have in common: logging, signals, the pages under `--metrics-addr`, an orderly end.
 
 use crate::errors::{Code, Failure, Result};
 use crate::holder;
 use crate::output::say;
 use crate::signals::{Reason, Signals};
-use nokv_env::Env;
+use nokv_env::{ClockExt, Env};
 use nokv_realenv::http::{self, HttpServer, Page, Reply};
 use nokv_realenv::tls::Tls;
 use std::io;
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 /// Runs a server to its end; with `tls` every connection but those for metrics is secured.
 pub fn run<W: AsyncFnOnce(Env, Signals) -> Result>(tls: Option<Arc<Tls>>, work: W) -> Result<u8> {
+    nokv_realenv::process::started();
     crate::logging::start("info")?;
     nokv_realenv::exit_on_panic();
     warn_about_file_limit();
@@ -40,7 +41,33 @@ pub async fn until_stopped(signals: &mut Signals, failed: impl Future<Output = S
     }
 }
 
-/// Stops something that `/debug/vars` may be looking at just now.
+/// How long an orderly end may take. What has not ended by then is left to the end of the process, as after a crash.
+const STOP_PATIENCE: Duration = Duration::from_secs(9);
+
+/// Says in the log what is about to run. `settings` are those in effect, wherever they came from.
+pub fn announce(role: &str, settings: &dyn std::fmt::Debug) {
+    let build = if cfg!(debug_assertions) { "debug" } else { "release" };
+    let (version, pid) = (env!("CARGO_PKG_VERSION"), std::process::id());
+    tracing::info!(role, version, build, pid, ?settings, "starting");
+}
+
+/// Waits for an orderly end; not for ever, and not after a second request to stop.
+pub async fn end(env: &Env, signals: &mut Signals, stop: impl Future<Output = ()> + Send) -> Result {
+    match signals.race(env.clock.timeout(STOP_PATIENCE, stop)).await {
+        Ok(Ok(())) => tracing::info!("stopped"),
+        Ok(Err(_)) => {
+            tracing::warn!(after = ?STOP_PATIENCE, "not stopped in time; ending as after a crash");
+        }
+        Err(Reason::ParentGone) => {}
+        Err(reason) => {
+            tracing::warn!(?reason, "asked to stop a second time; ending as after a crash");
+            return Err(reason.failure());
+        }
+    }
+    Ok(())
+}
+
+/// Stops something that the pages may be looking at just now.
 pub async fn sole_owner<T>(env: &Env, mut shared: Arc<T>) -> Option<T> {
     for _ in 0..200 {
         match Arc::try_unwrap(shared) {
@@ -52,12 +79,13 @@ pub async fn sole_owner<T>(env: &Env, mut shared: Arc<T>) -> Option<T> {
     None
 }
 
-/// Serves `/debug/vars` with one member called `name`, if an address is given.
+/// Serves `/debug/vars` with one member called `name`, and `more`, if an address is given.
 pub async fn metrics(
     addr: Option<&String>,
     role: &str,
     name: &'static str,
     vars: impl Fn() -> serde_json::Value + Send + Sync + 'static,
+    more: Vec<(String, Page)>,
 ) -> Result<Option<HttpServer>> {
     let Some(addr) = addr else { return Ok(None) };
     let page: Page = Arc::new(move |_| {
@@ -67,7 +95,9 @@ pub async fn metrics(
         document[name] = vars();
         Reply::json(format!("{document:#}\n"))
     });
-    let server = http::serve(addr, vec![("/debug/vars".to_owned(), page)])
+    let mut routes = vec![("/debug/vars".to_owned(), page)];
+    routes.extend(more);
+    let server = http::serve(addr, routes)
         .await
         .map_err(|error| listen_failure(addr, "--metrics-addr", &error))?;
     say(&format!("{role} metrics endpoint listening on http://{}/debug/vars", server.local_addr()));

@@ -2,7 +2,7 @@
 
 use super::rows::{self, FAMILIES, Sum};
 use super::service::GIVEN_UP;
-use super::{Replaced, Staged, Ticket, region_dir};
+use super::{Replaced, Snapshots, Staged, Ticket, region_dir};
 use crate::catalog::{self, CF_META, Members};
 use crate::mvcc;
 use crate::region::Regions;
@@ -117,6 +117,7 @@ async fn fetch(shared: &Shared, ticket: &Ticket, members: Members) -> Result<Sta
     let mut staging = Staging::begin(site, ticket, members)?;
     loop {
         let chunk = pull(shared, ticket, staging.chunks).await?;
+        Snapshots::moved(&shared.snapshots.received, &chunk.rows);
         if staging.add(&chunk).await? {
             return staging.finish().await;
         }

@@ -62,6 +62,9 @@ pub(crate) struct Snapshots {
     state: Mutex<State>,
     /// There is something to fetch, or room for it.
     bell: Notify,
+    /// Bytes of rows since the start.
+    sent: AtomicU64,
+    received: AtomicU64,
 }
 
 #[derive(Default)]
@@ -214,7 +217,28 @@ impl Snapshots {
     pub(crate) fn new(env: &Env) -> Self {
         // No id of an earlier life means anything now.
         let first = env.rng.pure("store.snapshot", env.clock.now().0);
-        Self { next_id: AtomicU64::new(first), state: Mutex::default(), bell: Notify::new() }
+        Self {
+            next_id: AtomicU64::new(first),
+            state: Mutex::default(),
+            bell: Notify::new(),
+            sent: AtomicU64::new(0),
+            received: AtomicU64::new(0),
+        }
+    }
+
+    /// Rows of a snapshot left, or came.
+    fn moved(counter: &AtomicU64, rows: &Bytes) {
+        counter.fetch_add(rows.len() as u64, Ordering::Relaxed);
+    }
+
+    /// Bytes of rows sent since the start.
+    pub(crate) fn sent_bytes(&self) -> u64 {
+        self.sent.load(Ordering::Relaxed)
+    }
+
+    /// Bytes of rows taken in since the start.
+    pub(crate) fn received_bytes(&self) -> u64 {
+        self.received.load(Ordering::Relaxed)
     }
 
     /// An id for the next snapshot.

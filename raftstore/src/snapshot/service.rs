@@ -1,5 +1,6 @@
 //! Hands out the chunks of the snapshots that this store made.
 
+use super::Snapshots;
 use crate::store::Shared;
 use bytes::Bytes;
 use nokv_proto::raft::v1::region_snapshots_server::RegionSnapshots;
@@ -42,6 +43,7 @@ impl RegionSnapshots for SnapshotService {
         let mut chunk = chunk.ok_or_else(|| Status::invalid_argument("the chunk before it comes first"))?;
         export.taken(request.peer_id, shared.env.clock.now());
         shared.env.probe("store.snapshot.taken");
+        Snapshots::moved(&shared.snapshots.sent, &chunk.rows);
         // The time that the disk took passes here.
         shared.env.tasks.yield_now().await;
         if !chunk.rows.is_empty() && shared.env.chance("store.snapshot.damage", 0.02) {

@@ -1,6 +1,6 @@
 //! gRPC over TCP with tonic.
 //!
-//! A server is the caller's `Routes` plus health checks and reflection for them (`probes`), on connections
+//! A server is the caller's `Routes` plus health checks and reflection for them (`probes`), with its calls counted ([`calls`]), on connections
 //! that can be cut (`connection`), so that stopping takes a bounded time whatever clients do. A channel
 //! connects lazily, notices a dead peer by HTTP/2 pings, and reports every transport failure as the gRPC
 //! status `UNAVAILABLE`. Nothing is retried here.
@@ -13,6 +13,7 @@
 //! waits for its disk must not delay pings and frames.
 
 mod accept;
+pub mod calls;
 mod connection;
 mod dial;
 mod grumble;
@@ -166,6 +167,7 @@ async fn start(
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_concurrent_streams(STREAMS_MAX)
         .http2_max_pending_accept_reset_streams(Some(RESETS_PENDING_MAX))
+        .layer(calls::CountCalls)
         .add_routes(routes);
     let incoming = accept::incoming(listener, cut.clone(), tls, grumble);
     let stopped = stop.clone();
