@@ -114,8 +114,13 @@ impl Lease {
             None => why.to_owned(),
         };
         match &self.other_holder {
-            Some((holder, address)) if address.is_empty() => format!("held by {holder}"),
-            Some((holder, address)) => format!("held by {holder} at {address}"),
+            // As far as known: that may have changed while the root could not be asked.
+            Some((holder, address)) => match (&self.trouble, address.as_str()) {
+                (None, "") => format!("held by {holder}"),
+                (None, address) => format!("held by {holder} at {address}"),
+                (Some(trouble), "") => format!("held by {holder} ({trouble})"),
+                (Some(trouble), address) => format!("held by {holder} ({trouble}) at {address}"),
+            },
             None if self.generation == 0 => waits("not granted yet"),
             None if self.generation == self.ended => "handed over".to_owned(),
             None => waits("expired, waiting for the metadata root"),
@@ -168,5 +173,7 @@ mod tests {
         assert_eq!(lease.renewable(), None);
         assert_eq!(lease.generation(Instant(1)), None);
         assert_eq!(lease.reason(), "held by c2 at host:1");
+        lease.unheard("nobody answers".to_owned());
+        assert_eq!(lease.reason(), "held by c2 (nobody answers) at host:1", "the address comes last");
     }
 }

@@ -16,6 +16,8 @@
 #   --raft-debug-log, --no-raft-debug-log                                (off)
 #   --tls                     certificates in DIR/tls, one for each process, and TLS on every connection
 #   --insecure                listen beyond loopback without TLS
+#   --metrics                 every process serves /metrics etc. on its port + 10000 (off)
+#   --disk-reserve            bytes that stores keep free                (that of nokv serve)
 #   --background              return once all ports answer; without it, logs go to the terminal until Ctrl-C
 #
 # The binary is NOKV_BIN or target/release/nokv, which is built when missing.
@@ -24,7 +26,7 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 
 workdir=./artifacts/cluster config=./raft_config.example.json
 coordinators=1 listen=127.0.0.1:2379 coordinator_id=coordinator-1
-root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false split_bytes=
+root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false split_bytes= disk_reserve= metrics=false
 background=false command=start name= tls=false more=()
 
 say() { printf '== %s\n' "$*"; }
@@ -49,6 +51,8 @@ while [ $# -gt 0 ]; do
     --lease-ttl) value "$@" && lease_ttl=$2 && shift ;;
     --lease-renew-before) value "$@" && lease_renew_before=$2 && shift ;;
     --split-bytes) value "$@" && split_bytes=$2 && shift ;;
+    --disk-reserve) value "$@" && disk_reserve=$2 && shift ;;
+    --metrics) metrics=true ;;
     --raft-debug-log) raft_debug_log=true ;;
     --no-raft-debug-log) raft_debug_log=false ;;
     --tls) tls=true ;;
@@ -129,7 +133,8 @@ role_arguments() {
         addr=$(store_addr "$n")
         [ -n "$addr" ] || die "$config has no store $n"
         args=(serve --config "$config" --store-id "$n" --workdir "$workdir/$1" --coordinator-addr "$(coordinator_list)"
-            "--raft-debug-log=$raft_debug_log" ${split_bytes:+--split-bytes "$split_bytes"})
+            "--raft-debug-log=$raft_debug_log" ${split_bytes:+--split-bytes "$split_bytes"}
+            ${disk_reserve:+--disk-reserve "$disk_reserve"})
         ;;
     *)
         for n in $(seq "$coordinators") 0; do
@@ -142,6 +147,7 @@ role_arguments() {
             --root-peer 1=127.0.0.1:2380 --root-peer 2=127.0.0.1:2381 --root-peer 3=127.0.0.1:2382)
         ;;
     esac
+    if $metrics; then args+=(--metrics-addr "127.0.0.1:$((${addr##*:} + 10000))"); fi
 }
 
 # ---- starting and stopping -------------------------------------------------------------------------------------

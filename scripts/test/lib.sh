@@ -32,6 +32,44 @@ stop_cluster() { "$cluster" --workdir "$dir" stop >/dev/null 2>&1 || true; }
 
 pid() { cat "$dir/pids/$1"; }
 
+# Of a cluster that was started with --metrics:
+
+# page NAME PATH: the body of a page, whatever its status; empty when nobody answers.
+page() {
+    local port
+    port=$(head -n 1 "$dir/commands/$1") port=$((${port##*:} + 10000))
+    {
+        exec 3<>"/dev/tcp/127.0.0.1/$port" || return 0
+        printf 'GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' "$2" >&3
+        timeout 5 sed '1,/^\r$/d' <&3 || true
+        exec 3>&-
+    } 2>/dev/null
+}
+
+# metric NAME METRIC: the value of a metric without labels; empty when there is none.
+metric() { page "$1" /metrics | sed -n "s/^$2 //p"; }
+
+# wait_for SECONDS WHAT COMMAND...: waits until the command succeeds.
+wait_for() {
+    local deadline=$((SECONDS + $1)) what=$2
+    shift 2
+    until "$@" >/dev/null 2>&1; do
+        [ $SECONDS -lt $deadline ] || die "$what: not within the time"
+        sleep 0.2
+    done
+}
+
+# is NAME METRIC VALUE
+is() { [ "$(metric "$1" "$2")" = "$3" ]; }
+
+ready() { page "$1" /readyz | grep -qx ok; }
+
+# leading WHAT: store, coordinator or meta-root, as `nokv status` names it.
+leading() {
+    "$nokv" status --config raft_config.example.json --coordinator-addr "$NOKV_COORDINATOR_ADDR" --json 2>/dev/null |
+        sed -n "s/.*\"leading_$1\": *\"\([^\"]*\)\".*/\1/p" | head -n 1
+}
+
 # kill_hard NAME [SECONDS]: SIGKILL to one process of the cluster, and a restart after so long.
 kill_hard() {
     say "kill -9 $1 (pid $(pid "$1"))"

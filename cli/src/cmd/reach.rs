@@ -142,7 +142,7 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
             }
             if let Some((_, dead)) = cause.split_once(ROOT_QUORUM_LOST) {
                 return Failure::new(Code::RootQuorumLost, format!("{what}: the meta-roots have no majority"))
-                    .why(dead.trim_start_matches(": "))
+                    .why(dead.trim_start_matches(": ").split(") at ").next().unwrap_or_default())
                     .next("start the dead meta-roots again; one of two is enough, and all goes on by itself")
                     .detail("coordinators", coordinators.to_vec());
             }

@@ -150,6 +150,10 @@ fn judge_coordinators(picture: &Picture, judgement: &mut Judgement) {
 fn judge_stores(picture: &Picture, judgement: &mut Judgement) {
     for (store, probe) in &picture.stores {
         let (id, addr) = (store.store_id, &store.address);
+        if store.read_only {
+            let (free, needed) = (show::bytes(store.available), show::bytes(store.disk_reserve));
+            judgement.add(Health::Degraded, format!("store-{id} is read-only: {free} free, needs {needed}"));
+        }
         match probe {
             Err(why) => {
                 judgement.add(Health::Degraded, format!("store-{id} does not answer at {addr}: {why}"));
@@ -326,6 +330,16 @@ mod tests {
         assert_eq!(judgement.health, Health::Degraded);
         assert!(judgement.problems.iter().any(|problem| problem.contains("store-2 does not answer")));
         assert_eq!(judgement.problems.len(), 3);
+    }
+
+    #[test]
+    fn a_full_disk_is_named_with_what_it_needs() {
+        let mut picture = good();
+        let store = &mut picture.stores[1].0;
+        (store.read_only, store.available, store.disk_reserve) = (true, 0, 512 << 20);
+        let judgement = judge(&picture);
+        assert_eq!(judgement.health, Health::Degraded);
+        assert_eq!(judgement.problems, ["store-2 is read-only: 0 B free, needs 512 MiB"]);
     }
 
     #[test]

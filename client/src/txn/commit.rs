@@ -334,7 +334,17 @@ impl Commit {
             if attempt.ambiguous {
                 self.touched.store(true, Ordering::SeqCst);
             }
-            let Some(reply) = reply? else { continue };
+            let reply = match reply {
+                // A copy may come when there is room again.
+                Err(full @ ClientError::DiskFull(_)) if self.was_sent() || self.in_doubt() => {
+                    return match self.settle_now(attempt).await? {
+                        Some(at) => Ok(Prewritten::Committed(at)),
+                        None => Err(full),
+                    };
+                }
+                reply => reply?,
+            };
+            let Some(reply) = reply else { continue };
             if reply.one_pc_commit_version != 0 {
                 return Ok(Prewritten::Committed(Timestamp(reply.one_pc_commit_version)));
             }
@@ -545,7 +555,10 @@ impl Commit {
 /// Whether a transaction that ended so is not committed and never will be, whatever arrives later. One that has become too old
 /// may have been committed before that.
 fn is_final(error: &ClientError) -> bool {
-    matches!(error, ClientError::Conflict { .. } | ClientError::AlreadyExists { .. })
+    matches!(
+        error,
+        ClientError::Conflict { .. } | ClientError::AlreadyExists { .. } | ClientError::DiskFull(_)
+    )
 }
 
 /// Why a prewrite has to be tried again.

@@ -23,6 +23,13 @@ pub fn text(picture: &Picture, judgement: &Judgement) -> String {
     text
 }
 
+/// A size for people.
+pub fn bytes(count: u64) -> String {
+    let units = ["TiB", "GiB", "MiB", "KiB"].into_iter().zip([40, 30, 20, 10]);
+    let mut fitting = units.filter(|(_, shift)| count >> shift > 0);
+    fitting.next().map_or_else(|| format!("{count} B"), |(unit, shift)| format!("{} {unit}", count >> shift))
+}
+
 fn state(up: bool) -> String {
     if up { "up".into() } else { "DOWN".into() }
 }
@@ -60,10 +67,13 @@ fn stores(picture: &Picture) -> Vec<Vec<String>> {
         vec![
             format!("store-{}", store.store_id),
             store.address.clone(),
-            state(store.up && probe.is_ok()),
+            match (store.up && probe.is_ok(), store.read_only) {
+                (true, true) => "read-only".to_owned(),
+                (up, _) => state(up),
+            },
             store.region_num.to_string(),
             store.leader_num.to_string(),
-            format!("{} GiB", store.available >> 30),
+            bytes(store.available),
         ]
     };
     picture.stores.iter().map(row).collect()
@@ -118,6 +128,7 @@ pub fn json(picture: &Picture, judgement: &Judgement) -> Value {
                 "store_id": store.store_id, "addr": store.address, "up": store.up && probe.is_ok(),
                 "regions": store.region_num, "leaders": store.leader_num, "capacity": store.capacity,
                 "available": store.available, "heartbeat_age_ms": store.heartbeat_age_ms,
+                "read_only": store.read_only, "disk_reserve": store.disk_reserve,
             })
         })
         .collect();
