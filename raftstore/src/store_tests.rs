@@ -25,12 +25,14 @@ use std::time::Duration;
 use tonic::Code;
 
 mod by_hand;
+mod room;
 
 struct Cluster {
     world: World,
     platters: BTreeMap<u64, Arc<MemDisk>>,
     stores: BTreeMap<u64, Store>,
     next_ts: u64,
+    disk_reserve: u64,
 }
 
 fn addr(store: u64) -> String {
@@ -39,8 +41,12 @@ fn addr(store: u64) -> String {
 
 impl Cluster {
     fn new() -> Self {
+        Self::with_reserve(0)
+    }
+
+    fn with_reserve(disk_reserve: u64) -> Self {
         let platters: BTreeMap<_, _> = (1..=3).map(|store| (store, MemDisk::new(store))).collect();
-        let mut cluster = Self { world: World::default(), platters, stores: BTreeMap::new(), next_ts: 100 };
+        let mut cluster = Self { world: World::default(), platters, stores: BTreeMap::new(), next_ts: 100, disk_reserve };
         for store in 1..=3 {
             cluster.start(store);
         }
@@ -52,7 +58,7 @@ impl Cluster {
     }
 
     fn start_at(&mut self, store: u64, listen: &str, seeded: &[RegionDescriptor]) {
-        let env = self.world.env(store, &self.platters[&store]);
+        let (env, disk_reserve) = (self.world.env(store, &self.platters[&store]), self.disk_reserve);
         let started = self.world.run(async {
             crate::seed::seed_regions(&env, Path::new("/s"), store, seeded).await?;
             let mut config = Config::new(store, "/s", listen, Vec::new());
@@ -62,6 +68,7 @@ impl Cluster {
             config.log_segment_bytes = 16 << 10;
             config.log_keep_entries = 8;
             config.snapshot_chunk_bytes = 500;
+            config.disk_reserve = disk_reserve;
             Store::start(env, config).await
         });
         self.stores.insert(store, started.unwrap());
