@@ -13,6 +13,8 @@ pub struct Config {
     pub listen_addr: String,
     /// Address that clients of other coordinators are sent to while this one holds the lease.
     pub advertise_addr: String,
+    /// Where people can look at it over HTTP, for links between coordinators; empty: nowhere.
+    pub console_addr: String,
     /// gRPC addresses of the three meta-roots by node id.
     pub root_peers: BTreeMap<u64, String>,
     /// Life of the lease without renewal. Shorter: faster take-over; too short: a machine that stands still loses it.
@@ -50,6 +52,7 @@ impl Config {
             coordinator_id: coordinator_id.to_owned(),
             listen_addr: listen_addr.to_owned(),
             advertise_addr: listen_addr.to_owned(),
+            console_addr: String::new(),
             root_peers,
             lease_ttl: Duration::from_secs(10),
             lease_renew_before: Duration::from_secs(3),

@@ -19,6 +19,7 @@ mod route;
 mod schedule;
 mod scheduler;
 mod service;
+mod survey;
 mod transition;
 mod view;
 mod window;
@@ -27,6 +28,7 @@ pub use config::Config;
 pub use error::Error;
 pub use observe::{LeaseObservation, Observation, OperatorCount, RootObservation, StoreCounts};
 pub use schedule::Limits;
+pub use survey::{RegionSurvey, Replica, Survey};
 
 use allocator::Allocator;
 use lease::Lease;
@@ -145,6 +147,12 @@ impl Coordinator {
     /// The state for `/debug/vars`, member names as the reference publishes them.
     pub fn status_json(&self) -> serde_json::Value {
         service::status_json(&self.shared)
+    }
+
+    /// A handle that looks at everything the coordinator knows, for people.
+    pub fn survey_source(&self) -> impl Fn() -> Survey + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || survey::take(&shared)
     }
 
     /// A handle that answers [`Coordinator::status_json`] after the coordinator itself moved elsewhere.

@@ -234,6 +234,7 @@ impl Coordinator for Service {
             root_leader_id: 0,
             root_lag: view.root_lag(),
             root_available: view.token.is_some() && view.root_error.is_none(),
+            console_addr: self.0.config.console_addr.clone(),
         }))
     }
 }

@@ -208,6 +208,13 @@ impl View {
             .collect()
     }
 
+    /// What every store said last of every region on it, and when.
+    pub fn reports(&self) -> impl Iterator<Item = (u64, Instant, &pb::RegionReport)> {
+        self.stores
+            .iter()
+            .flat_map(|(id, store)| store.heartbeat.regions.iter().map(move |report| (*id, store.at, report)))
+    }
+
     /// Ranges of which some store said that nothing below `target` has a lock there, or ever will.
     pub fn resolved(&self, target: u64) -> Vec<(Bytes, Bytes)> {
         let reports = self.stores.values().flat_map(|store| &store.heartbeat.regions);

@@ -13,10 +13,10 @@ use nokv_proto::admin::v1::{
     ExportRegionSnapshotStreamRequest, ExportRegionSnapshotStreamResponse, ForgetRootEventRequest,
     ForgetRootEventResponse, ImportRegionSnapshotRequest, ImportRegionSnapshotResponse,
     ImportRegionSnapshotStreamRequest, ImportRegionSnapshotStreamResponse, MergeRegionsRequest,
-    MergeRegionsResponse, MvccGetRequest, MvccGetResponse, RegionRuntimeStatusRequest,
-    RegionRuntimeStatusResponse, RemovePeerRequest, RemovePeerResponse, ReplicaChecksumRequest,
-    ReplicaChecksumResponse, SplitRegionRequest, SplitRegionResponse, TransferLeaderRequest,
-    TransferLeaderResponse,
+    MergeRegionsResponse, MvccGetRequest, MvccGetResponse, RegionLoad, RegionLoadsRequest,
+    RegionLoadsResponse, RegionRuntimeStatusRequest, RegionRuntimeStatusResponse, RemovePeerRequest,
+    RemovePeerResponse, ReplicaChecksumRequest, ReplicaChecksumResponse, SplitRegionRequest,
+    SplitRegionResponse, TransferLeaderRequest, TransferLeaderResponse,
 };
 use std::sync::Arc;
 use tonic::{Request, Response, Status, Streaming};
@@ -187,6 +187,15 @@ impl RaftAdmin for AdminService {
         let number = required(request.into_inner().event_number, "event number")?;
         let transition_id = self.0.forget_root_event(number)?;
         Ok(Response::new(ForgetRootEventResponse { transition_id }))
+    }
+
+    async fn region_loads(&self, _: Request<RegionLoadsRequest>) -> RpcResult<RegionLoadsResponse> {
+        let regions = self.0.door.regions.all();
+        let loads = regions
+            .iter()
+            .map(|region| RegionLoad { region_id: region.id, requests_per_second: region.asked() })
+            .filter(|load| load.requests_per_second > 0);
+        Ok(Response::new(RegionLoadsResponse { loads: loads.collect() }))
     }
 
     async fn execution_status(

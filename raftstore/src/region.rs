@@ -41,6 +41,8 @@ pub(crate) struct Region {
     load: Mutex<Load>,
     /// How far it is from being split, while it is led here.
     fill: Mutex<Fill>,
+    /// Requests in the last second that was looked at; 0 unless this store leads.
+    asked: AtomicU64,
 }
 
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
@@ -99,6 +101,7 @@ impl Region {
             grown: AtomicU64::new(0),
             load: Mutex::default(),
             fill: Mutex::default(),
+            asked: AtomicU64::new(0),
         }
     }
 
@@ -158,6 +161,14 @@ impl Region {
 
     pub(crate) fn set_fill(&self, fill: Fill) {
         *lock(&self.fill) = fill;
+    }
+
+    pub(crate) fn asked(&self) -> u64 {
+        self.asked.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_asked(&self, per_second: u64) {
+        self.asked.store(per_second, Ordering::Relaxed);
     }
 
     pub(crate) fn swept(&self) -> MutexGuard<'_, Swept> {

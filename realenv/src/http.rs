@@ -4,7 +4,9 @@
 //! beyond a scrape.
 
 use bytes::Bytes;
-use http::{Method, Request, Response, StatusCode, header};
+pub use http::StatusCode;
+use http::header::{HeaderName, HeaderValue};
+use http::{Method, Request, Response, header};
 use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -30,17 +32,51 @@ pub struct Reply {
     pub kind: &'static str,
     /// What is sent.
     pub body: Bytes,
+    /// Headers beside the media type.
+    pub headers: Vec<(HeaderName, HeaderValue)>,
 }
 
 impl Reply {
     /// JSON that worked.
     pub fn json(text: impl Into<Bytes>) -> Self {
-        Self { status: StatusCode::OK, kind: "application/json; charset=utf-8", body: text.into() }
+        Self::of(StatusCode::OK, "application/json; charset=utf-8", text)
     }
 
     /// Plain text with any status.
     pub fn text(status: StatusCode, text: impl Into<Bytes>) -> Self {
-        Self { status, kind: "text/plain; charset=utf-8", body: text.into() }
+        Self::of(status, "text/plain; charset=utf-8", text)
+    }
+
+    /// A page that runs and shows nothing but what stands in itself under the nonce that `write` is given, asks nobody but
+    /// this server, and stands inside of no other page.
+    pub fn page(write: impl FnOnce(&str) -> String) -> Self {
+        let mut random = [0; 16];
+        if getrandom::fill(&mut random).is_err() {
+            return Self::text(StatusCode::INTERNAL_SERVER_ERROR, "the machine gives no random bytes\n");
+        }
+        let nonce = format!("{:032x}", u128::from_le_bytes(random));
+        let policy = format!(
+            "default-src 'none'; script-src 'nonce-{nonce}'; style-src 'nonce-{nonce}'; connect-src 'self'; \
+             img-src data:; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        );
+        let mut reply = Self::of(StatusCode::OK, "text/html; charset=utf-8", write(&nonce))
+            .with(header::X_FRAME_OPTIONS, HeaderValue::from_static("DENY"))
+            .with(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+        reply
+            .headers
+            .extend(HeaderValue::from_str(&policy).map(|policy| (header::CONTENT_SECURITY_POLICY, policy)));
+        reply
+    }
+
+    /// The same with one more header.
+    #[must_use]
+    pub fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.headers.push((name, value));
+        self
+    }
+
+    fn of(status: StatusCode, kind: &'static str, text: impl Into<Bytes>) -> Self {
+        Self { status, kind, body: text.into(), headers: Vec::new() }
     }
 }
 
@@ -110,7 +146,7 @@ async fn serve_connection(stream: TcpStream, routes: &[(String, Page)]) {
 
 fn answer(routes: &[(String, Page)], method: &Method, path: &str, query: &str) -> Response<Full<Bytes>> {
     let page = routes.iter().find(|(route, _)| route == path).map(|(_, page)| page);
-    let Reply { status, kind, body } = match page {
+    let Reply { status, kind, body, headers } = match page {
         None => {
             let known: Vec<&str> = routes.iter().map(|(route, _)| route.as_str()).collect();
             Reply::text(StatusCode::NOT_FOUND, format!("try {}\n", known.join(" ")))
@@ -122,7 +158,12 @@ fn answer(routes: &[(String, Page)], method: &Method, path: &str, query: &str) -
     };
     let mut response = Response::new(Full::from(body));
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static(kind));
+    let known = response.headers_mut();
+    known.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    known.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    // What was true a moment ago is of no use.
+    known.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    known.extend(headers);
     response
 }
 
@@ -154,7 +195,25 @@ mod tests {
         assert!(get(addr, "GET /debug/vars?bad").await.starts_with("HTTP/1.1 503 "));
         assert!(get(addr, "GET /").await.contains("try /debug/vars"));
         assert!(get(addr, "POST /debug/vars").await.starts_with("HTTP/1.1 405 "));
+        assert!(found.contains("nosniff") && found.contains("no-store"), "{found}");
         let taken = serve(&addr.to_string(), Vec::new()).await.map(|_| ()).unwrap_err();
         assert_eq!(taken.kind(), io::ErrorKind::AddrInUse);
+    }
+
+    #[tokio::test]
+    async fn a_page_may_run_only_what_it_brought() {
+        let page: Page = Arc::new(|_| Reply::page(|nonce| format!("<script nonce={nonce}>")));
+        let server = serve("127.0.0.1:0", vec![("/".to_owned(), page)]).await.unwrap();
+        let (one, two) = (get(server.local_addr(), "GET /").await, get(server.local_addr(), "GET /").await);
+        let nonce =
+            |text: &str| text.split("nonce=").nth(1).unwrap_or_default().trim_end_matches('>').to_owned();
+        assert!(nonce(&one).len() == 32 && nonce(&one) != nonce(&two), "{one} {two}");
+        let policy = format!(
+            "content-security-policy: default-src 'none'; script-src 'nonce-{0}'; style-src 'nonce-{0}';",
+            nonce(&one)
+        );
+        for wanted in [&policy, "frame-ancestors 'none'", "text/html", "x-frame-options: DENY"] {
+            assert!(one.contains(wanted), "{wanted}: {one}");
+        }
     }
 }

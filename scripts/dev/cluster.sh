@@ -8,7 +8,7 @@
 #
 #   --workdir DIR             data, logs/NAME.log and pids/NAME          (./artifacts/cluster)
 #   --config FILE             stores and regions                         (./raft_config.example.json)
-#   --coordinators N          on ports 2379, 2378, ...                   (1)
+#   --coordinators N          on ports 2379, 2378, ..., consoles on 9379, 9378, ... (1)
 #   --coordinator-listen ADDR address of the first coordinator           (127.0.0.1:2379)
 #   --coordinator-id ID       name of the first coordinator              (coordinator-1)
 #   --root-refresh, --lease-ttl, --lease-renew-before                    (200ms, 10s, 3s)
@@ -86,6 +86,8 @@ store_addr() { "$nokv" config stores --config "$config" | awk -v id="$1" '$1 == 
 
 coordinator_name() { if [ "$1" -eq 1 ]; then echo "$coordinator_id"; else echo "coordinator-$1"; fi; }
 coordinator_addr() { echo "${listen%:*}:$((${listen##*:} - $1 + 1))"; }
+# Where its console is: on this machine, 7000 above its port.
+console_addr() { echo "127.0.0.1:$((${listen##*:} - $1 + 7001))"; }
 coordinator_list() {
     local n list=
     for n in $(seq "$coordinators"); do list=$list,$(coordinator_addr "$n"); done
@@ -142,7 +144,7 @@ role_arguments() {
             [ "$(coordinator_name "$n")" != "$1" ] || break
         done
         addr=$(coordinator_addr "$n")
-        args=(coordinator --addr "$addr" --coordinator-id "$1" --root-refresh "$root_refresh" --lease-ttl "$lease_ttl"
+        args=(coordinator --addr "$addr" --coordinator-id "$1" --metrics-addr "$(console_addr "$n")" --root-refresh "$root_refresh" --lease-ttl "$lease_ttl"
             --lease-renew-before "$lease_renew_before"
             --root-peer 1=127.0.0.1:2380 --root-peer 2=127.0.0.1:2381 --root-peer 3=127.0.0.1:2382)
         ;;
@@ -276,6 +278,7 @@ start)
     $background || rm -f "$workdir"/logs/*.log
     start_all
     say "coordinators: $(coordinator_list)"
+    say "console: http://$(console_addr 1)/"
     if $tls; then
         say "clients need: export NOKV_TLS_CA=$workdir/tls/ca/ca.crt NOKV_TLS_CERT=$workdir/tls/client.admin.crt NOKV_TLS_KEY=$workdir/tls/client.admin.key"
     fi

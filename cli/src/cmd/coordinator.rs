@@ -3,7 +3,7 @@
 use crate::args::Scope;
 use crate::args::servers::Coordinator;
 use crate::args::values::show_duration;
-use crate::cmd::{observe, reach, security, server, startup};
+use crate::cmd::{console, observe, reach, security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
@@ -34,14 +34,21 @@ pub fn run(args: &Coordinator) -> Result<u8> {
         say(&format!("Coordinator service listening on {}", coordinator.addr()));
         let stops = Stop::new();
         let watch = observe::coordinator::watch(coordinator.observer());
+        let mut pages = observe::pages("coordinator", watch, &stops);
+        if args.metrics_addr.is_some() {
+            pages.extend(console::pages(&env, coordinator.survey_source(), peers(args)?));
+        }
         let metrics = server::metrics(
             args.metrics_addr.as_ref(),
             "Coordinator",
             "nokv_coordinator",
             coordinator.status_source(),
-            observe::pages("coordinator", watch, &stops),
+            pages,
         )
         .await?;
+        if let Some(metrics) = &metrics {
+            say(&format!("Coordinator console: http://{}/", metrics.local_addr()));
+        }
         let introduced = signals.race(introduce(&env, &coordinator, &config)).await;
         let ended = match introduced {
             Ok(()) => server::until_stopped(&mut signals, std::future::pending()).await,
@@ -88,6 +95,8 @@ fn settings(args: &Coordinator) -> Result<Config> {
         _ => server::exactly_three("--root-peer", &args.root_peer)?,
     };
     let mut config = Config::new(&args.coordinator_id, &listen_addr(args, file.as_ref())?, roots);
+    // A port that the system chooses is not known yet.
+    config.console_addr = args.metrics_addr.clone().filter(|addr| !addr.ends_with(":0")).unwrap_or_default();
     config.lease_ttl = args.lease_ttl;
     config.lease_renew_before = args.lease_renew_before;
     config.root_refresh = args.root_refresh;
@@ -113,6 +122,12 @@ fn settings(args: &Coordinator) -> Result<Config> {
     }
     config.validate().map_err(|error| startup::coordinator(&error))?;
     Ok(config)
+}
+
+/// All coordinators, as far as the file knows them.
+fn peers(args: &Coordinator) -> Result<Vec<String>> {
+    let file = args.file.config.as_deref().map(config::load).transpose()?;
+    Ok(file.map_or_else(Vec::new, |file| file.coordinators(args.file.scope).to_vec()))
 }
 
 /// The file lists all coordinators but does not say which one this is.

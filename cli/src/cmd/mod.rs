@@ -5,6 +5,7 @@ mod carry;
 mod cert;
 mod compare;
 mod config;
+mod console;
 mod coordinator;
 mod demo;
 mod execution;

@@ -221,9 +221,11 @@ pub(crate) async fn run(shared: &Shared) {
             if !state.role.is_leader {
                 known.asked = None;
                 region.load().clear();
+                region.set_asked(0);
                 continue;
             }
             known.listen(&mut region.load(), now, limits);
+            region.set_asked(known.asked.map_or(0, |asked| asked.per_second));
             let is_known =
                 !untold.contains(&region.id) && shared.known_to_root(region.id, &state.descriptor).is_ok();
             if has_room && is_known && now >= known.rest_until {

@@ -12,6 +12,8 @@ const COORDINATOR_PORT: u16 = 2379;
 const ROOT_PORT: u16 = 2380;
 const ROOT_TRANSPORT_PORT: u16 = 3380;
 const STORE_PORT: u16 = 20170;
+/// From a coordinator's port to that of its console.
+const CONSOLE_OFFSET: u16 = 7_000;
 
 fn addr(port: u16, offset: u16) -> String {
     format!("127.0.0.1:{}", port + offset)
@@ -20,6 +22,13 @@ fn addr(port: u16, offset: u16) -> String {
 /// The address of the first coordinator.
 pub fn coordinator_addr(offset: u16) -> String {
     addr(COORDINATOR_PORT, offset)
+}
+
+/// Where a coordinator's console is, next to the address that it serves clients on; `None`: no port is left for it.
+pub fn console_addr(coordinator: &str) -> Option<String> {
+    let (host, port) = coordinator.rsplit_once(':')?;
+    let port = port.parse::<u16>().ok()?.checked_add(CONSOLE_OFFSET)?;
+    Some(format!("{host}:{port}"))
 }
 
 /// The text of the configuration file.
@@ -77,5 +86,12 @@ mod tests {
         assert_eq!(cluster.tls, Some(tls));
         assert_eq!((cluster.stores.len(), cluster.meta_roots.len(), cluster.regions.len()), (3, 3, 2));
         assert_eq!(cluster.coordinators(crate::args::Scope::Host)[0], coordinator_addr(40_000));
+    }
+
+    #[test]
+    fn a_console_is_next_to_its_coordinator() {
+        assert_eq!(console_addr("127.0.0.1:2379").as_deref(), Some("127.0.0.1:9379"));
+        assert_eq!(console_addr("[::1]:2378").as_deref(), Some("[::1]:9378"));
+        assert_eq!((console_addr("h:60000"), console_addr("h")), (None, None));
     }
 }

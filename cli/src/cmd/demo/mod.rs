@@ -121,7 +121,9 @@ fn check_ports(cluster: &Cluster) -> Result {
         .flat_map(|root| [root.addr(Scope::Host), root.transport_addr(Scope::Host)])
         .flatten();
     let stores = cluster.stores.iter().filter_map(|store| store.listen_addr(Scope::Host));
-    for addr in roots.chain(stores).chain(cluster.coordinators(Scope::Host)) {
+    let coordinators = cluster.coordinators(Scope::Host);
+    let consoles: Vec<String> = coordinators.iter().filter_map(|addr| layout::console_addr(addr)).collect();
+    for addr in roots.chain(stores).chain(coordinators).chain(&consoles) {
         if let Some(holder) = holder::of_port(addr) {
             return Err(Failure::new(Code::AddressInUse, format!("{addr} is in use by another process"))
                 .why(format!("it belongs to {}", holder.describe()))
@@ -216,6 +218,9 @@ fn announce(processes: &Processes, cluster: &Cluster, file: &Path, took: Duratio
     };
     let export = export + &certificates::exports(cluster, file.parent().unwrap_or(file));
     say(&format!("ready in {:.1} s\n", took.as_secs_f64()));
+    if let Some(console) = coordinators.first().and_then(|addr| layout::console_addr(addr)) {
+        say(&format!("console: http://{console}/\n"));
+    }
     say(&format!(
         "next, in another terminal:\n{export}  nokv put hello world\n  nokv get hello\n  nokv status --config {}\n\
          kill one of the processes and look again; Ctrl-C here stops everything, the data stays",

@@ -1,5 +1,6 @@
 //! The children of a demo.
 
+use super::layout;
 use crate::args::Scope;
 use crate::config::Cluster;
 use crate::errors::{Failure, Result};
@@ -68,13 +69,16 @@ impl Processes {
         }
         for (n, addr) in cluster.coordinators(Scope::Host).iter().enumerate() {
             let name = format!("coordinator-{}", n + 1);
-            let arguments = [
+            let mut arguments = vec![
                 "coordinator".into(),
                 "--coordinator-id".into(),
                 name.clone(),
                 "--addr".into(),
                 addr.clone(),
             ];
+            if let Some(console) = layout::console_addr(addr) {
+                arguments.extend(["--metrics-addr".into(), console]);
+            }
             all.spawn(name, addr.clone(), &arguments, dir, file)?;
         }
         for store in &cluster.stores {

@@ -1,0 +1,99 @@
+//! Asking every process how it is: what heartbeats do not tell, or only much later.
+
+use crate::cmd::reach;
+use futures_util::future::{join_all, join3};
+use nokv_coordinator::Survey;
+use nokv_env::{Channel, Env};
+use nokv_proto::admin::v1::RegionLoadsRequest;
+use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use nokv_proto::coordinator::v1::{CoordinatorStatusRequest, CoordinatorStatusResponse};
+use nokv_proto::meta::v1::metadata_root_client::MetadataRootClient;
+use nokv_proto::meta::v1::{MetadataRootStatusRequest, MetadataRootStatusResponse};
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::Duration;
+
+/// Patience with one process.
+const PATIENCE: Duration = Duration::from_millis(1_500);
+
+/// What came back, or why nothing did.
+pub type Answer<T> = Result<T, String>;
+
+/// The answers of one round.
+#[derive(Debug, Default)]
+pub struct Answers {
+    /// A round has ended.
+    pub asked: bool,
+    /// By node id.
+    pub roots: BTreeMap<u64, Answer<MetadataRootStatusResponse>>,
+    /// By address; the one that asks is not among them.
+    pub coordinators: BTreeMap<String, Answer<CoordinatorStatusResponse>>,
+    /// Requests a second by region, of regions that somebody asked, by store.
+    pub stores: BTreeMap<u64, Answer<BTreeMap<u64, u64>>>,
+}
+
+impl Answers {
+    /// Requests a second by region.
+    pub fn loads(&self) -> BTreeMap<u64, u64> {
+        let all = self.stores.values().flatten().flatten();
+        let mut loads = BTreeMap::new();
+        for (region, per_second) in all {
+            *loads.entry(*region).or_default() += per_second;
+        }
+        loads
+    }
+}
+
+/// Connections that are kept from round to round.
+#[derive(Default)]
+pub struct Ways(BTreeMap<String, Channel>);
+
+impl Ways {
+    fn to(&mut self, env: &Env, addr: &str) -> Channel {
+        self.0.entry(addr.to_owned()).or_insert_with(|| env.net.connect(addr)).clone()
+    }
+}
+
+/// Asks everybody whom `survey` and the configuration know, at the same time.
+pub async fn ask(env: &Env, ways: &mut Ways, survey: &Survey, coordinators: &[String]) -> Answers {
+    let others: BTreeSet<&String> = coordinators
+        .iter()
+        .chain([&survey.holder_addr])
+        .filter(|addr| !addr.is_empty() && **addr != survey.addr)
+        .collect();
+    let stores = survey.stores.iter().filter(|store| !store.address.is_empty());
+    let roots = survey.root_peers.iter().map(|(node, addr)| (*node, ways.to(env, addr))).collect::<Vec<_>>();
+    let others = others.into_iter().map(|addr| (addr.clone(), ways.to(env, addr))).collect::<Vec<_>>();
+    let stores = stores.map(|store| (store.store_id, ways.to(env, &store.address))).collect::<Vec<_>>();
+    let (roots, coordinators, stores) = join3(
+        join_all(roots.into_iter().map(async |(node, way)| (node, root(env, way).await))),
+        join_all(others.into_iter().map(async |(addr, way)| (addr, coordinator(env, way).await))),
+        join_all(stores.into_iter().map(async |(store, way)| (store, loads(env, way).await))),
+    )
+    .await;
+    Answers {
+        asked: true,
+        roots: roots.into_iter().collect(),
+        coordinators: coordinators.into_iter().collect(),
+        stores: stores.into_iter().collect(),
+    }
+}
+
+async fn root(env: &Env, way: Channel) -> Answer<MetadataRootStatusResponse> {
+    let mut stub = MetadataRootClient::new(way);
+    let asked = reach::ask(env, PATIENCE, stub.status(MetadataRootStatusRequest {})).await;
+    asked.map_err(|why| why.to_string())
+}
+
+async fn coordinator(env: &Env, way: Channel) -> Answer<CoordinatorStatusResponse> {
+    let mut stub = CoordinatorClient::new(way);
+    let asked = reach::ask(env, PATIENCE, stub.status(CoordinatorStatusRequest {})).await;
+    asked.map_err(|why| why.to_string())
+}
+
+async fn loads(env: &Env, way: Channel) -> Answer<BTreeMap<u64, u64>> {
+    let mut stub = RaftAdminClient::new(way);
+    let asked = reach::ask(env, PATIENCE, stub.region_loads(RegionLoadsRequest {})).await;
+    let loads = asked.map_err(|why| why.to_string())?.loads;
+    Ok(loads.into_iter().map(|load| (load.region_id, load.requests_per_second)).collect())
+}
