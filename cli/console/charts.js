@@ -58,16 +58,23 @@ const CHARTS = [
   { name: 'requests', title: 'Requests', unit: '/s', show: rate },
   { name: 'writes', title: 'Writes', unit: '/s', show: rate },
   { name: 'regions', title: 'Regions', unit: '', show: whole },
-  { name: 'bytes', title: 'Data, one copy', unit: '', show: size },
+  { name: 'bytes', title: 'On disk', unit: '', show: size },
   { name: 'lag', title: 'Replica lag', unit: ' entries', show: whole },
   { name: 'root', title: 'Root lag', unit: ' entries', show: whole },
 ];
-const WIDE = 300, HIGH = 38;
+const WIDE = 300, HIGH = 38, SHOWN_MIN_MS = 60000;
+
+// How far back charts reach: as far as there is something to show.
+function reach() {
+  const first = model.history.length ? model.history[0].t : Date.now();
+  return Math.max(SHOWN_MIN_MS, Math.min(HISTORY_MS, Date.now() - first));
+}
 
 function setUpCharts(parent) {
   for (const chart of CHARTS) {
     chart.now = make('span');
     chart.range = make('span');
+    chart.since = make('small');
     chart.area = draw('path', { class: 'area' });
     chart.line = draw('path', { class: 'line' });
     chart.cursor = draw('line', { class: 'cursor', y1: 0, y2: HIGH, visibility: 'hidden' });
@@ -76,7 +83,7 @@ function setUpCharts(parent) {
     chart.picked = null;
     chart.svg.addEventListener('pointermove', event => {
       const box = chart.svg.getBoundingClientRect();
-      pick(chart, Date.now() - HISTORY_MS * (1 - (event.clientX - box.left) / box.width));
+      pick(chart, Date.now() - reach() * (1 - (event.clientX - box.left) / box.width));
     });
     chart.svg.addEventListener('pointerleave', () => { chart.picked = null; drawChart(chart); });
     chart.svg.addEventListener('blur', () => { chart.picked = null; drawChart(chart); });
@@ -87,10 +94,10 @@ function setUpCharts(parent) {
       if (to === undefined || last < 0) return;
       event.preventDefault();
       pick(chart, model.history[Math.max(0, Math.min(last, to))].t);
-      tell(find('say'), chart.now.parentNode.textContent + ', ' + chart.range.textContent);
+      tell(find('say'), chart.title + ' ' + chart.now.parentNode.textContent + ', ' + chart.range.textContent);
     });
     parent.append(make('figure', { class: 'chart' }, make('figcaption', {}, make('span', {}, chart.title), chart.range),
-      make('p', { class: 'now' }, chart.now, make('small', {}, chart.unit)), chart.svg));
+      make('p', { class: 'now' }, make('span', {}, chart.now, make('small', {}, chart.unit)), chart.since), chart.svg));
   }
 }
 
@@ -114,7 +121,8 @@ function drawChart(chart) {
   const highest = Math.max(...values), lowest = Math.min(...values);
   // From zero, so that a wobble looks like one.
   const top = highest > 0 ? highest * 1.1 : 1;
-  const x = t => WIDE * (1 - (end - t) / HISTORY_MS), y = value => HIGH - (HIGH - 2) * value / top;
+  const shownMs = reach();
+  const x = t => WIDE * (1 - (end - t) / shownMs), y = value => HIGH - (HIGH - 2) * value / top;
   const runs = [];
   samples.forEach((sample, at) => {
     if (at === 0 || sample.t - samples[at - 1].t > GAP_MS) runs.push([]);
@@ -127,8 +135,9 @@ function drawChart(chart) {
   const shown = picked || samples[samples.length - 1];
   tell(chart.now, chart.show(shown[chart.name]));
   tell(chart.range, picked ? 'at ' + new Date(picked.t).toLocaleTimeString() : 'most ' + chart.show(highest));
+  tell(chart.since, 'last ' + span(shownMs));
   chart.cursor.setAttribute('visibility', picked ? 'visible' : 'hidden');
   if (picked) ['x1', 'x2'].forEach(name => chart.cursor.setAttribute(name, x(picked.t)));
   chart.svg.setAttribute('aria-label', chart.title + ': now ' + chart.show(values[values.length - 1]) + chart.unit + ', between '
-    + chart.show(lowest) + ' and ' + chart.show(highest) + ' in the last ' + span(end - samples[0].t) + '. Arrow keys show single moments.');
+    + chart.show(lowest) + ' and ' + chart.show(highest) + ' in the last ' + span(shownMs) + '. Arrow keys show single moments.');
 }

@@ -168,7 +168,8 @@ function paintMap() {
         pen.fillStyle = 'rgba(0,0,0,.5)';
         pen.fillRect(inner.x, inner.y + inner.h - high, inner.w, high);
       }
-      if (worst && !(worst & 64)) {
+      // A silent peer is said by its store already, and there may be many.
+      if (worst & ~16 && !(worst & 64)) {
         pen.fillStyle = colours.text;
         pen.beginPath();
         pen.moveTo(inner.x, inner.y);
@@ -200,7 +201,7 @@ function label(pen, region, box, leader, colour, colours) {
   pen.beginPath();
   pen.rect(box.x, box.y, box.w - 4, box.h);
   pen.clip();
-  const dark = leader === 0 ? colours.text : ['#0072b2', '#d55e00', '#009e73'].includes(colour.fill) ? '#fff' : '#000';
+  const dark = leader === 0 ? colours.text : ['#2f74b0', '#d2622f', '#1f9a76'].includes(colour.fill) ? '#fff' : '#000';
   pen.fillStyle = dark;
   pen.textBaseline = 'middle';
   pen.font = '600 12.5px system-ui, sans-serif';

@@ -125,7 +125,7 @@ async function follow(changed) {
 const silence = () => model.head ? performance.now() - model.answeredAt : null;
 
 // Colours that people with any kind of colour vision tell apart; from the ninth store on they come again, hatched.
-const COLOURS = ['#0072b2', '#e69f00', '#009e73', '#cc79a7', '#56b4e9', '#d55e00', '#b8a800', '#8a8f98'];
+const COLOURS = ['#2f74b0', '#e3a430', '#1f9a76', '#cf88b2', '#74bdea', '#d2622f', '#c3b52f', '#8a8f98'];
 let storeRanks = new Map();
 
 function rankStores() {

@@ -71,9 +71,9 @@ function storeState(store) {
 }
 
 function tile(kind, parts) {
-  const { level, name, addr, lines, extra, colour } = parts;
+  const { level, name, addr, lines, disk, extra, colour } = parts;
   return make('li', { class: 'tile ' + kind }, make('div', { class: 'top' }, mark(level), colour || null, make('b', {}, name), make('span', { class: 'addr', title: addr }, addr)),
-    extra || null, ...lines.filter(Boolean).map(line => make('p', line.startsWith('!') ? { class: 'bad' } : { class: 'dim' }, line.replace(/^!/, ''))));
+    disk || null, ...lines.filter(Boolean).map(line => make('p', line.startsWith('!') ? { class: 'bad' } : { class: 'dim' }, line.replace(/^!/, ''))), extra || null);
 }
 
 const look = item => JSON.stringify(item);
@@ -84,7 +84,8 @@ function showTiles(head) {
     lines: root.answers ? [(root.leader ? 'leads' : 'follows') + ' · term ' + root.term + ' · applied ' + whole(root.applied)]
       : [root.answers === null ? 'not asked yet' : '!does not answer: ' + root.error],
   }));
-  sync(find('coordinators'), head.coordinators, one => one.addr, look, one => {
+  const coordinators = [...head.coordinators].sort((a, b) => (a.id || a.addr) < (b.id || b.addr) ? -1 : 1);
+  sync(find('coordinators'), coordinators, one => one.addr, look, one => {
     const link = !one.self && consoleOf(one);
     const name = one.id || 'coordinator';
     return tile(one.answers === false ? 'down' : one.holds_lease ? 'lead' : '', {
@@ -98,7 +99,7 @@ function showTiles(head) {
   const brief = store => look([store.id, store.addr, store.up, storeState(store).replace(/[\d.]+ s/, ''), store.error, store.capacity, size(store.available), store.leaders, store.peers]);
   sync(find('stores'), head.stores, store => store.id, brief, store => tile(isWell(store) ? '' : 'down', {
     level: isWell(store) ? 'healthy' : 'degraded', name: 'store-' + store.id, addr: store.addr, colour: swatch(store.id),
-    extra: disk(store),
+    disk: diskBar(store),
     lines: [
       isWell(store) && !store.decommissioning ? '' : (isWell(store) ? '' : '!') + storeState(store).replace(/ for .*/, '') + (store.error && store.up ? ': ' + store.error : ''),
       many(store.leaders, 'leader') + ' · ' + many(store.peers, 'replica'),
@@ -107,7 +108,7 @@ function showTiles(head) {
   }));
 }
 
-function disk(store) {
+function diskBar(store) {
   if (!store.capacity) return null;
   const used = 1 - store.available / store.capacity;
   return draw('svg', { class: 'disk', viewBox: '0 0 100 6', preserveAspectRatio: 'none', role: 'img', 'aria-label': 'disk ' + Math.round(used * 100) + ' % used' },
@@ -267,7 +268,7 @@ const edgeNode = (region, side, text) => region[side].length ? make('span', { cl
 const stateOf = region => (region.leader === 0 && !(region.flags & 64) ? ['no leader'] : []).concat(oddities(region).map(flag => flag[1])).join(', ');
 
 const REGION_COLUMNS = [
-  { title: 'Region', value: region => region.id, text: region => String(region.id), num: true },
+  { title: 'Region', value: region => region.id, text: region => String(region.id) },
   { title: 'From', value: region => region.start, text: startText, kind: 'key', node: (region, text) => edgeNode(region, 'start', text) },
   { title: 'To', value: region => region.at, text: endText, kind: 'key', node: (region, text) => edgeNode(region, 'end', text) },
   { title: 'Leader', value: region => region.leader, text: region => region.leader ? 'store-' + region.leader : 'nobody', icon: region => region.leader ? swatch(region.leader) : null },
@@ -279,7 +280,7 @@ const REGION_COLUMNS = [
   { title: 'State', value: region => region.flags + (region.leader ? 0 : 256), text: stateOf, kind: 'wrap' },
 ];
 
-const PAGE_ROWS = 40;
+const PAGE_ROWS = 25;
 let storeTable, regionTable, page = 0;
 
 function setUpTables() {
@@ -298,6 +299,9 @@ function showStores() {
 
 function showRegions() {
   const found = map.question ? model.sorted.filter(map.question) : model.sorted;
+  // The region of that number comes before the one that holds the number as a key.
+  const named = found.findIndex(region => String(region.id) === find('search').value.trim());
+  if (named > 0) found.unshift(...found.splice(named, 1));
   const pages = Math.max(1, Math.ceil(found.length / PAGE_ROWS));
   page = Math.max(0, Math.min(page, pages - 1));
   fillTable(regionTable, sorted(regionTable, found).slice(page * PAGE_ROWS, (page + 1) * PAGE_ROWS));
@@ -415,6 +419,7 @@ function regionNodes(answer) {
     make('td', {}, swatch(replica.store), 'store-' + replica.store), make('td', { class: 'num' }, String(replica.peer)), make('td', {}, replica.role),
     make('td', { class: 'num' }, cell(replica.applied, whole)), make('td', { class: 'num' }, cell(replica.lag, whole)), make('td', { class: 'num' }, cell(replica.term, whole)),
     make('td', { class: 'num' }, cell(replica.bytes, size)), make('td', { class: 'num' }, cell(replica.heard_ms, ms => span(ms) + ' ago')), make('td', {}, state(replica))));
+  const leads = model.head.stores.find(store => store.id === answer.leader);
   const titles = [['Store'], ['Peer', 1], ['Role'], ['Applied', 1], ['Lag', 1], ['Term', 1], ['Size', 1], ['Heard', 1], ['State']];
   const list = (title, nodes) => nodes.length ? make('section', {}, make('h3', {}, title), make('ul', { class: 'work' }, ...nodes)) : null;
   return [
@@ -423,6 +428,7 @@ function regionNodes(answer) {
       make('table', {}, make('thead', {}, make('tr', {}, ...titles.map(([title, num]) => make('th', { scope: 'col', class: num ? 'num' : null }, title)))), make('tbody', {}, ...rows)))),
     list('Changes', answer.transitions.map(transitionNode)),
     list('Operators', answer.operators.map(operatorNode)),
-    make('section', {}, make('h3', {}, 'Look further'), make('p', {}, make('code', {}, 'nokv region check --region ' + answer.id)), make('p', {}, make('code', {}, 'nokv operators --region ' + answer.id))),
+    make('section', {}, make('h3', {}, 'Look further'), make('p', {}, make('code', {}, 'nokv region check --region ' + answer.id)), make('p', {}, make('code', {}, 'nokv operators --region ' + answer.id)),
+      leads ? make('p', {}, make('code', {}, 'nokv execution --addr ' + leads.addr + ' --region ' + answer.id)) : null),
   ].filter(Boolean);
 }

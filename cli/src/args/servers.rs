@@ -143,7 +143,7 @@ pub struct Coordinator {
     /// Snapshots that one store may send or take in at a time
     #[arg(long, env = "NOKV_SNAPSHOTS_PER_STORE", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=64))]
     pub snapshots_per_store: u64,
-    /// Serve /metrics, /livez, /readyz and /debug/vars on this address; off when not given
+    /// Serve the console at http://HOST:PORT/, and /metrics, /livez, /readyz, /debug/vars; off when not given
     #[arg(long, env = "NOKV_METRICS_ADDR", value_name = "HOST:PORT", value_parser = address)]
     pub metrics_addr: Option<String>,
     /// Whom to trust, and who we are.

@@ -94,6 +94,7 @@ impl Writes {
 
 #[derive(Debug, Clone, Copy, Default)]
 struct Sum {
+    leaders: u64,
     bytes: u64,
     requests: u64,
     writes: f64,
@@ -196,6 +197,7 @@ impl Feed {
         let totals = &mut self.totals;
         totals.lag_max = totals.lag_max.max(lag);
         totals.all = Sum {
+            leaders: totals.all.leaders + u64::from(leader != 0),
             bytes: totals.all.bytes + bytes,
             requests: totals.all.requests + requests,
             writes: totals.all.writes + writes,
@@ -205,6 +207,7 @@ impl Feed {
         }
         if leader != 0 {
             let led = totals.stores.entry(leader).or_default();
+            led.leaders += 1;
             led.requests += requests;
             led.writes += writes;
         }
@@ -305,7 +308,7 @@ impl Feed {
                 "error": error,
                 "capacity": store.capacity,
                 "available": store.available,
-                "leaders": store.leader_num,
+                "leaders": sum.leaders,
                 "peers": store.peer_num,
                 "decommissioning": store.decommissioning,
                 "bytes": sum.bytes,

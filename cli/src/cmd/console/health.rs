@@ -186,22 +186,24 @@ impl Found {
     }
 
     fn roots(&mut self, survey: &Survey, answers: &Answers) {
+        let down = answers.roots.values().filter(|answer| answer.is_err()).count();
+        let up = survey.root_peers.len() - down.min(survey.root_peers.len());
         for (node, why) in
             answers.roots.iter().filter_map(|(node, answer)| Some((node, answer.as_ref().err()?)))
         {
             let addr = survey.root_peers.get(node).map_or("", String::as_str);
-            self.add(
-                Level::Degraded,
-                format!("meta-root-{node} does not answer at {addr}: {why}."),
-                "nokv status",
-            );
+            let rest = if up * 2 > survey.root_peers.len() {
+                format!(" The other {up} are enough to go on.")
+            } else {
+                String::new()
+            };
+            let text = format!("meta-root-{node} does not answer at {addr}: {why}.{rest}");
+            self.add(Level::Degraded, text, "nokv status");
         }
-        let down = answers.roots.values().filter(|answer| answer.is_err()).count();
         let (root, of) = (&survey.state["root"], survey.root_peers.len());
-        if answers.asked && (of - down.min(of)) * 2 <= of {
+        if answers.asked && up * 2 <= of {
             let text = format!(
-                "The meta-roots have no quorum: {} of {of} answer. Known keys go on being served for as long as timestamps last; no new routes, ids or timestamps.",
-                of - down.min(of)
+                "The meta-roots have no quorum: {up} of {of} answer. Nothing new is handed out: no ids, no timestamps beyond the fence, no changed routes."
             );
             self.add(Level::Unavailable, text, "nokv status");
         } else if root["available"] != true {
@@ -219,7 +221,10 @@ impl Found {
             match (store.up, answer) {
                 (false, _) => self.add(Level::Degraded, silent(store, survey), "nokv operators"),
                 (true, Some(Err(why))) => {
-                    let text = format!("store-{id} does not answer at {addr}: {why}.");
+                    let text = format!(
+                        "store-{id} does not answer at {addr}: {why}. {}.",
+                        until_replaced(store, survey)
+                    );
                     self.add(Level::Degraded, text, "nokv status");
                 }
                 (true, _) if store.capacity > 0 && store.available < store.capacity / FULL_PART => {
@@ -272,14 +277,22 @@ fn silent(store: &StoreInfo, survey: &Survey) -> String {
     if store.heartbeat_age_ms == u64::MAX {
         return format!("store-{id} is a member and has not been heard of since this coordinator started.");
     }
-    let (age, replicas) = (store.heartbeat_age_ms / 1000, store.peer_num);
-    let left = survey.repair_after.as_secs().saturating_sub(age);
-    let then = match (replicas, left) {
-        (0, _) => "It holds no replica".to_owned(),
-        (_, 0) => format!("Its {replicas} replicas are being replaced where other stores can take them"),
-        (_, left) => format!("Its {replicas} replicas are replaced in {} unless it comes back", ago(left)),
-    };
+    let (age, then) = (store.heartbeat_age_ms / 1000, until_replaced(store, survey));
     format!("store-{id} at {addr} has sent no heartbeat for {}. {then}.", ago(age))
+}
+
+/// What becomes of the replicas on a store that is down.
+fn until_replaced(store: &StoreInfo, survey: &Survey) -> String {
+    let left = survey.repair_after.as_secs().saturating_sub(store.heartbeat_age_ms / 1000);
+    match (store.peer_num, left) {
+        (0, _) => "It holds no replica".to_owned(),
+        (replicas, 0) => {
+            format!("Its {replicas} replicas are being replaced where other stores can take them")
+        }
+        (replicas, left) => {
+            format!("Its {replicas} replicas are replaced in {} unless it comes back", ago(left))
+        }
+    }
 }
 
 /// Bytes for people.
@@ -372,7 +385,10 @@ mod tests {
             "{problems:?}"
         );
         let texts: Vec<&str> = problems.iter().map(|problem| problem.text.as_str()).collect();
-        assert!(texts.contains(&"meta-root-2 does not answer at r2:1: refused."), "{texts:?}");
+        assert!(
+            texts.contains(&"meta-root-2 does not answer at r2:1: refused. The other 2 are enough to go on."),
+            "{texts:?}"
+        );
         let store = "store-1 at s1:1 has sent no heartbeat for 60 s. Its 2 replicas are replaced in 29 min unless it comes back.";
         assert!(texts.contains(&store), "{texts:?}");
         assert_eq!(problems.last().map(|problem| problem.level), Some(Level::Note));

@@ -1,6 +1,6 @@
 //! Asking every process how it is: what heartbeats do not tell, or only much later.
 
-use crate::cmd::reach;
+use crate::cmd::reach::{self, NoAnswer};
 use futures_util::future::{join_all, join3};
 use nokv_coordinator::Survey;
 use nokv_env::{Channel, Env};
@@ -82,18 +82,49 @@ pub async fn ask(env: &Env, ways: &mut Ways, survey: &Survey, coordinators: &[St
 async fn root(env: &Env, way: Channel) -> Answer<MetadataRootStatusResponse> {
     let mut stub = MetadataRootClient::new(way);
     let asked = reach::ask(env, PATIENCE, stub.status(MetadataRootStatusRequest {})).await;
-    asked.map_err(|why| why.to_string())
+    asked.map_err(|why| plain(&why))
 }
 
 async fn coordinator(env: &Env, way: Channel) -> Answer<CoordinatorStatusResponse> {
     let mut stub = CoordinatorClient::new(way);
     let asked = reach::ask(env, PATIENCE, stub.status(CoordinatorStatusRequest {})).await;
-    asked.map_err(|why| why.to_string())
+    asked.map_err(|why| plain(&why))
 }
 
 async fn loads(env: &Env, way: Channel) -> Answer<BTreeMap<u64, u64>> {
     let mut stub = RaftAdminClient::new(way);
     let asked = reach::ask(env, PATIENCE, stub.region_loads(RegionLoadsRequest {})).await;
-    let loads = asked.map_err(|why| why.to_string())?.loads;
+    let loads = asked.map_err(|why| plain(&why))?.loads;
     Ok(loads.into_iter().map(|load| (load.region_id, load.requests_per_second)).collect())
+}
+
+/// Why there is no answer, without what only programmers say.
+fn plain(why: &NoAnswer) -> String {
+    match why {
+        NoAnswer::Refused(text) if text.contains("tcp connect error") => "nothing listens there".to_owned(),
+        why => why.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn requests_of_all_stores_add_up() {
+        let loads = |pairs: &[(u64, u64)]| Ok(pairs.iter().copied().collect::<BTreeMap<_, _>>());
+        let stores = BTreeMap::from([
+            (1, loads(&[(7, 10), (8, 1)])),
+            (2, loads(&[(7, 5)])),
+            (3, Err("refused".to_owned())),
+        ]);
+        let answers = Answers { stores, ..Answers::default() };
+        assert_eq!(answers.loads(), BTreeMap::from([(7, 15), (8, 1)]));
+    }
+
+    #[test]
+    fn a_dead_process_is_said_in_plain_words() {
+        assert_eq!(plain(&NoAnswer::Refused("tcp connect error: x".into())), "nothing listens there");
+        assert_eq!(plain(&NoAnswer::OtherKind), "another kind of process listens there");
+    }
 }

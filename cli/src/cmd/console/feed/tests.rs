@@ -74,7 +74,8 @@ fn a_row_says_all_of_a_region_and_no_key_breaks_it() {
     assert_eq!(answer["regions"][1][2], "", "nothing follows");
     assert_eq!(answer["state"]["gc"]["safe_point"], "467113216000000001");
     assert_eq!((&answer["health"]["state"], &answer["full"]), (&json!("healthy"), &json!(true)));
-    assert_eq!(answer["stores"][1]["bytes"], 4_000);
+    assert_eq!((&answer["stores"][1]["bytes"], &answer["stores"][1]["leaders"]), (&json!(4_000), &json!(0)));
+    assert_eq!(answer["stores"][0]["leaders"], 2);
 }
 
 #[test]
