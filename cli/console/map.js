@@ -202,16 +202,23 @@ function label(pen, region, box, leader, colour, colours) {
   pen.rect(box.x, box.y, box.w - 4, box.h);
   pen.clip();
   const dark = leader === 0 ? colours.text : ['#2f74b0', '#d2622f', '#1f9a76'].includes(colour.fill) ? '#fff' : '#000';
-  pen.fillStyle = dark;
   pen.textBaseline = 'middle';
-  pen.font = '600 12.5px system-ui, sans-serif';
   const name = leader === 0 ? 'region ' + region.id + ' · nobody leads' : 'region ' + region.id + ' · store-' + leader;
+  const write = (text, font, x, y) => {
+    pen.font = font;
+    if (leader === 0) { // on a hatched ground
+      pen.fillStyle = colours.soft;
+      pen.fillRect(x - 4, y - 8, pen.measureText(text).width + 8, 16);
+    }
+    pen.fillStyle = dark;
+    pen.fillText(text, x, y);
+  };
+  const strong = '600 12.5px system-ui, sans-serif';
   if (box.h < 40) {
-    pen.fillText(box.w > 120 ? name : String(region.id), box.x + 7, box.y + box.h / 2);
+    write(box.w > 120 ? name : String(region.id), strong, box.x + 7, box.y + box.h / 2);
   } else {
-    pen.fillText(name, box.x + 9, box.y + 16);
-    pen.font = '12px ui-monospace, monospace';
-    pen.fillText(region.start.length ? keyForPeople(region.start).text : 'first key', box.x + 9, box.y + 33);
+    write(name, strong, box.x + 9, box.y + 16);
+    write(region.start.length ? keyForPeople(region.start).text : 'first key', '12px ui-monospace, monospace', box.x + 9, box.y + 33);
   }
   pen.restore();
 }

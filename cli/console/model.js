@@ -113,7 +113,8 @@ async function follow(changed) {
         takeIn(answer);
       } catch (error) {
         model.failure = error.name === 'AbortError' ? 'no answer in ' + span(PATIENCE_MS)
-          : error instanceof TypeError ? 'it cannot be reached' : error.message;
+        : error instanceof TypeError ? 'it cannot be reached'
+        : error instanceof SyntaxError ? 'something else answers in its place' : error.message;
       }
       changed();
     }

@@ -385,6 +385,12 @@ as=(meta-root --addr 127.0.0.1:24380 "${peers[@]}") as_elsewhere=(meta-root --ad
 untouched "$rooted" 5 membership_mismatch 'node 1' "${as[@]}" --node-id 2 --workdir "$rooted"
 untouched "$rooted" 5 membership_mismatch 'node 1' meta-root --addr 127.0.0.1:24380 --node-id 1 --workdir "$rooted" \
     "${peers[@]:0:4}" --peer 3=127.0.0.1:24555
+# A console on a port that another process has, and one that is no address.
+watched=(coordinator --coordinator-id c9 --addr 127.0.0.1:24382 --root-peer 1=127.0.0.1:24391 --root-peer 2=127.0.0.1:24392 --root-peer 3=127.0.0.1:24393)
+hold "${watched[@]}" --metrics-addr 127.0.0.1:24383
+expect 5 address_in_use "pid $held" "${watched[@]/24382/24384}" --metrics-addr 127.0.0.1:24383
+stop_held
+expect 2 usage '--metrics-addr' "${watched[@]}" --metrics-addr nowhere
 hold "${as[@]}" --node-id 1 --workdir "$(copy held "$rooted")"
 expect 5 workdir_in_use "pid $held" "${as_elsewhere[@]}" --node-id 1 --workdir "$work/held"
 expect 5 address_in_use "pid $held" "${as[@]}" --node-id 1 --workdir "$(copy second "$rooted")"

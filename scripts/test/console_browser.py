@@ -11,12 +11,15 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 import time
+import urllib.error
 import urllib.request
 
 ADDR, HTTP = "127.0.0.1:24377", "127.0.0.1:24379"
+OFFSET = 23_000  # of the ports of the real cluster
 ROOTS = [f"--root-peer={node}=127.0.0.1:{24400 + node}" for node in (1, 2, 3)]
 
 
@@ -361,6 +364,9 @@ def keys_are_no_markup(tab):
     holds = tab.run("""(() => { const bytes = text => new TextEncoder().encode(text), range = (a, b) => ({ start: bytes(a), end: bytes(b) });
         return [holds(range('', ''), bytes('x')), holds(range('b', 'd'), bytes('a')), holds(range('b', 'd'), bytes('d')),
             holds(range('bb', 'bd'), bytes('b')), holds(range('b', 'd'), bytes('ca'))]; })()""")
+    links = tab.run("""['h:1', '0.0.0.0:9', '[::1]:7', 'javascript:alert(1)//:80', '', 'a b:1', 'x/y:2', null]
+        .map(console => consoleOf({ console, addr: 'c1:2379' }))""")
+    check(links == ["http://h:1/", "http://c1:9/", "http://[::1]:7/", None, None, None, None, None], f"links lead to consoles only: {links}")
     check(holds == [True, False, False, True, True], "a range holds a key or what begins with it")
 
 
@@ -408,6 +414,54 @@ def death_and_return(tab, nokv, workdir, running, shots):
         again.wait()
 
 
+def real(tab, nokv, workdir, shots):
+    """A cluster of three stores, one of which dies."""
+    log = f"{workdir}/demo.log"
+    demo = subprocess.Popen([nokv, "demo", "--dir", f"{workdir}/demo", f"--port-offset={OFFSET}"], stdout=open(log, "wb"),
+                            stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+    try:
+        for _ in range(600):
+            text = open(log).read()
+            if "console: " in text or demo.poll() is not None:
+                break
+            time.sleep(0.1)
+        url = re.search(r"console: (http://\S+)", text)
+        check(url, "the demo prints where its console is")
+        url = url[1]
+        cli = {**os.environ, "NOKV_COORDINATOR_ADDR": f"127.0.0.1:{2379 + OFFSET}"}
+        tab.view(1440, 900)
+        tab.open(url)
+        tab.until("document.getElementById('health-word').textContent === 'Healthy' && model.head.asked", 30)
+        check(True, "a real cluster is healthy")
+        bench = subprocess.Popen([nokv, "bench", "--clients=4", "--seconds=14", "--value-size=128"], env=cli,
+                                 stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        tab.until("model.head.totals.requests > 10 && model.head.totals.writes > 10", 20)
+        check(tab.run("document.querySelectorAll('#hot li').length") > 0, "its load is seen, and where it is")
+        before = tab.run("model.since")
+        sent = tab.run("fetch('api/cluster?since=' + model.since).then(reply => reply.text()).then(text => text.length)")
+        check(sent < 20_000 and before, f"what is new is {sent} bytes")
+        tab.run("openRegion(model.sorted[0].id)")
+        tab.until("document.querySelectorAll('#region-body tbody tr').length === 3")
+        check(True, "a real region shows its replicas")
+        tab.run("document.getElementById('region').close()")
+        bench.wait()
+        pid = int(re.search(r"store-2\s+(\d+)", text)[1])
+        os.kill(pid, signal.SIGKILL)
+        tab.until("document.getElementById('problems').textContent.includes('store-2 does not answer')", 20)
+        tab.until("model.sorted.every(region => region.leader !== 0 && region.leader !== 2)", 40)
+        check(True, "a dead store is told within seconds, and who leads instead")
+        if shots:
+            tab.shot(f"{shots}/dead-store.png")
+        tab.run("location.href = consoleOf(model.head.coordinators.find(one => !one.self))")
+        tab.until("typeof model !== 'undefined' && model.head && !model.head.self.holds_lease", 20)
+        tab.until("document.querySelector('#standby a')")
+        link = tab.run("document.querySelector('#standby a').href")
+        check(link == url, f"a standby links to the holder of the lease: {link}")
+    finally:
+        demo.send_signal(signal.SIGINT)
+        demo.wait(60)
+
+
 def main():
     nokv, workdir = sys.argv[1:3]
     shots = sys.argv[4] if sys.argv[3:4] == ["--shots"] else None
@@ -419,6 +473,7 @@ def main():
         by_keyboard(tab)
         keys_are_no_markup(tab)
         sizes(tab, shots)
+        real(tab, nokv, workdir, shots)
         check(tab.complaints == [], f"the browser has nothing to complain of {tab.complaints}")
         death_and_return(tab, nokv, workdir, running, shots)
     finally:
