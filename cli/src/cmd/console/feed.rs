@@ -9,7 +9,9 @@ use super::probe::Answers;
 use crate::output::base64;
 use nokv_coordinator::{RegionSurvey, Survey};
 use nokv_env::Instant;
-use nokv_proto::coordinator::v1::{OperatorRecord, OperatorState, TransitionEntry, TransitionReason};
+use nokv_proto::coordinator::v1::{
+    CoordinatorStatusResponse, OperatorRecord, OperatorState, TransitionEntry, TransitionReason,
+};
 use nokv_proto::meta::v1::RegionReplicaState;
 use serde_json::{Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -451,10 +453,7 @@ fn coordinators(survey: &Survey, answers: &Answers) -> Vec<Value> {
         "root_lag": survey.state["root"]["root_lag"],
         "root_available": survey.state["root"]["available"],
     });
-    let row = |(addr, answer): (
-        &String,
-        &Result<nokv_proto::coordinator::v1::CoordinatorStatusResponse, String>,
-    )| {
+    let row = |(addr, answer): (&String, &Result<CoordinatorStatusResponse, String>)| {
         let (is_well, error) = told(Some(answer));
         let status = answer.as_ref().ok();
         json!({
@@ -469,7 +468,12 @@ fn coordinators(survey: &Survey, answers: &Answers) -> Vec<Value> {
             "console": status.map(|status| &status.console_addr).filter(|addr| !addr.is_empty()),
         })
     };
-    std::iter::once(own).chain(answers.coordinators.iter().map(row)).collect()
+    // This one may be known by another address than its own.
+    let is_other = |answer: &Result<CoordinatorStatusResponse, String>| {
+        answer.as_ref().map_or(true, |status| status.coordinator_id != survey.coordinator_id)
+    };
+    let others = answers.coordinators.iter().filter(|(_, answer)| is_other(answer));
+    std::iter::once(own).chain(others.map(row)).collect()
 }
 
 /// All that are under way, and the latest that have ended.

@@ -136,6 +136,29 @@ fn what_is_odd_about_a_region_is_counted_and_flagged() {
 }
 
 #[test]
+fn this_coordinator_is_not_listed_twice() {
+    let status = |id: &str| CoordinatorStatusResponse {
+        coordinator_id: id.into(),
+        console_addr: "h:1".into(),
+        ..Default::default()
+    };
+    let mut answers = Answers::default();
+    answers.coordinators.insert("localhost:2379".into(), Ok(status("c1")));
+    answers.coordinators.insert("h:2379".into(), Ok(status("c2")));
+    answers.coordinators.insert("h:2378".into(), Err("silent".into()));
+    let mut feed = Feed::new(7);
+    feed.take_in(survey(second(1), Vec::new()), &answers);
+    let told: Value = serde_json::from_str(&feed.cluster(&answers, "", 0)).unwrap();
+    let rows = told["coordinators"].as_array().unwrap();
+    let brief: Vec<_> = rows.iter().map(|row| (&row["id"], &row["answers"], &row["console"])).collect();
+    let (yes, no, nothing) = (&json!(true), &json!(false), &Value::Null);
+    assert_eq!(
+        brief,
+        [(&json!("c1"), yes, nothing), (nothing, no, nothing), (&json!("c2"), yes, &json!("h:1"))]
+    );
+}
+
+#[test]
 fn ten_thousand_regions_cost_little() {
     let key = |n: u64| format!("table/users/{n:010}").into_bytes();
     let all = |at| (0..10_000).map(|n| region(n + 1, &key(n), &key(n + 1), 50, at)).collect::<Vec<_>>();
