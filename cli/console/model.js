@@ -126,7 +126,7 @@ async function follow(changed) {
 const silence = () => model.head ? performance.now() - model.answeredAt : null;
 
 // Colours that people with any kind of colour vision tell apart; from the ninth store on they come again, hatched.
-const COLOURS = ['#2f74b0', '#e3a430', '#1f9a76', '#cf88b2', '#74bdea', '#d2622f', '#c3b52f', '#8a8f98'];
+const COLOURS = ['#2f74b0', '#e3a430', '#1f9a76', '#cf88b2', '#74bdea', '#d2622f', '#c3b52f', '#595d66'];
 let storeRanks = new Map();
 
 function rankStores() {

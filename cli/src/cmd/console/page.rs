@@ -48,7 +48,7 @@ mod tests {
             "document.write",
             "eval(",
             " style=\"",
-            " onclick",
+            "onclick=\"",
         ] {
             assert!(!page.contains(forbidden), "{forbidden}");
         }
