@@ -58,7 +58,7 @@ const CHARTS = [
   { name: 'requests', title: 'Requests', unit: '/s', show: rate },
   { name: 'writes', title: 'Writes', unit: '/s', show: rate },
   { name: 'regions', title: 'Regions', unit: '', show: whole },
-  { name: 'bytes', title: 'On disk', unit: '', show: size },
+  { name: 'bytes', title: 'Data', unit: '', show: size },
   { name: 'lag', title: 'Replica lag', unit: ' entries', show: whole },
   { name: 'root', title: 'Root lag', unit: ' entries', show: whole },
 ];

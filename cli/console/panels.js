@@ -137,7 +137,7 @@ function showLegend(head) {
 const HEATS = [
   { name: 'requests', title: 'requests', note: 'Requests a second, as leaders counted them in the last second.', none: 'Nobody asked any region in the last second.', value: region => region.requests, show: value => rate(value) + ' /s' },
   { name: 'writes', title: 'writes', note: 'Entries a second in the logs of regions, between two heartbeats of their leaders.', none: 'No log has grown between the last two heartbeats.', value: region => region.writes, show: value => rate(value) + ' /s' },
-  { name: 'size', title: 'size', note: 'The largest regions, by what they take on their leader’s disk. Large is not hot.', none: 'No size is known yet.', value: region => region.bytes, show: size },
+  { name: 'size', title: 'size', note: 'The largest regions: bytes of keys and values. Large is not hot.', none: 'No size is known yet.', value: region => region.bytes, show: size },
 ];
 let heat = HEATS[0];
 
@@ -413,14 +413,15 @@ function regionNodes(answer) {
     ['From', bound(start, 'the first key')], ['To', bound(end, 'the last key')],
     ['Epoch', 'version ' + answer.version + ', configuration ' + answer.conf_version + (answer.merging ? ', being merged' : '')],
     ['Requests', rate(answer.requests) + ' a second'], ['Writes', rate(answer.writes) + ' log entries a second'],
+    ['Size', size(answer.bytes) + (answer.measured ? ' of keys and values, all versions' : ' or less: guessed from the bounds of tables')],
     ['Split', answer.fill ? (answer.fill / 10).toFixed(1) + ' % of what makes it split' : 'not known'],
   ];
   const rows = answer.replicas.map(replica => make('tr', { class: replica.up ? null : 'down' },
     make('td', {}, swatch(replica.store), 'store-' + replica.store), make('td', { class: 'num' }, String(replica.peer)), make('td', {}, replica.role),
     make('td', { class: 'num' }, cell(replica.applied, whole)), make('td', { class: 'num' }, cell(replica.lag, whole)), make('td', { class: 'num' }, cell(replica.term, whole)),
-    make('td', { class: 'num' }, cell(replica.bytes, size)), make('td', { class: 'num' }, cell(replica.heard_ms, ms => span(ms) + ' ago')), make('td', {}, state(replica))));
+    make('td', { class: 'num' }, cell(replica.heard_ms, ms => span(ms) + ' ago')), make('td', {}, state(replica))));
   const leads = model.head.stores.find(store => store.id === answer.leader);
-  const titles = [['Store'], ['Peer', 1], ['Role'], ['Applied', 1], ['Lag', 1], ['Term', 1], ['Size', 1], ['Heard', 1], ['State']];
+  const titles = [['Store'], ['Peer', 1], ['Role'], ['Applied', 1], ['Lag', 1], ['Term', 1], ['Heard', 1], ['State']];
   const list = (title, nodes) => nodes.length ? make('section', {}, make('h3', {}, title), make('ul', { class: 'work' }, ...nodes)) : null;
   return [
     make('dl', {}, ...facts.flatMap(([name, value]) => [make('dt', {}, name), make('dd', {}, value)])),

@@ -193,8 +193,13 @@ impl RaftAdmin for AdminService {
         let regions = self.0.door.regions.all();
         let loads = regions
             .iter()
-            .map(|region| RegionLoad { region_id: region.id, requests_per_second: region.asked() })
-            .filter(|load| load.requests_per_second > 0);
+            .map(|region| (region.id, region.burden()))
+            .filter(|(_, burden)| *burden != (0, 0))
+            .map(|(region_id, (requests_per_second, bytes))| RegionLoad {
+                region_id,
+                requests_per_second,
+                bytes,
+            });
         Ok(Response::new(RegionLoadsResponse { loads: loads.collect() }))
     }
 

@@ -43,6 +43,8 @@ pub(crate) struct Region {
     fill: Mutex<Fill>,
     /// Requests in the last second that was looked at; 0 unless this store leads.
     asked: AtomicU64,
+    /// Bytes of keys and values, as far as measured; 0 unless this store leads.
+    held: AtomicU64,
 }
 
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
@@ -102,6 +104,7 @@ impl Region {
             load: Mutex::default(),
             fill: Mutex::default(),
             asked: AtomicU64::new(0),
+            held: AtomicU64::new(0),
         }
     }
 
@@ -163,12 +166,14 @@ impl Region {
         *lock(&self.fill) = fill;
     }
 
-    pub(crate) fn asked(&self) -> u64 {
-        self.asked.load(Ordering::Relaxed)
+    /// Requests in the last second, and bytes of keys and values; for people.
+    pub(crate) fn burden(&self) -> (u64, u64) {
+        (self.asked.load(Ordering::Relaxed), self.held.load(Ordering::Relaxed))
     }
 
-    pub(crate) fn set_asked(&self, per_second: u64) {
+    pub(crate) fn set_burden(&self, per_second: u64, bytes: u64) {
         self.asked.store(per_second, Ordering::Relaxed);
+        self.held.store(bytes, Ordering::Relaxed);
     }
 
     pub(crate) fn swept(&self) -> MutexGuard<'_, Swept> {

@@ -225,10 +225,10 @@ def region(of, number):
     row, end = of["regions"][at], (of["regions"] + [[0, ""]])[at + 1][1]
     replica = lambda store, peer: {
         "store": store, "peer": peer, "role": "leader" if store == row[6] else "voter", "leaving": False, "quarantined": False,
-        "silent": False, "up": True, "term": 5, "applied": 8812, "lag": 0, "bytes": row[7], "heard_ms": 700}
+        "silent": False, "up": True, "term": 5, "applied": 8812, "lag": 0, "heard_ms": 700}
     pairs = zip(row[5][::2], row[5][1::2])
     return {"id": number, "start": row[1], "end": end, "version": 3, "conf_version": 5, "root_epoch": 12, "merging": False,
-            "leader": row[6], "fill": 412, "requests": row[8], "writes": row[9], "replicas": [replica(*pair) for pair in pairs],
+            "leader": row[6], "fill": 412, "bytes": row[7], "measured": True, "requests": row[8], "writes": row[9], "replicas": [replica(*pair) for pair in pairs],
             "operators": [], "transitions": []}
 
 

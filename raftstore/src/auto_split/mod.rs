@@ -144,6 +144,12 @@ impl Watched {
         })
     }
 
+    /// Bytes of keys and values when it was measured, and what was written since; 0: it was not measured.
+    fn bytes(&self, grown: u64) -> u64 {
+        let since = |known: &Measured| known.size.bytes.saturating_add(grown.saturating_sub(known.grown));
+        self.measured.as_ref().map_or(0, since)
+    }
+
     /// How far the region is from being split, once it was measured and listened to.
     fn fill(&self, grown: u64, limits: &SplitLimits) -> Option<Fill> {
         let share = |is: u64, limit: u64| is.saturating_mul(1000).checked_div(limit);
@@ -221,11 +227,10 @@ pub(crate) async fn run(shared: &Shared) {
             if !state.role.is_leader {
                 known.asked = None;
                 region.load().clear();
-                region.set_asked(0);
+                region.set_burden(0, 0);
                 continue;
             }
             known.listen(&mut region.load(), now, limits);
-            region.set_asked(known.asked.map_or(0, |asked| asked.per_second));
             let is_known =
                 !untold.contains(&region.id) && shared.known_to_root(region.id, &state.descriptor).is_ok();
             if has_room && is_known && now >= known.rest_until {
@@ -234,6 +239,7 @@ pub(crate) async fn run(shared: &Shared) {
                 look(shared, &region, &state.descriptor, known, may_measure).await;
             }
             region.set_fill(known.fill(region.grown(), limits).unwrap_or_default());
+            region.set_burden(known.asked.map_or(0, |asked| asked.per_second), known.bytes(region.grown()));
         }
     }
 }

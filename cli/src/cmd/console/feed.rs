@@ -5,7 +5,7 @@
 //! and afterwards what happens in it.
 
 use super::health::{self, Ids, Level, Troubles};
-use super::probe::Answers;
+use super::probe::{Answers, Load};
 use crate::output::base64;
 use nokv_coordinator::{RegionSurvey, Survey};
 use nokv_env::Instant;
@@ -54,7 +54,7 @@ pub struct Feed {
     floor: u64,
     troubles: Troubles,
     totals: Totals,
-    loads: BTreeMap<u64, u64>,
+    loads: BTreeMap<u64, Load>,
     /// When a transition was first seen here.
     since: BTreeMap<String, Instant>,
 }
@@ -186,16 +186,10 @@ impl Feed {
     ) -> String {
         let region = &seen.region;
         let id = region.region_id;
-        let requests = self.loads.get(&id).copied().unwrap_or(0);
+        let Load { requests, bytes } = self.loads.get(&id).copied().unwrap_or_default();
         let leader = seen.leader.map_or(0, |peer| peer.store_id);
         let lag = lag(seen);
-        let bytes_of = |store: u64| {
-            seen.replicas.iter().find(|known| known.store_id == store).map_or(0, |known| known.bytes)
-        };
-        let bytes = match leader {
-            0 => seen.replicas.iter().map(|replica| replica.bytes).max().unwrap_or(0),
-            leader => bytes_of(leader),
-        };
+        let bytes = if bytes > 0 { bytes } else { estimate(seen) };
         let totals = &mut self.totals;
         totals.lag_max = totals.lag_max.max(lag);
         totals.all = Sum {
@@ -204,8 +198,8 @@ impl Feed {
             requests: totals.all.requests + requests,
             writes: totals.all.writes + writes,
         };
-        for replica in &seen.replicas {
-            totals.stores.entry(replica.store_id).or_default().bytes += replica.bytes;
+        for peer in &region.peers {
+            totals.stores.entry(peer.store_id).or_default().bytes += bytes;
         }
         if leader != 0 {
             let led = totals.stores.entry(leader).or_default();
@@ -340,6 +334,7 @@ impl Feed {
         let region = &seen.region;
         let (version, conf_version) = region.epoch_pair();
         let leads = seen.leader.map_or(0, |peer| peer.peer_id);
+        let load = self.loads.get(&id).copied().unwrap_or_default();
         let ahead = applied(seen, leads).unwrap_or(0);
         let replica = |peer: &nokv_proto::meta::v1::RegionPeer| {
             let said = seen.replicas.iter().find(|replica| replica.peer_id == peer.peer_id);
@@ -355,7 +350,6 @@ impl Feed {
                 "term": said.map(|said| said.term),
                 "applied": said.map(|said| said.applied_index),
                 "lag": said.filter(|_| leads != 0).map(|said| ahead.saturating_sub(said.applied_index)),
-                "bytes": said.map(|said| said.bytes),
                 "heard_ms": said.map(|said| self.survey.at.since(said.at).as_millis() as u64),
             })
         };
@@ -376,7 +370,9 @@ impl Feed {
             "merging": region.state() == RegionReplicaState::Merging,
             "leader": seen.leader.map_or(0, |peer| peer.store_id),
             "fill": seen.fill,
-            "requests": self.loads.get(&id).copied().unwrap_or(0),
+            "requests": load.requests,
+            "bytes": if load.bytes > 0 { load.bytes } else { estimate(seen) },
+            "measured": load.bytes > 0,
             "writes": short(self.rows.get(&id).map_or(0.0, |row| row.writes.per_second)),
             "replicas": region.peers.iter().map(replica).collect::<Vec<_>>(),
             "operators": operators(&records),
@@ -388,6 +384,16 @@ impl Feed {
 /// How far the replica of `peer` has applied the log.
 fn applied(seen: &RegionSurvey, peer: u64) -> Option<u64> {
     seen.replicas.iter().find(|replica| replica.peer_id == peer).map(|replica| replica.applied_index)
+}
+
+/// About how much a region takes, from the bounds of its leader's tables: far too much where many regions share a table.
+fn estimate(seen: &RegionSurvey) -> u64 {
+    let of_leader =
+        seen.leader.and_then(|leader| seen.replicas.iter().find(|replica| replica.peer_id == leader.peer_id));
+    of_leader.map_or_else(
+        || seen.replicas.iter().map(|replica| replica.bytes).max().unwrap_or(0),
+        |replica| replica.bytes,
+    )
 }
 
 /// How many entries the slowest replica that is up is behind its leader; reports are of different moments, so a few mean nothing.

@@ -4,8 +4,8 @@ use crate::cmd::reach::{self, NoAnswer};
 use futures_util::future::{join_all, join3};
 use nokv_coordinator::Survey;
 use nokv_env::{Channel, Env};
-use nokv_proto::admin::v1::RegionLoadsRequest;
 use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::admin::v1::{RegionLoad, RegionLoadsRequest};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{CoordinatorStatusRequest, CoordinatorStatusResponse};
 use nokv_proto::meta::v1::metadata_root_client::MetadataRootClient;
@@ -28,20 +28,30 @@ pub struct Answers {
     pub roots: BTreeMap<u64, Answer<MetadataRootStatusResponse>>,
     /// By address; the one that asks is not among them.
     pub coordinators: BTreeMap<String, Answer<CoordinatorStatusResponse>>,
-    /// Requests a second by region, of regions that somebody asked, by store.
-    pub stores: BTreeMap<u64, Answer<BTreeMap<u64, u64>>>,
+    /// By store: the regions that it leads, as far as there is anything to say of them.
+    pub stores: BTreeMap<u64, Answer<BTreeMap<u64, Load>>>,
 }
 
 impl Answers {
-    /// Requests a second by region.
-    pub fn loads(&self) -> BTreeMap<u64, u64> {
-        let all = self.stores.values().flatten().flatten();
-        let mut loads = BTreeMap::new();
-        for (region, per_second) in all {
-            *loads.entry(*region).or_default() += per_second;
+    /// What leaders say of their regions; two may think that they lead one.
+    pub fn loads(&self) -> BTreeMap<u64, Load> {
+        let mut loads: BTreeMap<u64, Load> = BTreeMap::new();
+        for (region, said) in self.stores.values().flatten().flatten() {
+            let load = loads.entry(*region).or_default();
+            load.requests += said.requests;
+            load.bytes = load.bytes.max(said.bytes);
         }
         loads
     }
+}
+
+/// What a leader says of its region.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Load {
+    /// In the last second.
+    pub requests: u64,
+    /// Of keys and values; 0: not measured.
+    pub bytes: u64,
 }
 
 /// Connections that are kept from round to round.
@@ -91,11 +101,13 @@ async fn coordinator(env: &Env, way: Channel) -> Answer<CoordinatorStatusRespons
     asked.map_err(|why| plain(&why))
 }
 
-async fn loads(env: &Env, way: Channel) -> Answer<BTreeMap<u64, u64>> {
+async fn loads(env: &Env, way: Channel) -> Answer<BTreeMap<u64, Load>> {
     let mut stub = RaftAdminClient::new(way);
     let asked = reach::ask(env, PATIENCE, stub.region_loads(RegionLoadsRequest {})).await;
     let loads = asked.map_err(|why| plain(&why))?.loads;
-    Ok(loads.into_iter().map(|load| (load.region_id, load.requests_per_second)).collect())
+    let load =
+        |said: RegionLoad| (said.region_id, Load { requests: said.requests_per_second, bytes: said.bytes });
+    Ok(loads.into_iter().map(load).collect())
 }
 
 /// Why there is no answer, without what only programmers say.
@@ -111,15 +123,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn requests_of_all_stores_add_up() {
-        let loads = |pairs: &[(u64, u64)]| Ok(pairs.iter().copied().collect::<BTreeMap<_, _>>());
+    fn words_of_two_leaders_are_put_together() {
+        let load = |requests, bytes| Load { requests, bytes };
+        let loads = |pairs: &[(u64, Load)]| Ok(pairs.iter().copied().collect::<BTreeMap<_, _>>());
         let stores = BTreeMap::from([
-            (1, loads(&[(7, 10), (8, 1)])),
-            (2, loads(&[(7, 5)])),
+            (1, loads(&[(7, load(10, 5)), (8, load(1, 0))])),
+            (2, loads(&[(7, load(5, 9))])),
             (3, Err("refused".to_owned())),
         ]);
         let answers = Answers { stores, ..Answers::default() };
-        assert_eq!(answers.loads(), BTreeMap::from([(7, 15), (8, 1)]));
+        assert_eq!(answers.loads(), BTreeMap::from([(7, load(15, 9)), (8, load(1, 0))]));
     }
 
     #[test]

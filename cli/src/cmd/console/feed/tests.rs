@@ -74,7 +74,7 @@ fn a_row_says_all_of_a_region_and_no_key_breaks_it() {
     assert_eq!(answer["regions"][1][2], "", "nothing follows");
     assert_eq!(answer["state"]["gc"]["safe_point"], "467113216000000001");
     assert_eq!((&answer["health"]["state"], &answer["full"]), (&json!("healthy"), &json!(true)));
-    assert_eq!((&answer["stores"][1]["bytes"], &answer["stores"][1]["leaders"]), (&json!(4_000), &json!(0)));
+    assert_eq!((&answer["stores"][1]["bytes"], &answer["stores"][1]["leaders"]), (&json!(2_000), &json!(0)));
     assert_eq!(answer["stores"][0]["leaders"], 2);
 }
 
@@ -133,6 +133,26 @@ fn what_is_odd_about_a_region_is_counted_and_flagged() {
     assert_eq!(answer["regions"][0][11], flag::LEAVING | flag::FEW | flag::NO_QUORUM);
     assert_eq!(answer["health"]["state"], "unavailable");
     assert_eq!(answer["regions"][0][7], 3_000, "nobody leads it: the largest word counts");
+}
+
+#[test]
+fn what_leaders_measured_goes_before_what_their_tables_suggest() {
+    let mut answers = Answers::default();
+    let load = |requests, bytes| BTreeMap::from([(1, Load { requests, bytes })]);
+    answers.stores.insert(1, Ok(load(7, 99)));
+    answers.stores.insert(2, Err("silent".into()));
+    let mut feed = Feed::new(7);
+    let at = second(1);
+    feed.take_in(survey(at, vec![region(1, b"", b"m", 50, at), region(2, b"m", b"", 50, at)]), &answers);
+    let told: Value = serde_json::from_str(&feed.cluster(&answers, "", 0)).unwrap();
+    let row = |at: usize| (told["regions"][at][7].as_u64(), told["regions"][at][8].as_u64());
+    assert_eq!((row(0), row(1)), ((Some(99), Some(7)), (Some(1_000), Some(0))));
+    assert_eq!((&told["totals"]["bytes"], &told["stores"][2]["bytes"]), (&json!(1_099), &json!(1_099)));
+    assert_eq!(told["stores"][1]["error"], "silent");
+    assert_eq!(
+        (&feed.region(1).unwrap()["measured"], &feed.region(2).unwrap()["measured"]),
+        (&json!(true), &json!(false))
+    );
 }
 
 #[test]
