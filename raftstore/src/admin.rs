@@ -1,6 +1,7 @@
 //! The operator's front door: `nokv.admin.v1.RaftAdmin`.
 
 use crate::members::NewPeer;
+use crate::region::Burden;
 use crate::snapshot::{Reading, Source};
 use crate::store::Shared;
 use crate::topology::{self, Outcome};
@@ -194,10 +195,10 @@ impl RaftAdmin for AdminService {
         let loads = regions
             .iter()
             .map(|region| (region.id, region.burden()))
-            .filter(|(_, burden)| *burden != (0, 0))
-            .map(|(region_id, (requests_per_second, bytes))| RegionLoad {
+            .filter(|(_, burden)| *burden != Burden::default())
+            .map(|(region_id, Burden { per_second, bytes })| RegionLoad {
                 region_id,
-                requests_per_second,
+                requests_per_second: per_second,
                 bytes,
             });
         Ok(Response::new(RegionLoadsResponse { loads: loads.collect() }))

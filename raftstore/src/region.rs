@@ -41,10 +41,7 @@ pub(crate) struct Region {
     load: Mutex<Load>,
     /// How far it is from being split, while it is led here.
     fill: Mutex<Fill>,
-    /// Requests in the last second that was looked at; 0 unless this store leads.
-    asked: AtomicU64,
-    /// Bytes of keys and values, as far as measured; 0 unless this store leads.
-    held: AtomicU64,
+    burden: Mutex<Burden>,
 }
 
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
@@ -63,6 +60,15 @@ pub(crate) struct State {
     pub(crate) peer: Option<u64>,
     pub(crate) applied: Position,
     pub(crate) role: Role,
+}
+
+/// How much a region that is led here has to carry; for people.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Burden {
+    /// Requests in the last second that was looked at.
+    pub(crate) per_second: u64,
+    /// Of keys and values, when they have been measured.
+    pub(crate) bytes: Option<u64>,
 }
 
 impl State {
@@ -103,8 +109,7 @@ impl Region {
             grown: AtomicU64::new(0),
             load: Mutex::default(),
             fill: Mutex::default(),
-            asked: AtomicU64::new(0),
-            held: AtomicU64::new(0),
+            burden: Mutex::default(),
         }
     }
 
@@ -166,14 +171,12 @@ impl Region {
         *lock(&self.fill) = fill;
     }
 
-    /// Requests in the last second, and bytes of keys and values; for people.
-    pub(crate) fn burden(&self) -> (u64, u64) {
-        (self.asked.load(Ordering::Relaxed), self.held.load(Ordering::Relaxed))
+    pub(crate) fn burden(&self) -> Burden {
+        *lock(&self.burden)
     }
 
-    pub(crate) fn set_burden(&self, per_second: u64, bytes: u64) {
-        self.asked.store(per_second, Ordering::Relaxed);
-        self.held.store(bytes, Ordering::Relaxed);
+    pub(crate) fn set_burden(&self, burden: Burden) {
+        *lock(&self.burden) = burden;
     }
 
     pub(crate) fn swept(&self) -> MutexGuard<'_, Swept> {

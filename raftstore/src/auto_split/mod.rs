@@ -21,7 +21,7 @@ mod survey;
 pub(crate) use load::Load;
 
 use crate::mvcc::stored_bounds;
-use crate::region::Region;
+use crate::region::{Burden, Region};
 use crate::snapshot::rows::FAMILIES;
 use crate::store::Shared;
 use crate::topology::{self, Outcome};
@@ -144,10 +144,13 @@ impl Watched {
         })
     }
 
-    /// Bytes of keys and values when it was measured, and what was written since; 0: it was not measured.
-    fn bytes(&self, grown: u64) -> u64 {
-        let since = |known: &Measured| known.size.bytes.saturating_add(grown.saturating_sub(known.grown));
-        self.measured.as_ref().map_or(0, since)
+    /// What was heard, and what was measured with what was written since.
+    fn burden(&self, grown: u64) -> Burden {
+        let bytes = |known: &Measured| known.size.bytes.saturating_add(grown.saturating_sub(known.grown));
+        Burden {
+            per_second: self.asked.map_or(0, |asked| asked.per_second),
+            bytes: self.measured.as_ref().map(bytes),
+        }
     }
 
     /// How far the region is from being split, once it was measured and listened to.
@@ -227,7 +230,7 @@ pub(crate) async fn run(shared: &Shared) {
             if !state.role.is_leader {
                 known.asked = None;
                 region.load().clear();
-                region.set_burden(0, 0);
+                region.set_burden(Burden::default());
                 continue;
             }
             known.listen(&mut region.load(), now, limits);
@@ -239,7 +242,7 @@ pub(crate) async fn run(shared: &Shared) {
                 look(shared, &region, &state.descriptor, known, may_measure).await;
             }
             region.set_fill(known.fill(region.grown(), limits).unwrap_or_default());
-            region.set_burden(known.asked.map_or(0, |asked| asked.per_second), known.bytes(region.grown()));
+            region.set_burden(known.burden(region.grown()));
         }
     }
 }

@@ -126,6 +126,9 @@ fn how_full_a_region_is_follows_from_the_limit_that_is_nearer() {
     let fill =
         |known: &Watched, bytes, requests| known.fill(1_100, &limits(bytes, requests)).map(|fill| fill.at(1));
     assert_eq!(fill(&known, 800, 0), Some(500), "a hundred were written since");
+    assert_eq!(known.burden(1_100), Burden { per_second: 50, bytes: Some(400) });
+    assert_eq!(measured(0, 0).burden(0).bytes, Some(0), "known to be empty is not unknown");
+    assert_eq!(watched().burden(9), Burden::default());
     assert_eq!(fill(&known, 800, 1_000), Some(500));
     assert_eq!(fill(&known, 800, 50), Some(1_000));
     assert_eq!(fill(&known, 0, 1_000), Some(50));

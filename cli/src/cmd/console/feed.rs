@@ -189,7 +189,7 @@ impl Feed {
         let Load { requests, bytes } = self.loads.get(&id).copied().unwrap_or_default();
         let leader = seen.leader.map_or(0, |peer| peer.store_id);
         let lag = lag(seen);
-        let bytes = if bytes > 0 { bytes } else { estimate(seen) };
+        let bytes = bytes.unwrap_or_else(|| estimate(seen));
         let totals = &mut self.totals;
         totals.lag_max = totals.lag_max.max(lag);
         totals.all = Sum {
@@ -371,8 +371,8 @@ impl Feed {
             "leader": seen.leader.map_or(0, |peer| peer.store_id),
             "fill": seen.fill,
             "requests": load.requests,
-            "bytes": if load.bytes > 0 { load.bytes } else { estimate(seen) },
-            "measured": load.bytes > 0,
+            "bytes": load.bytes.unwrap_or_else(|| estimate(seen)),
+            "measured": load.bytes.is_some(),
             "writes": short(self.rows.get(&id).map_or(0.0, |row| row.writes.per_second)),
             "replicas": region.peers.iter().map(replica).collect::<Vec<_>>(),
             "operators": operators(&records),

@@ -50,8 +50,8 @@ impl Answers {
 pub struct Load {
     /// In the last second.
     pub requests: u64,
-    /// Of keys and values; 0: not measured.
-    pub bytes: u64,
+    /// Of keys and values, if measured.
+    pub bytes: Option<u64>,
 }
 
 /// Connections that are kept from round to round.
@@ -124,7 +124,7 @@ mod tests {
 
     #[test]
     fn words_of_two_leaders_are_put_together() {
-        let load = |requests, bytes| Load { requests, bytes };
+        let load = |requests, bytes: u64| Load { requests, bytes: (bytes > 0).then_some(bytes) };
         let loads = |pairs: &[(u64, Load)]| Ok(pairs.iter().copied().collect::<BTreeMap<_, _>>());
         let stores = BTreeMap::from([
             (1, loads(&[(7, load(10, 5)), (8, load(1, 0))])),

@@ -138,7 +138,7 @@ fn what_is_odd_about_a_region_is_counted_and_flagged() {
 #[test]
 fn what_leaders_measured_goes_before_what_their_tables_suggest() {
     let mut answers = Answers::default();
-    let load = |requests, bytes| BTreeMap::from([(1, Load { requests, bytes })]);
+    let load = |requests, bytes| BTreeMap::from([(1, Load { requests, bytes: Some(bytes) })]);
     answers.stores.insert(1, Ok(load(7, 99)));
     answers.stores.insert(2, Err("silent".into()));
     let mut feed = Feed::new(7);
