@@ -101,7 +101,11 @@ pub(crate) fn look(shared: &Shared) {
         }
         Level::Critical => {
             shared.env.probe("store.room.critical");
-            tracing::error!(free, reserve, "the disk is all but full: nothing of other leaders is taken either");
+            tracing::error!(
+                free,
+                reserve,
+                "the disk is all but full: nothing of other leaders is taken either"
+            );
         }
     }
     // Coordinators shall know.

@@ -46,7 +46,8 @@ impl Cluster {
 
     fn with_reserve(disk_reserve: u64) -> Self {
         let platters: BTreeMap<_, _> = (1..=3).map(|store| (store, MemDisk::new(store))).collect();
-        let mut cluster = Self { world: World::default(), platters, stores: BTreeMap::new(), next_ts: 100, disk_reserve };
+        let mut cluster =
+            Self { world: World::default(), platters, stores: BTreeMap::new(), next_ts: 100, disk_reserve };
         for store in 1..=3 {
             cluster.start(store);
         }

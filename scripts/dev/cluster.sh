@@ -16,7 +16,7 @@
 #   --raft-debug-log, --no-raft-debug-log                                (off)
 #   --tls                     certificates in DIR/tls, one for each process, and TLS on every connection
 #   --insecure                listen beyond loopback without TLS
-#   --metrics                 every process serves /metrics etc. on its port + 10000 (off)
+#   --metrics                 stores and meta-roots serve /metrics etc. on their port + 10000 (off)
 #   --disk-reserve            bytes that stores keep free                (that of nokv serve)
 #   --background              return once all ports answer; without it, logs go to the terminal until Ctrl-C
 #
@@ -149,7 +149,8 @@ role_arguments() {
             --root-peer 1=127.0.0.1:2380 --root-peer 2=127.0.0.1:2381 --root-peer 3=127.0.0.1:2382)
         ;;
     esac
-    if $metrics; then args+=(--metrics-addr "127.0.0.1:$((${addr##*:} + 10000))"); fi
+    # Coordinators have theirs for the console.
+    case $metrics$1 in truemeta-root-* | truestore-*) args+=(--metrics-addr "127.0.0.1:$((${addr##*:} + 10000))") ;; esac
 }
 
 # ---- starting and stopping -------------------------------------------------------------------------------------

@@ -37,7 +37,8 @@ pid() { cat "$dir/pids/$1"; }
 # page NAME PATH: the body of a page, whatever its status; empty when nobody answers.
 page() {
     local port
-    port=$(head -n 1 "$dir/commands/$1") port=$((${port##*:} + 10000))
+    port=$(head -n 1 "$dir/commands/$1") port=${port##*:}
+    case $1 in coordinator-*) port=$((port + 7000)) ;; *) port=$((port + 10000)) ;; esac
     {
         exec 3<>"/dev/tcp/127.0.0.1/$port" || return 0
         printf 'GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' "$2" >&3

@@ -141,10 +141,13 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
                     .next("stop that store, move its directory away and start it empty: the other replicas have the data");
             }
             if let Some((_, dead)) = cause.split_once(ROOT_QUORUM_LOST) {
-                return Failure::new(Code::RootQuorumLost, format!("{what}: the meta-roots have no majority"))
-                    .why(dead.trim_start_matches(": ").split(") at ").next().unwrap_or_default())
-                    .next("start the dead meta-roots again; one of two is enough, and all goes on by itself")
-                    .detail("coordinators", coordinators.to_vec());
+                return Failure::new(
+                    Code::RootQuorumLost,
+                    format!("{what}: the meta-roots have no majority"),
+                )
+                .why(dead.trim_start_matches(": ").split(") at ").next().unwrap_or_default())
+                .next("start the dead meta-roots again; one of two is enough, and all goes on by itself")
+                .detail("coordinators", coordinators.to_vec());
             }
             let failure = Failure::new(Code::Unavailable, format!("{what}: no answer within {after}"))
                 .detail("coordinators", coordinators.to_vec());
@@ -172,7 +175,9 @@ pub fn failure(error: &ClientError, coordinators: &[String]) -> Failure {
             .next("split it; the limits are fixed"),
         ClientError::DiskFull(_) => Failure::new(Code::DiskFull, error)
             .why("a store keeps some of its disk free, so that it never stops for want of it; reads go on")
-            .next("free space on the disk of that store, or move regions away; it takes data again by itself"),
+            .next(
+                "free space on the disk of that store, or move regions away; it takes data again by itself",
+            ),
         ClientError::InvalidArgument(_) => Failure::usage(error),
         ClientError::Refused { addr, reason } if reason.contains("not implemented") => {
             Failure::new(Code::WrongService, format!("{addr} is not a coordinator"))

@@ -56,7 +56,11 @@ pub fn run(args: &Serve) -> Result<u8> {
         let stopped = server::end(&env, &mut signals, async {
             if lives {
                 let handed_over = store.hand_over(HANDOVER).await;
-                tracing::info!(moved = handed_over.moved, kept = handed_over.kept, "leaders were handed over");
+                tracing::info!(
+                    moved = handed_over.moved,
+                    kept = handed_over.kept,
+                    "leaders were handed over"
+                );
             }
             store.stop().await;
         });

@@ -97,9 +97,8 @@ pub async fn metrics(
     });
     let mut routes = vec![("/debug/vars".to_owned(), page)];
     routes.extend(more);
-    let server = http::serve(addr, routes)
-        .await
-        .map_err(|error| listen_failure(addr, "--metrics-addr", &error))?;
+    let server =
+        http::serve(addr, routes).await.map_err(|error| listen_failure(addr, "--metrics-addr", &error))?;
     say(&format!("{role} metrics endpoint listening on http://{}/debug/vars", server.local_addr()));
     Ok(Some(server))
 }

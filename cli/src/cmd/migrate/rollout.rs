@@ -671,6 +671,7 @@ mod tests {
             region: 1,
             target: Vec::new(),
             patience: Patience { workdir: None, wait: CALL, poll_interval: CALL },
+            security: Default::default(),
         };
         let all = read(&["2:201", "3:301"]).unwrap();
         let mut steps: Vec<Step> = all.iter().map(Step::of).collect();

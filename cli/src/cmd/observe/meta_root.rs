@@ -33,9 +33,10 @@ fn live(node: &Observation) -> Vec<Check> {
 
 fn ready(leader_id: u64, node: &Observation) -> Vec<Check> {
     let leader = (leader_id == 0).then(|| "no leader is known; an election may be under way".to_owned());
-    let quorum = node.heard_peers.filter(|heard| heard * 2 <= node.peers).map(|heard| {
-        format!("only {heard} of {} meta-roots are heard of, this one included", node.peers)
-    });
+    let quorum = node
+        .heard_peers
+        .filter(|heard| heard * 2 <= node.peers)
+        .map(|heard| format!("only {heard} of {} meta-roots are heard of, this one included", node.peers));
     vec![
         Check::new("raft", node.failed.clone().or_else(|| hangs(node.turned_ago))),
         Check::new("leader", leader),

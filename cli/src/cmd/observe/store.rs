@@ -279,12 +279,15 @@ mod tests {
             problems(&ready(&store)),
             [("coordinator", "c:1 unreachable for 12s: connection refused".to_owned())]
         );
-        store.coordinators.push(CoordinatorContact {
-            heard_ago: Some(Duration::ZERO),
-            ..CoordinatorContact::default()
-        });
-        store.disk =
-            DiskObservation { free_bytes: Some(5), total_bytes: Some(99), reserve_bytes: 10, level: Level::Short };
+        store
+            .coordinators
+            .push(CoordinatorContact { heard_ago: Some(Duration::ZERO), ..CoordinatorContact::default() });
+        store.disk = DiskObservation {
+            free_bytes: Some(5),
+            total_bytes: Some(99),
+            reserve_bytes: 10,
+            level: Level::Short,
+        };
         store.regions.leaderless = (1..=7).collect();
         store.regions.quarantined = vec![3];
         store.engine_failed = Some("sync failed".into());

@@ -163,7 +163,8 @@ fn promtool_accepts_the_pages() {
         input.write_all(page.into_text().as_bytes()).unwrap();
         drop(input);
         let ended = tool.wait_with_output().unwrap();
-        let said = String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
+        let said =
+            String::from_utf8_lossy(&ended.stdout).into_owned() + &String::from_utf8_lossy(&ended.stderr);
         assert!(ended.status.success() && said.is_empty(), "{role}: {said}");
     }
 }
