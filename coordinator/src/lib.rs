@@ -193,10 +193,23 @@ impl Shared {
         }
     }
 
+    /// From the first answer of a meta-root that knows on, this process speaks for that cluster only.
+    fn identify(&self, checkpoint: Option<&meta::RootCheckpoint>) -> Result<(), Error> {
+        match checkpoint.and_then(|checkpoint| checkpoint.state.as_ref()).map_or(0, |state| state.cluster_id)
+        {
+            0 => Ok(()),
+            id => self.env.net.identify(id).map_err(Error::Refused),
+        }
+    }
+
     async fn look_at_root(&self, deadline: Instant) -> Result<(), Error> {
         let after = self.view().token;
-        // Ask again at least this often, so that a dead connection is noticed.
-        let wait = self.config.root_refresh.max(Duration::from_millis(50)) * 5;
+        // Ask again at least this often, so that a dead connection is noticed. Nothing may ever have happened in a new
+        // cluster: the first look does not wait for it.
+        let wait = match after {
+            Some(_) => self.config.root_refresh.max(Duration::from_millis(50)) * 5,
+            None => Duration::from_millis(1),
+        };
         let reply = self.root.wait_tail(deadline, after, wait).await?;
         let token = reply.token.unwrap_or_default();
         let known = after.map(|token| token.revision);
@@ -213,6 +226,7 @@ impl Shared {
                 (checkpoint, meta::RootTailToken { cursor, revision })
             }
         };
+        self.identify(Some(&checkpoint))?;
         let mut view = self.view();
         view.install(checkpoint, token);
         if handover::phase(&view.state) != handover::Phase::Active {
@@ -227,6 +241,7 @@ impl Shared {
             let after = self.view().token;
             let reply = self.root.newest(deadline, after).await?;
             let token = reply.token.unwrap_or_default();
+            self.identify(reply.checkpoint.as_ref())?;
             let mut view = self.view();
             view.learn(reply.checkpoint, token);
             // More may have been committed meanwhile, and heard of.

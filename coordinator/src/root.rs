@@ -114,14 +114,14 @@ impl RootClient {
         reply.checkpoint.ok_or_else(|| Error::RootUnavailable("snapshot without a checkpoint".into()))
     }
 
-    /// Waits up to `wait` for events after `after`.
+    /// Waits up to `wait` for events after `after`; less when a silent node would be taken for a dead one before.
     pub async fn wait_tail(
         &self,
         deadline: Instant,
         after: Option<meta::RootTailToken>,
         wait: Duration,
     ) -> Result<meta::MetadataRootWaitTailResponse, Error> {
-        let timeout_millis = wait.as_millis() as u64;
+        let timeout_millis = wait.min(ATTEMPT / 2).as_millis() as u64;
         self.call(deadline, move |mut client| {
             Box::pin(async move {
                 client.wait_tail(meta::MetadataRootWaitTailRequest { after, timeout_millis }).await

@@ -152,8 +152,9 @@ impl Coordinator for Service {
 
     async fn list_stores(&self, _request: Request<pb::ListStoresRequest>) -> Reply<pb::ListStoresResponse> {
         let now = self.0.env.clock.now();
-        let stores = self.0.view().stores(now, self.0.config.store_down_after);
-        Ok(Response::new(pb::ListStoresResponse { stores }))
+        let view = self.0.view();
+        let stores = view.stores(now, self.0.config.store_down_after);
+        Ok(Response::new(pb::ListStoresResponse { stores, cluster_id: view.state.cluster_id }))
     }
 
     async fn list_regions(&self, request: Request<pb::ListRegionsRequest>) -> Reply<pb::ListRegionsResponse> {

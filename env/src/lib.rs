@@ -9,6 +9,7 @@
 //! which a simulation watches the product and forces its rare branches, [`histogram`] durations in buckets.
 
 pub mod clock;
+pub mod cluster;
 pub mod disk;
 pub mod histogram;
 pub mod mem_disk;
@@ -20,6 +21,7 @@ pub mod task;
 use std::sync::Arc;
 
 pub use clock::{Clock, ClockExt, Elapsed, Instant};
+pub use cluster::OfCluster;
 pub use disk::{Disk, File, OpenMode};
 pub use histogram::{Durations, Histogram};
 pub use mem_disk::MemDisk;

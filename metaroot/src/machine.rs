@@ -22,6 +22,9 @@ use tokio::sync::Notify;
 /// The one raft group of the meta-root.
 pub(crate) const GROUP: GroupId = GroupId(1);
 
+/// Ids of clusters have so many bits fewer than a word: programs that count in floating point keep them whole.
+const CLUSTER_ID_UNUSED: u32 = 16;
+
 /// What has been applied, for the service to read.
 pub(crate) struct Shared {
     core: Mutex<Core>,
@@ -149,6 +152,10 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(env: &Env, config: &crate::Config, workdir: Workdir, shared: Arc<Shared>) -> Self {
         let durable = shared.lock().image.applied.index;
+        if let id @ 1.. = shared.lock().image.state.cluster_id() {
+            // Nobody has said anything else to a network that was made for this process.
+            let _ = env.net.identify(id);
+        }
         Self {
             env: env.clone(),
             node_id: config.node_id,
@@ -161,7 +168,16 @@ impl Machine {
         }
     }
 
+    /// From the first event on this node speaks for its cluster only.
+    fn identify(&self) -> Result<(), Fatal> {
+        match self.shared.lock().image.state.cluster_id() {
+            0 => Ok(()),
+            id => self.env.net.identify(id).map_err(Fatal),
+        }
+    }
+
     fn after_apply(&mut self, applied: u64) -> Result<(), Fatal> {
+        self.identify()?;
         if let Some((holder, generation)) = self.shared.lock().new_grant() {
             self.env.probe("metaroot.lease.granted");
             self.env.fact(Fact::Lease { node: self.node_id, holder, generation });
@@ -211,6 +227,7 @@ impl Machine {
         core.image = image;
         core.watch = LeaseWatch::restart(core.image.state.lease(), self.env.clock.now());
         drop(core);
+        self.identify()?;
         self.shared.changed.notify_waiters();
         self.env.probe("metaroot.snapshot.installed");
         Ok(())
@@ -247,7 +264,10 @@ impl nokv_replica::Machine for Machine {
             let protocol = Box::new(self.shared.lock().image.state.protocol());
             return Err(Reply::Lease { protocol, granted: false });
         }
-        let command = self.shared.lock().prepare(command, now)?;
+        let mut command = self.shared.lock().prepare(command, now)?;
+        if self.shared.lock().image.state.cluster_id() == 0 {
+            command.cluster_id = self.env.rng.pure("cluster-id", 0) >> CLUSTER_ID_UNUSED | 1;
+        }
         Ok(command.encode_to_vec().into())
     }
 
@@ -341,7 +361,7 @@ mod tests {
             ..Default::default()
         };
         let lease = Lease { command: Some(command), ..Default::default() };
-        RootCommand { command: Some(root_command::Command::Lease(lease)) }
+        RootCommand { command: Some(root_command::Command::Lease(lease)), cluster_id: 0 }
     }
 
     struct Leader {

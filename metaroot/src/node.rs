@@ -44,6 +44,8 @@ pub struct Status {
     pub addr: String,
     /// This node.
     pub node_id: u64,
+    /// Which cluster this is, in hexadecimal digits; empty before it is born.
+    pub cluster_id: String,
     /// Grows with every change of regions.
     pub cluster_epoch: u64,
     /// Grows with every change of stores.
@@ -208,6 +210,10 @@ impl MetaRoot {
         Status {
             addr: self.addr(),
             node_id: self.node_id,
+            cluster_id: match state.cluster_id {
+                0 => String::new(),
+                id => nokv_env::cluster::show_cluster(id),
+            },
             cluster_epoch: state.cluster_epoch,
             membership_epoch: state.membership_epoch,
             id_fence: state.id_fence,

@@ -187,7 +187,7 @@ impl MetadataRoot for Service {
 
 impl Service {
     async fn propose(&self, command: Command) -> Result<Reply, Status> {
-        let command = RootCommand { command: Some(command) };
+        let command = RootCommand { command: Some(command), ..RootCommand::default() };
         let proposal = until_stop(&self.stop, self.handle.propose(GROUP, command));
         let reply = match self.env.clock.timeout(self.request_timeout, proposal).await {
             Ok(Ok(reply)) => reply,

@@ -15,7 +15,7 @@
 //! - `split`, `merge` what becomes of regions that are divided or united; `merging` sees a merge through.
 //! - `gc`: old versions are removed through the log, below a safe point that all regions have agreed to.
 //! - `auto_split`: regions that outgrow a limit are split by their leader.
-//! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators.
+//! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators; `identity`: of which cluster.
 //! - `room`: no new data before the disk is full; `handover`: others lead before the store stops; `observe`: numbers.
 //! - [`mode`], [`seed`]: whose directory it is, and its first regions; [`migrate`]: a stand-alone database becomes one.
 //!
@@ -39,6 +39,7 @@ mod gc;
 mod graves;
 mod handover;
 mod heartbeat;
+mod identity;
 mod inspect;
 mod machine;
 #[cfg(test)]

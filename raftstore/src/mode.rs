@@ -4,7 +4,7 @@
 //! {"version":1,"mode":"cluster","store_id":1,"region_id":0,"peer_id":0,"seed":"3-1f6b0c2e","checksum":"crc32c:8d5c0a41"}
 //! ```
 //!
-//! `seed` names the regions that the directory was seeded with. No file: `standalone`, an engine that is not part of a
+//! `seed` names the regions that the directory was seeded with. `cluster_id` follows once the store has met its cluster. No file: `standalone`, an engine that is not part of a
 //! cluster. The file is replaced atomically and is durable when [`write()`] returns.
 
 use crate::{Error, Result, sealed};
@@ -60,6 +60,14 @@ pub struct State {
     /// Names the regions that were seeded; empty when none were.
     #[serde(default)]
     pub seed: String,
+    /// The cluster whose store it is; 0 until it has met one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub cluster_id: u64,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
+pub(crate) fn is_zero(number: &u64) -> bool {
+    *number == 0
 }
 
 fn decode(data: &[u8]) -> Result<State, String> {

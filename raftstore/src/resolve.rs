@@ -3,6 +3,7 @@
 use crate::control::Coordinators;
 use crate::region::lock;
 use futures_util::future::select;
+use nokv_env::cluster::is_of_another_cluster;
 use nokv_env::{ClockExt, Env};
 use nokv_proto::coordinator::v1::ListStoresRequest;
 use nokv_replica::Resolver;
@@ -40,6 +41,10 @@ impl StoreAddresses {
             match look.await {
                 Ok(reply) => {
                     self.learn(reply.stores.into_iter().map(|store| (store.store_id, store.address)));
+                }
+                Err(error) if is_of_another_cluster(&error) => {
+                    env.probe("store.identity.refused");
+                    tracing::error!(%error, "the coordinators are of another cluster; they are told nothing");
                 }
                 Err(error) => tracing::debug!(%error, "looking up store addresses"),
             }

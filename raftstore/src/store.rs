@@ -8,6 +8,7 @@ use crate::catalog::{self, Entry};
 use crate::check::{self, Checks};
 use crate::control::Coordinators;
 use crate::heartbeat;
+use crate::identity::{self, Identity};
 use crate::machine::{Proposal, Reply, StoreMachine};
 use crate::mode::{self, Mode};
 use crate::operations::{self, Operations};
@@ -64,6 +65,7 @@ pub(crate) struct Shared {
     pub(crate) snapshots: Arc<Snapshots>,
     pub(crate) checks: Arc<Checks>,
     pub(crate) operations: Operations,
+    pub(crate) identity: Identity,
     pub(crate) topology: Topology,
     pub(crate) room: room::Room,
     /// The address in use, once the port is open.
@@ -82,28 +84,11 @@ impl Store {
         let options = nokv_engine::Options { is_owner: true, ..config.engine.clone() };
         let db = Db::open(&env, &config.workdir, options).await?;
         let started = Self::start_on(&env, &config, &state, &db).await;
-        let store = match started {
-            Ok(store) => store,
-            Err(error) => {
-                // The first error is the one to tell.
-                _ = db.close().await;
-                return Err(error);
-            }
-        };
-        if state.mode != Mode::Cluster {
-            let promoted = mode::State {
-                mode: Mode::Cluster,
-                store_id: config.store_id,
-                region_id: 0,
-                peer_id: 0,
-                ..state
-            };
-            if let Err(error) = mode::write(&*env.disk, &config.workdir, &promoted) {
-                store.stop().await;
-                return Err(error);
-            }
+        if started.is_err() {
+            // The first error is the one to tell.
+            _ = db.close().await;
         }
-        Ok(store)
+        started
     }
 
     async fn start_on(env: &Env, config: &Config, state: &mode::State, db: &Db) -> Result<Store> {
@@ -141,6 +126,7 @@ impl Store {
             pending,
             points: gc::Points::default(),
             operations: Operations::default(),
+            identity: Identity::begin(&*env.net, state.cluster_id),
             topology: Topology::default(),
             room: room::Room::default(),
             addresses,
@@ -159,6 +145,20 @@ impl Store {
         shared.served.get_or_init(|| server.local_addr());
         if config.disk_reserve > 0 {
             room::look(&shared);
+        }
+        // Before anybody else writes the file.
+        if state.mode != Mode::Cluster {
+            let promoted = mode::State {
+                mode: Mode::Cluster,
+                store_id: config.store_id,
+                region_id: 0,
+                peer_id: 0,
+                ..state.clone()
+            };
+            if let Err(error) = mode::write(&*env.disk, &config.workdir, &promoted) {
+                Store { shared, server }.stop().await;
+                return Err(error);
+            }
         }
         spawn_loops(&shared);
         Ok(Store { shared, server })
@@ -308,11 +308,19 @@ fn spawn_loops(shared: &Arc<Shared>) {
     spawn(shared, "store-split", |shared| async move { auto_split::run(&shared).await });
     spawn(shared, "store-gc", |shared| async move { gc::run(&shared).await });
     spawn(shared, "store-orphans", |shared| async move { graves::find(&shared).await });
+    spawn(shared, "store-identity", |shared| async move { identity::learn(&shared).await });
+    // Nobody is told of a store that may be of another cluster.
     for at in 0..shared.coordinators.len() {
-        spawn(shared, "store-heartbeat", move |shared| async move { heartbeat::beat(&shared, at).await });
+        spawn(shared, "store-heartbeat", move |shared| async move {
+            shared.identity.known().await;
+            heartbeat::beat(&shared, at).await;
+        });
     }
     spawn(shared, "store-operations", |shared| async move { operations::carry_out(&shared).await });
-    spawn(shared, "store-publish", |shared| async move { publish::publish(&shared).await });
+    spawn(shared, "store-publish", |shared| async move {
+        shared.identity.known().await;
+        publish::publish(&shared).await;
+    });
     spawn(shared, "store-timestamps", |shared| async move { heartbeat::fetch_timestamps(&shared).await });
     spawn(shared, "store-addresses", |shared| async move {
         let refresh = shared.config.address_refresh;

@@ -26,7 +26,7 @@ pub use disk::RealDisk;
 pub use net::RealNet;
 pub use task::{RealTasks, exit_on_panic};
 
-use nokv_env::{Env, NoHooks, RngSource};
+use nokv_env::{Env, NoHooks, OfCluster, RngSource};
 use std::io;
 use std::sync::Arc;
 use tokio::runtime::Handle;
@@ -48,7 +48,7 @@ impl RealEnv {
         Ok(Env {
             clock: Arc::new(RealClock::new()),
             disk: Arc::new(RealDisk::new()),
-            net: Arc::new(RealNet::secured(runtime.clone(), tls)),
+            net: Arc::new(OfCluster::new(Arc::new(RealNet::secured(runtime.clone(), tls)))),
             rng: RngSource::new(getrandom::u64().map_err(io::Error::other)?, u64::from(std::process::id())),
             tasks: Arc::new(RealTasks::new(runtime)),
             hooks: Arc::new(NoHooks),

@@ -191,6 +191,8 @@ pub struct WorldConfig {
     /// The world is born from a stand-alone database of this many rows, which its first store migrates into the one region
     /// there is; the scheduler brings the other replicas. 0: it is born empty, with all replicas.
     pub migrated_rows: u32,
+    /// The last store is one of another cluster that was started here by mistake.
+    pub stranger: bool,
     /// Regions of this many bytes are split by themselves; 0: none.
     pub split_bytes: u64,
     /// Regions that get this many requests a second are split by themselves; 0: none.
@@ -277,6 +279,7 @@ impl WorldConfig {
             merge_after_ms: Draw::new(seed, "config-merge").pick(&[0, 1_000, 3_000]),
             check_ms: Draw::new(seed, "config-check").pick(&[0, 500, 3_000]),
             migrated_rows: Draw::new(seed, "config-migrated").pick(&[0, 0, 0, 0, 0, 0, 0, 0, 0, 40, 300]),
+            stranger: Draw::new(seed, "config-stranger").one_in(12),
             split_bytes: Draw::new(seed, "config-split").pick(&[0, 0, 4 << 10, 16 << 10, 64 << 10]),
             split_requests: Draw::new(seed, "config-split-load").pick(&[0, 0, 0, 5, 20]),
             split_regions_max: Draw::new(seed, "config-split-max").pick(&[4, 6, 9]),
@@ -293,6 +296,14 @@ impl WorldConfig {
         let round_us = 8 * self.latency.base_us + 2 * self.latency.jitter_us + 4 * self.disk.sync_us;
         self.tso_ahead_ms = self.tso_ahead_ms.max(4 * round_us / 1_000);
         self.gc_life_ms = self.gc_life_ms.max(100 * round_us / 1_000);
+        self.stranger &= self.stores > self.replicas && self.migrated_rows == 0;
+        if self.stranger {
+            // Nobody may count on it.
+            let counts_on_all = |class: &FaultClass| {
+                matches!(class, FaultClass::MovePeer | FaultClass::Lose | FaultClass::Decommission)
+            };
+            self.faults.retain(|class| !counts_on_all(class));
+        }
         if self.migrated_rows > 0 {
             self.regions = 1;
             self.schedule_ms = self.schedule_ms.max(200);
@@ -350,6 +361,7 @@ impl WorldConfig {
             repair_after_ms: 3_000,
             merge_after_ms: 0,
             migrated_rows: 0,
+            stranger: false,
             check_ms: 0,
             split_bytes: 0,
             split_requests: 0,

@@ -9,7 +9,7 @@ use crate::net::{Network, SimNet};
 use crate::record::Told;
 use crate::trace::{Kind, Trace, digest};
 use crate::watch::Watch;
-use nokv_env::{BoxFuture, Clock, Env, Fact, Hooks, Instant, MemDisk, RngSource, Tasks};
+use nokv_env::{BoxFuture, Clock, Env, Fact, Hooks, Instant, MemDisk, OfCluster, RngSource, Tasks};
 use std::collections::BTreeMap;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
@@ -63,7 +63,7 @@ impl Surroundings {
                 wall_error_ms: parts.wall_error_ms.clone(),
             }),
             disk: parts.disk.mount(),
-            net: Arc::new(SimNet::new(self.network.clone(), place)),
+            net: Arc::new(OfCluster::new(Arc::new(SimNet::new(self.network.clone(), place)))),
             rng,
             tasks: Arc::new(NodeTasks {
                 exec: self.exec.clone(),

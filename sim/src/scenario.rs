@@ -99,6 +99,7 @@ impl Scenario {
         self.split_up().await?;
         self.placed().await?;
         self.old_rows_are_there().await?;
+        self.stranger_is_unknown().await?;
         self.nobody_differs()?;
         self.quiet().await
     }
@@ -290,6 +291,32 @@ impl Scenario {
             return Err(Violation::new("migration", facts));
         }
         self.world.around.watch.probe("world.migrated.read");
+        Ok(())
+    }
+
+    /// A store of another cluster was not let in, and was given nothing.
+    async fn stranger_is_unknown(&self) -> Result<(), Violation> {
+        if !self.world.config.stranger {
+            return Ok(());
+        }
+        let stranger = u64::from(self.world.config.stores);
+        let found = Arc::new(Mutex::new(Vec::new()));
+        let taken = found.clone();
+        self.eventually(self.world.now(), LIVENESS_MS, "listing the stores", move |runner| {
+            let found = found.clone();
+            async move {
+                *lock(&found) = runner.client.list_stores().await?;
+                Ok(())
+            }
+        })
+        .await?;
+        let is_known = lock(&taken).iter().any(|store| store.store_id == stranger);
+        let holds = self.world.regions().values().any(|region| region.peer_on_store(stranger).is_some());
+        if is_known || holds {
+            let facts = format!("store{stranger} is of another cluster and was let in");
+            return Err(Violation::new("cluster", facts));
+        }
+        self.world.around.watch.probe("world.stranger.unknown");
         Ok(())
     }
 

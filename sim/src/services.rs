@@ -313,6 +313,14 @@ async fn start_coordinator(number: u64, env: Env, config: &WorldConfig) -> Resul
     Coordinator::start(env, settings).await.map_err(|error| error.to_string())
 }
 
+/// Makes the directory one of a store that has met another cluster.
+fn come_from_elsewhere(env: &Env, number: u64) -> Result<(), String> {
+    env.disk.create_dir_all(&workdir()).map_err(|error| error.to_string())?;
+    let there =
+        mode::State { mode: Mode::Cluster, store_id: number, cluster_id: 1, ..mode::State::default() };
+    mode::write(&*env.disk, &workdir(), &there).map_err(|error| error.to_string())
+}
+
 /// Makes the first store's directory out of a stand-alone database. Whoever restarts the process repeats all of it.
 async fn become_a_store(env: &Env, config: &WorldConfig) -> Result<(), String> {
     let options = engine_options(config);
@@ -342,7 +350,9 @@ fn engine_options(config: &WorldConfig) -> Options {
 
 async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Store, String> {
     let role = Role::Store(number);
-    if number == 1 && config.migrated_rows > 0 {
+    if config.stranger && number == u64::from(config.stores) {
+        come_from_elsewhere(&env, number)?;
+    } else if number == 1 && config.migrated_rows > 0 {
         become_a_store(&env, config).await?;
     } else if config.migrated_rows == 0 && number <= u64::from(config.replicas) {
         nokv_raftstore::seed::seed_regions(&env, &workdir(), number, &regions(config))

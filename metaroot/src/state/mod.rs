@@ -99,6 +99,8 @@ pub struct Outcome {
 /// Cluster truth.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct RootState {
+    /// Which cluster this is; 0 until its first event.
+    cluster_id: u64,
     cluster_epoch: u64,
     membership_epoch: u64,
     /// Place of the newest event.
@@ -137,6 +139,9 @@ impl RootState {
             Some(Command::Closure(closure)) => self.closure_command(at, closure, &mut events),
             None => Err(Refusal::invalid("empty root command")),
         };
+        if self.cluster_id == 0 && !events.is_empty() {
+            self.cluster_id = command.cluster_id;
+        }
         let events =
             events.into_iter().map(|event| RootCommittedEvent { cursor: Some(at), event: Some(event) });
         Outcome { reply: reply.unwrap_or_else(Reply::Refused), events: events.collect() }
@@ -272,6 +277,7 @@ impl RootState {
     /// Epochs, fences and the lease protocol, without regions and stores.
     pub fn summary(&self) -> meta::RootState {
         meta::RootState {
+            cluster_id: self.cluster_id,
             cluster_epoch: self.cluster_epoch,
             membership_epoch: self.membership_epoch,
             last_committed: Some(self.last_committed),
@@ -305,6 +311,7 @@ impl RootState {
     pub fn rebuild(checkpoint: RootCheckpoint, removed_regions: Vec<u64>) -> RootState {
         let state = checkpoint.state.unwrap_or_default();
         RootState {
+            cluster_id: state.cluster_id,
             cluster_epoch: state.cluster_epoch,
             membership_epoch: state.membership_epoch,
             last_committed: state.last_committed.unwrap_or_default(),
@@ -334,6 +341,11 @@ impl RootState {
     /// Ids of regions that are gone for ever.
     pub fn removed_regions(&self) -> Vec<u64> {
         self.removed.iter().copied().collect()
+    }
+
+    /// Which cluster this is; 0 until its first event.
+    pub fn cluster_id(&self) -> u64 {
+        self.cluster_id
     }
 
     /// Place of the newest event.

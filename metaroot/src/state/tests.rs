@@ -21,7 +21,7 @@ impl Root {
     fn does(&mut self, command: Command) -> Outcome {
         self.index += 1;
         let before = self.state.clone();
-        let outcome = self.state.apply(self.index, 3, &RootCommand { command: Some(command) });
+        let outcome = self.state.apply(self.index, 3, &RootCommand { command: Some(command), cluster_id: 7 });
         if matches!(outcome.reply, Reply::Refused(_)) || outcome.events.is_empty() {
             assert_eq!(self.state, before, "a command without events changed the state");
         } else {
@@ -328,7 +328,7 @@ fn unknown_and_forbidden_events_are_refused() {
     let lease = Payload::CoordinatorLease(RootCoordinatorLease::default());
     root.refuses(event(Kind::CoordinatorLease, lease), "by their own commands");
     assert!(matches!(
-        root.state.apply(1, 1, &RootCommand { command: None }).reply,
+        root.state.apply(1, 1, &RootCommand { command: None, cluster_id: 7 }).reply,
         Reply::Refused(Refusal::Invalid(_))
     ));
 }

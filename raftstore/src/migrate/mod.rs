@@ -84,7 +84,7 @@ impl Ids {
 
     fn state(self, mode: Mode) -> State {
         let seed = self.seed_name();
-        State { mode, store_id: self.store, region_id: self.region, peer_id: self.peer, seed }
+        State { mode, store_id: self.store, region_id: self.region, peer_id: self.peer, seed, cluster_id: 0 }
     }
 
     /// The region, as it begins.

@@ -7,6 +7,7 @@
 //! Nothing is decided by it: each step finds out from the directory or the cluster whether it has been done.
 
 use super::Ids;
+use crate::mode::is_zero;
 use crate::{Error, Result, sealed};
 use nokv_env::clock::rfc3339;
 use nokv_env::{Disk, Env, disk};
@@ -93,11 +94,6 @@ pub struct Checkpoint {
     /// When, RFC 3339. Filled in by [`write`].
     #[serde(default)]
     pub updated_at: String,
-}
-
-#[allow(clippy::trivially_copy_pass_by_ref, reason = "as serde calls it")]
-fn is_zero(number: &u64) -> bool {
-    *number == 0
 }
 
 impl Checkpoint {
