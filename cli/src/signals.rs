@@ -36,6 +36,11 @@ impl Signals {
         Ok(Self { interrupt, terminate, parent_gone })
     }
 
+    /// Listens to signals alone from here on; that the parent is gone is known.
+    pub fn forget_parent(&mut self) {
+        self.parent_gone = None;
+    }
+
     /// Completes at the first request.
     pub async fn wait(&mut self) -> Reason {
         use futures_util::future::{Either, select};

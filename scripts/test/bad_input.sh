@@ -118,6 +118,8 @@ expect 2 usage 'json' scan -o xml
 expect 2 usage 'lies before' scan --start b --end a
 expect 2 usage 'hexadecimal' get --hex abc
 expect 2 usage '--split-bytes' serve --store-id 1 --split-bytes many
+expect 2 usage '--disk-reserve' serve --store-id 1 --disk-reserve some
+expect 2 usage '--metrics-addr' serve --store-id 1 --metrics-addr 9100
 expect 2 usage '--split-requests' serve --store-id 1 --split-requests=-1
 expect 2 usage 'hexadecimal' mvcc get --hex abc
 expect 2 usage '--limit' mvcc get --limit 0 k

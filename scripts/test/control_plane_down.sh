@@ -44,6 +44,13 @@ writes() { "$nokv" put some value --timeout 3s; }
 
 start_cluster --metrics --lease-ttl 3s --lease-renew-before 1s
 stamp_all 5
+if command -v promtool >/dev/null; then
+    for process in $(ls "$dir/commands"); do
+        page "$process" /metrics | promtool check metrics >"$work/promtool" 2>&1 && [ ! -s "$work/promtool" ] ||
+            { cat "$work/promtool" >&2 && die "promtool refuses the metrics of $process"; }
+    done
+    say 'promtool takes the metrics of all processes'
+fi
 holder=$(leading coordinator)
 say "kill -9 $holder, which holds the lease"
 kill -9 "$(pid "$holder")"

@@ -62,6 +62,21 @@ terminate() {
 # lead REGION: store-3 leads it.
 lead() { "$nokv" region transfer-leader --region "$1" --store 3 --timeout 5s; }
 
+say 'a store alone: it starts, and says what it misses'
+mkdir -p "$dir/commands"
+printf '%s\n' 127.0.0.1:20179 serve --store-id 9 --workdir "$work/alone" --addr 127.0.0.1:20179 --metrics-addr 127.0.0.1:30179 \
+    --coordinator-addr 127.0.0.1:2379 >"$dir/commands/store-9"
+{ read -r _ && mapfile -t args; } <"$dir/commands/store-9"
+"$nokv" "${args[@]}" >>"$work/store-9.log" 2>&1 &
+child=$!
+wait_for 20 'it says what it misses' eval "page store-9 /readyz | grep -q '^\[-\]coordinator: 127.0.0.1:2379 unreachable'"
+page store-9 /readyz | grep -F '[-]'
+page store-9 /livez | grep -qx ok || die 'it is alive, and should say so'
+kill -TERM "$child"
+wait "$child" || die "it ended with exit code $?"
+child=''
+rm "$dir/commands/store-9"
+
 start_cluster --metrics
 kill -TERM "$(pid store-3)"
 wait_for 15 'the first store-3 has ended' eval '! kill -0 "$(pid store-3)"'
@@ -90,6 +105,22 @@ writer=''
 [ ! -e "$work/failed" ] || { cat "$work/write.log" >&2 && die "$(wc -l <"$work/failed") writes failed"; }
 wait_for 30 'all replicas are equal' "$nokv" region check --all --timeout 10s
 say "$(written) writes, none failed, replicas are equal"
+
+say 'a second SIGTERM'
+twice=0
+for _ in 1 2 3; do
+    [ "$twice" -ne 143 ] || break
+    : >"$work/store-3.log"
+    kill -TERM "$child"
+    wait_for 10 'it begins to stop' grep -q 'Shutting down' "$work/store-3.log"
+    # Streams of its peers keep it for two seconds, unless this script stood still for so long.
+    kill -TERM "$child" 2>/dev/null || true
+    twice=0
+    wait "$child" || twice=$?
+    store_3
+done
+[ "$twice" -eq 143 ] || die "a second SIGTERM has no effect: exit code $twice"
+say 'exit code 143'
 
 say 'SIGTERM while both other stores are dead'
 for region in 1 2; do wait_for 20 "store-3 leads region $region" lead "$region"; done

@@ -51,7 +51,7 @@ pub fn run(args: &Coordinator) -> Result<u8> {
         }
         let introduced = signals.race(introduce(&env, &coordinator, &config)).await;
         let ended = match introduced {
-            Ok(()) => server::until_stopped(&mut signals, std::future::pending()).await,
+            Ok(()) => server::until_stopped(&mut signals, std::future::pending()).await.map(drop),
             Err(_) => Ok(()),
         };
         stops.stop();

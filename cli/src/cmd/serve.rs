@@ -5,6 +5,7 @@ use crate::cmd::{observe, regions, security, server, startup};
 use crate::config;
 use crate::errors::{Failure, Result};
 use crate::output::say;
+use crate::signals::Reason;
 use nokv_env::task::Stop;
 use nokv_raftstore::Config;
 use std::collections::BTreeMap;
@@ -52,9 +53,10 @@ pub fn run(args: &Serve) -> Result<u8> {
         say("Press Ctrl+C to stop");
         let ended = server::until_stopped(&mut signals, store.failed()).await;
         stops.stop();
-        let lives = ended.is_ok();
+        // Without its parent the whole cluster goes, and nobody is left to take over; a store that failed leads nothing.
+        let others_stay = ended.as_ref().is_ok_and(|reason| *reason != Reason::ParentGone);
         let stopped = server::end(&env, &mut signals, async {
-            if lives {
+            if others_stay {
                 let handed_over = store.hand_over(HANDOVER).await;
                 tracing::info!(
                     moved = handed_over.moved,

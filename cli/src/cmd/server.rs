@@ -24,19 +24,19 @@ pub fn run<W: AsyncFnOnce(Env, Signals) -> Result>(tls: Option<Arc<Tls>>, work: 
     ended.map(|()| 0)
 }
 
-/// Waits until somebody stops the server or it fails. `failed` resolves with the reason of a failure.
-pub async fn until_stopped(signals: &mut Signals, failed: impl Future<Output = String>) -> Result {
+/// Waits until somebody stops the server, and says why, or until it fails. `failed` resolves with the reason of a failure.
+pub async fn until_stopped(signals: &mut Signals, failed: impl Future<Output = String>) -> Result<Reason> {
     match signals.race(failed).await {
         Ok(reason) => Err(Failure::new(Code::Internal, format!("the server stopped itself: {reason}"))
             .why("it does not go on from a state it cannot trust; the other replicas take over")
             .next("look at the log above, then start it again")),
         Err(Reason::ParentGone) => {
             tracing::info!("the parent process is gone");
-            Ok(())
+            Ok(Reason::ParentGone)
         }
-        Err(_) => {
+        Err(reason) => {
             say("\nShutting down...");
-            Ok(())
+            Ok(reason)
         }
     }
 }
@@ -53,12 +53,12 @@ pub fn announce(role: &str, settings: &dyn std::fmt::Debug) {
 
 /// Waits for an orderly end; not for ever, and not after a second request to stop.
 pub async fn end(env: &Env, signals: &mut Signals, stop: impl Future<Output = ()> + Send) -> Result {
+    signals.forget_parent();
     match signals.race(env.clock.timeout(STOP_PATIENCE, stop)).await {
         Ok(Ok(())) => tracing::info!("stopped"),
         Ok(Err(_)) => {
             tracing::warn!(after = ?STOP_PATIENCE, "not stopped in time; ending as after a crash");
         }
-        Err(Reason::ParentGone) => {}
         Err(reason) => {
             tracing::warn!(?reason, "asked to stop a second time; ending as after a crash");
             return Err(reason.failure());

@@ -56,8 +56,8 @@ fn pages() -> BTreeMap<&'static str, Exposition> {
     };
     one.engine.levels = vec![nokv_engine::LevelStats::default(); 2];
     add("store", &|page| store::metrics(page, &one));
-    let mut one = nokv_coordinator::Observation::default();
-    one.operators = vec![nokv_coordinator::OperatorCount { kind: "move-peer", ..Default::default() }];
+    let operators = vec![nokv_coordinator::OperatorCount { kind: "move-peer", ..Default::default() }];
+    let mut one = nokv_coordinator::Observation { operators, ..Default::default() };
     one.lease.held_for = moment;
     add("coordinator", &|page| coordinator::metrics(page, &one));
     let node = nokv_metaroot::Observation { heard_peers: Some(2), ..Default::default() };
