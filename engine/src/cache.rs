@@ -21,11 +21,27 @@ pub(crate) enum Cached {
     Filter(Bytes),
 }
 
+/// What a read is after, for the counters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Part {
+    /// An index block or a filter.
+    Index,
+    /// A data block.
+    Data,
+}
+
+/// Hits and misses.
+#[derive(Default)]
+struct Tally {
+    hits: AtomicU64,
+    misses: AtomicU64,
+}
+
 /// Keyed by table number and offset.
 pub(crate) struct BlockCache {
     cache: Cache<(u64, u64), Cached, ByBytes, Mixer>,
-    hits: AtomicU64,
-    misses: AtomicU64,
+    index: Tally,
+    data: Tally,
 }
 
 impl BlockCache {
@@ -38,26 +54,34 @@ impl BlockCache {
             .build()
             .expect("both capacities are given");
         let cache = Cache::with_options(options, ByBytes, Mixer::default(), Default::default());
-        Self { cache, hits: AtomicU64::new(0), misses: AtomicU64::new(0) }
+        Self { cache, index: Tally::default(), data: Tally::default() }
     }
 
-    pub(crate) fn get(&self, table: u64, offset: u64) -> Option<Cached> {
+    pub(crate) fn get(&self, table: u64, offset: u64, part: Part) -> Option<Cached> {
         let found = self.cache.get(&(table, offset));
-        let counter = if found.is_some() { &self.hits } else { &self.misses };
+        let tally = self.tally(part);
+        let counter = if found.is_some() { &tally.hits } else { &tally.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
+    }
+
+    fn tally(&self, part: Part) -> &Tally {
+        match part {
+            Part::Index => &self.index,
+            Part::Data => &self.data,
+        }
     }
 
     pub(crate) fn insert(&self, table: u64, offset: u64, cached: Cached) {
         self.cache.insert((table, offset), cached);
     }
 
-    pub(crate) fn hits(&self) -> u64 {
-        self.hits.load(Ordering::Relaxed)
+    pub(crate) fn hits(&self, part: Part) -> u64 {
+        self.tally(part).hits.load(Ordering::Relaxed)
     }
 
-    pub(crate) fn misses(&self) -> u64 {
-        self.misses.load(Ordering::Relaxed)
+    pub(crate) fn misses(&self, part: Part) -> u64 {
+        self.tally(part).misses.load(Ordering::Relaxed)
     }
 
     /// Bytes held.

@@ -8,8 +8,8 @@
 //! A column family ([`Cf`]) is one byte in front of every key, so a batch over families, and the flush that
 //! makes it durable, are atomic by construction.
 //!
-//! What the crate refuses to know: where its bytes come from, what a transaction is, what time it is. Every
-//! file, task and rare branch comes from `nokv_env::Env`, so a whole database can live and crash inside a test.
+//! What the crate refuses to know: where its bytes come from, what a transaction is. It looks at the clock to count how
+//! long things take, and decides nothing by it. [`inspect`] reads a directory and leaves it as it is. Every file, task and rare branch comes from `nokv_env::Env`, so a whole database can live and crash inside a test.
 
 mod batch;
 mod cache;
@@ -19,6 +19,7 @@ mod db;
 mod edit;
 mod error;
 mod files;
+pub mod inspect;
 mod iter;
 mod key;
 pub mod log;
@@ -39,7 +40,7 @@ pub use error::{Error, Result};
 pub use files::OWNER_FILE;
 pub use options::{Compression, Options};
 pub use snapshot::{Iter, Snapshot};
-pub use stats::{LevelStats, Pressure, Stats};
+pub use stats::{LevelStats, Pressure, Pruning, Stats, Timing};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

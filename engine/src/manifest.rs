@@ -18,8 +18,8 @@ use nokv_env::{Disk, OpenMode, disk};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MAGIC: Magic = *b"NoKV-man";
-const KIND_EDIT: u8 = 1;
+pub(crate) const MAGIC: Magic = *b"NoKV-man";
+pub(crate) const KIND_EDIT: u8 = 1;
 
 /// The manifest in force, open for more edits.
 pub(crate) struct Manifest {
@@ -102,12 +102,23 @@ pub(crate) fn read_current(disk: &dyn Disk, dir: &Path) -> Result<Option<u64>> {
         return Ok(None);
     }
     let content = disk::read_all(disk, &path).at(&path, "read")?;
-    let name = content.split(|byte| *byte == b' ').next().and_then(|name| std::str::from_utf8(name).ok());
-    let number = name.and_then(files::parse_manifest_name);
-    match number.filter(|number| encode_current(*number).as_bytes() == content) {
+    match parse_current(&content) {
         Some(number) => Ok(Some(number)),
         None => Err(Error::corrupt(&path, 0, "CURRENT does not name a manifest, or fails its checksum")),
     }
+}
+
+/// The number of the manifest that the content of `CURRENT` names, if all of it is sound.
+pub(crate) fn parse_current(content: &[u8]) -> Option<u64> {
+    let name = content.split(|byte| *byte == b' ').next().and_then(|name| std::str::from_utf8(name).ok());
+    let number = name.and_then(files::parse_manifest_name);
+    number.filter(|number| encode_current(*number).as_bytes() == content)
+}
+
+/// Stored and computed checksum of what has the shape of a `CURRENT`.
+pub(crate) fn current_checksums(content: &[u8]) -> Option<(u32, u32)> {
+    let (name, stored) = std::str::from_utf8(content).ok()?.trim_end().split_once(' ')?;
+    Some((u32::from_str_radix(stored, 16).ok()?, crc32c::crc32c(name.as_bytes())))
 }
 
 /// Reads manifest `number`: its catalog, and how many records it has. Changes nothing.
@@ -131,11 +142,12 @@ pub(crate) fn read(disk: &dyn Disk, dir: &Path, number: u64) -> Result<(Catalog,
     }
 }
 
-/// Reads the manifest in force, which must hold a catalog: it did when `CURRENT` was pointed at it.
-pub(crate) fn read_in_force(disk: &dyn Disk, dir: &Path, number: u64) -> Result<Catalog> {
+/// Reads the manifest in force, which must hold a catalog: it did when `CURRENT` was pointed at it. Its catalog, and how
+/// many records it has.
+pub(crate) fn read_in_force(disk: &dyn Disk, dir: &Path, number: u64) -> Result<(Catalog, usize)> {
     match read(disk, dir, number)? {
         (_, 0) => Err(Error::corrupt(&files::manifest(dir, number), 0, "the manifest holds no catalog")),
-        (catalog, _) => Ok(catalog),
+        found => Ok(found),
     }
 }
 
@@ -163,11 +175,11 @@ mod tests {
             Manifest::create(disk.clone(), dir(), 1, catalog, 1 << 20, OpenMode::CreateNew).unwrap();
         manifest.install(Edit { flushed_sequence: Some(7), ..Edit::default() }).unwrap();
         assert_eq!(read_current(&*disk, dir()).unwrap(), Some(1));
-        let found = read_in_force(&*disk, dir(), 1).unwrap();
+        let (found, _) = read_in_force(&*disk, dir(), 1).unwrap();
         assert_eq!((found.flushed_sequence, found.log_start), (7, 1));
         manifest.rewrite(5).unwrap();
         assert_eq!(read_current(&*disk, dir()).unwrap(), Some(5));
-        let found = read_in_force(&*disk, dir(), 5).unwrap();
+        let (found, _) = read_in_force(&*disk, dir(), 5).unwrap();
         assert_eq!((found.flushed_sequence, found.next_file), (7, 6));
         assert!(!disk.exists(&files::manifest(dir(), 1)).unwrap());
     }

@@ -11,6 +11,7 @@ use crate::table::Hit;
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map;
+use nokv_env::Instant;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
@@ -25,6 +26,8 @@ pub(crate) struct Memtable {
     sequence_max: AtomicU64,
     /// The log segment in which its first record may stand. Older segments hold nothing of it.
     pub(crate) log_start: u64,
+    /// When it took its last write, on the monotonic clock.
+    sealed: AtomicU64,
 }
 
 impl Memtable {
@@ -35,6 +38,7 @@ impl Memtable {
             entries: AtomicU64::new(0),
             sequence_max: AtomicU64::new(0),
             log_start,
+            sealed: AtomicU64::new(0),
         }
     }
 
@@ -79,6 +83,16 @@ impl Memtable {
                 range.rev().take(count).map(owned).collect()
             }
         }
+    }
+
+    /// It takes no more writes from `now` on.
+    pub(crate) fn seal(&self, now: Instant) {
+        self.sealed.store(now.0, Ordering::Relaxed);
+    }
+
+    /// Since when it takes no more writes.
+    pub(crate) fn sealed_at(&self) -> Instant {
+        Instant(self.sealed.load(Ordering::Relaxed))
     }
 
     /// Memory in use, about.

@@ -1,5 +1,9 @@
 //! Numbers about a running engine.
 
+use crate::log::LogStats;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
 /// How much the engine asks its writers to hold back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Pressure {
@@ -25,8 +29,95 @@ pub struct LevelStats {
     pub tombstones: u64,
 }
 
+/// How long one kind of work took since the open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timing {
+    /// How often it was done.
+    pub count: u64,
+    /// All of it together.
+    pub total: Duration,
+    /// The last time.
+    pub last: Duration,
+    /// The longest time.
+    pub max: Duration,
+}
+
+/// Adds up a [`Timing`] without a lock.
+#[derive(Default)]
+pub(crate) struct Timer {
+    count: AtomicU64,
+    total: AtomicU64,
+    last: AtomicU64,
+    max: AtomicU64,
+}
+
+impl Timer {
+    pub(crate) fn add(&self, took: Duration) {
+        let nanos = u64::try_from(took.as_nanos()).unwrap_or(u64::MAX);
+        self.count.fetch_add(1, Ordering::Relaxed);
+        self.total.fetch_add(nanos, Ordering::Relaxed);
+        self.last.store(nanos, Ordering::Relaxed);
+        self.max.fetch_max(nanos, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Timing {
+        let time = |nanos: &AtomicU64| Duration::from_nanos(nanos.load(Ordering::Relaxed));
+        Timing {
+            count: self.count.load(Ordering::Relaxed),
+            total: time(&self.total),
+            last: time(&self.last),
+            max: time(&self.max),
+        }
+    }
+}
+
+/// Tables that reads left out because their key ranges say that nothing is to be found there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Pruning {
+    /// Tables that there were when a key was looked up, added up over all lookups.
+    pub point_candidates: u64,
+    /// Of those, the ones whose range does not hold the key.
+    pub point_pruned: u64,
+    /// Tables that there were when a range was walked, added up over all walks.
+    pub bounded_candidates: u64,
+    /// Of those, the ones whose range does not touch that range.
+    pub bounded_pruned: u64,
+}
+
+/// Adds up [`Pruning`].
+#[derive(Default)]
+pub(crate) struct PruningCounters {
+    point_candidates: AtomicU64,
+    point_pruned: AtomicU64,
+    bounded_candidates: AtomicU64,
+    bounded_pruned: AtomicU64,
+}
+
+impl PruningCounters {
+    /// A key was looked up where there are `all` tables, and `asked` of them may have it.
+    pub(crate) fn point(&self, all: usize, asked: usize) {
+        self.point_candidates.fetch_add(all as u64, Ordering::Relaxed);
+        self.point_pruned.fetch_add((all - asked) as u64, Ordering::Relaxed);
+    }
+
+    /// A range was walked where there are `all` tables, and `asked` of them touch it.
+    pub(crate) fn bounded(&self, all: usize, asked: usize) {
+        self.bounded_candidates.fetch_add(all as u64, Ordering::Relaxed);
+        self.bounded_pruned.fetch_add((all - asked) as u64, Ordering::Relaxed);
+    }
+
+    pub(crate) fn read(&self) -> Pruning {
+        Pruning {
+            point_candidates: self.point_candidates.load(Ordering::Relaxed),
+            point_pruned: self.point_pruned.load(Ordering::Relaxed),
+            bounded_candidates: self.bounded_candidates.load(Ordering::Relaxed),
+            bounded_pruned: self.bounded_pruned.load(Ordering::Relaxed),
+        }
+    }
+}
+
 /// A moment of the engine in numbers. Counters run from the open.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Default)]
 pub struct Stats {
     /// Upper estimate of live keys: all entries in memtables and tables, shadowed ones included.
     pub entries: u64,
@@ -42,6 +133,8 @@ pub struct Stats {
     pub memtables_immutable_bytes: u64,
     /// Level 0 first.
     pub levels: Vec<LevelStats>,
+    /// The write-ahead log.
+    pub wal: LogStats,
     /// Segments of the write-ahead log.
     pub wal_segments: u64,
     /// Bytes in them.
@@ -52,8 +145,40 @@ pub struct Stats {
     pub wal_groups: u64,
     /// Of those, groups that were synced.
     pub wal_syncs: u64,
+    /// Batches in the groups that were synced.
+    pub wal_synced_batches: u64,
+    /// Writes and syncs of synced groups.
+    pub wal_sync_time: Timing,
+    /// How often flushed segments were removed.
+    pub wal_purges: u64,
+    /// Segments that went then.
+    pub wal_purged: u64,
+    /// When that was last, by the wall clock, in milliseconds since 1970; 0: never.
+    pub wal_purged_unix_ms: u64,
     /// Batches written or applied.
     pub batches: u64,
+    /// Changes in them.
+    pub changes: u64,
+    /// Bytes of keys and values in them.
+    pub change_bytes: u64,
+    /// How long a written batch waited until its group was led. Applied ones never wait.
+    pub write_wait: Timing,
+    /// Insertions of batches into the memtable.
+    pub apply_time: Timing,
+    /// Batches that wait for a leader just now.
+    pub queue_depth: u64,
+    /// Changes in them.
+    pub queue_changes: u64,
+    /// Bytes of keys and values in them.
+    pub queue_bytes: u64,
+    /// How long full memtables waited for their flush.
+    pub flush_wait: Timing,
+    /// Writing their tables.
+    pub flush_build: Timing,
+    /// Installing those, and removing what they made superfluous.
+    pub flush_release: Timing,
+    /// Whether a memtable is being flushed.
+    pub flush_active: bool,
     /// Memtables flushed.
     pub flushes: u64,
     /// Bytes of the tables written by flushes.
@@ -66,18 +191,32 @@ pub struct Stats {
     pub compaction_read_bytes: u64,
     /// Bytes written by compactions.
     pub compaction_write_bytes: u64,
-    /// Block reads answered by the cache.
+    /// Compactions, moves included.
+    pub compaction_time: Timing,
+    /// Levels that are over their target.
+    pub compaction_backlog: u64,
+    /// How full the fullest level is; 1: at its target.
+    pub compaction_score_max: f64,
+    /// Block reads answered by the cache, filters and index blocks included.
     pub cache_hits: u64,
     /// Block reads that went to the disk.
     pub cache_misses: u64,
+    /// Of the hits, those on filters and index blocks.
+    pub cache_index_hits: u64,
+    /// Of the misses, those on filters and index blocks.
+    pub cache_index_misses: u64,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
     /// Lookups in a table that its filter answered.
     pub filter_rejections: u64,
+    /// What key ranges of tables spared reads.
+    pub pruning: Pruning,
     /// Tables out of use whose files are not removed yet.
     pub tables_obsolete: u64,
     /// The current manifest's number.
     pub manifest_number: u64,
     /// What [`crate::Db::pressure`] says.
     pub pressure: Pressure,
+    /// How far the engine is from [`Pressure::None`] (0) to [`Pressure::Stop`] (1000).
+    pub pressure_permille: u64,
 }

@@ -161,16 +161,16 @@ impl Future for YieldOnce {
     }
 }
 
-/// The engine never asks for the time.
+/// The engine asks for the time to count only.
 struct NoClock;
 
 impl Clock for NoClock {
     fn now(&self) -> Instant {
-        unreachable!("the engine never asks for the time")
+        Instant(0)
     }
 
     fn unix_millis(&self) -> u64 {
-        unreachable!("the engine never asks for the time")
+        0
     }
 
     fn sleep_until(&self, _deadline: Instant) -> BoxFuture<'static, ()> {

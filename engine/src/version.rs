@@ -88,10 +88,24 @@ impl Version {
         self.levels.iter().skip(level + 1).any(|tables| find(tables, cf, user).is_some())
     }
 
-    /// Adds the sources of all levels that overlap `span`. What they read is kept in the cache if `fill_cache`.
-    pub(crate) fn sources(&self, span: &Span, direction: Direction, fill_cache: bool, out: &mut Vec<Source>) {
+    /// How many tables there are.
+    pub(crate) fn table_count(&self) -> usize {
+        self.levels.iter().map(Vec::len).sum()
+    }
+
+    /// Adds the sources of all levels that overlap `span`, and gives the number of their tables. What they read is kept in
+    /// the cache if `fill_cache`.
+    pub(crate) fn sources(
+        &self,
+        span: &Span,
+        direction: Direction,
+        fill_cache: bool,
+        out: &mut Vec<Source>,
+    ) -> usize {
         let inside = |table: &&Arc<Table>| span.overlaps(&table.meta.smallest, &table.meta.largest);
+        let mut count = 0;
         for table in self.levels[0].iter().filter(inside) {
+            count += 1;
             out.push(Box::new(TableSource::new(table.clone(), span.clone(), direction, fill_cache)));
         }
         for level in &self.levels[1..] {
@@ -99,9 +113,11 @@ impl Version {
             let tables: std::collections::VecDeque<_> =
                 level[start..].iter().take_while(inside).cloned().collect();
             if !tables.is_empty() {
+                count += tables.len();
                 out.push(Box::new(LevelSource::new(tables, span.clone(), direction, fill_cache)));
             }
         }
+        count
     }
 
     /// About how many bytes of tables lie in `span`: of a table that is only partly in it, half.

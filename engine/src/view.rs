@@ -10,6 +10,7 @@ use crate::iter::source::MemtableSource;
 use crate::iter::{Direction, Source};
 use crate::key::{InternalKey, Span};
 use crate::memtable::Memtable;
+use crate::stats::PruningCounters;
 use crate::table::Hit;
 use crate::version::Version;
 use bytes::Bytes;
@@ -23,6 +24,8 @@ pub(crate) struct View {
     /// Wait for their flush; newest first.
     pub(crate) immutables: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
+    /// Of all views of a database.
+    pub(crate) pruning: Arc<PruningCounters>,
 }
 
 impl View {
@@ -46,7 +49,9 @@ impl View {
             }
         }
         let mut encoded = Vec::new();
+        let mut asked = 0;
         for table in self.version.covering(target.cf, &target.user) {
+            asked += 1;
             if table.meta.sequence_max > found {
                 if encoded.is_empty() {
                     target.encode_to(&mut encoded);
@@ -54,6 +59,7 @@ impl View {
                 found = offer(table.get(target, &encoded)?);
             }
         }
+        self.pruning.point(self.version.table_count(), asked);
         Ok(best.and_then(|hit| hit.value))
     }
 
@@ -65,7 +71,8 @@ impl View {
                 sources.push(Box::new(MemtableSource::new(memtable.clone(), span.clone(), direction)));
             }
         }
-        self.version.sources(span, direction, fill_cache, &mut sources);
+        let asked = self.version.sources(span, direction, fill_cache, &mut sources);
+        self.pruning.bounded(self.version.table_count(), asked);
         Newest::new(sources, direction, sequence)
     }
 }

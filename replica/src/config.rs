@@ -16,6 +16,9 @@ impl fmt::Display for GroupId {
     }
 }
 
+/// Segments of the raft log from which on it is long.
+pub(crate) const SEGMENTS_MAX: usize = 8;
+
 /// Settings of one driver. Start from [`Config::new`].
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -82,7 +85,7 @@ impl Config {
             max_inflight: 256,
             log_keep_entries: 4096,
             log_keep_bytes: 16 << 20,
-            log_segments_max: 8,
+            log_segments_max: SEGMENTS_MAX,
             entry_bytes_max: 64 << 20,
             proposals_max: 4096,
             requests_max: 8192,

@@ -116,6 +116,7 @@ impl<M: Machine> Running<M> {
     /// Before the first turn: everybody sees the groups, and groups of one peer get their leader.
     fn begin(&mut self) {
         self.next_tick = self.core.env.clock.now() + self.core.config.tick;
+        self.core.publish_log();
         let ids: Vec<_> = self.core.groups.keys().copied().collect();
         for id in ids {
             self.core.tell_started(id);

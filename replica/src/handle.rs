@@ -4,7 +4,7 @@ use crate::config::{GroupConfig, GroupId};
 use crate::error::{AdminError, ProposeError, ReadError, StepError};
 use crate::inbox::{AdminReply, Desk, Import, Refused, Request};
 use crate::machine::{ConfChange, Machine, MachineSnapshot};
-use crate::shared::{Counters, GroupStatus, Shared};
+use crate::shared::{Counters, GroupStatus, LogStatus, Shared};
 use crate::transport::RaftService;
 use nokv_env::Instant;
 use nokv_env::net::MESSAGE_BYTES_MAX;
@@ -103,6 +103,11 @@ impl<M: Machine> Handle<M> {
     /// All groups as they were after the driver's last round.
     pub fn statuses(&self) -> BTreeMap<GroupId, GroupStatus> {
         self.shared.statuses()
+    }
+
+    /// The raft log, as it was about a second ago.
+    pub fn log_status(&self) -> LogStatus {
+        self.shared.log()
     }
 
     /// What the driver counted since its start.

@@ -16,7 +16,7 @@
 use crate::config::GroupId;
 use crate::group_log::GroupLog;
 use crate::record::{self, Hard, Place, Record};
-use nokv_engine::log::{Log, LogOptions, Position};
+use nokv_engine::log::{Log, LogOptions, LogStats, Position};
 use nokv_env::Disk;
 use raft::eraftpb::Entry;
 use std::collections::{BTreeMap, BTreeSet};
@@ -25,7 +25,7 @@ use std::sync::Arc;
 
 type Result<T, E = nokv_engine::Error> = std::result::Result<T, E>;
 
-const EXTENSION: &str = "raft";
+pub(crate) const EXTENSION: &str = "raft";
 /// Entries of one record, in bytes, unless one alone is larger.
 const RECORD_BYTES: usize = 64 << 20;
 
@@ -48,8 +48,7 @@ impl RaftLog {
             doing: "create",
             source: Arc::new(source),
         })?;
-        let mut replay =
-            Replay { dir: dir.to_owned(), groups: BTreeMap::new(), stated: BTreeSet::new(), last: None };
+        let mut replay = Replay::new(dir);
         let options = LogOptions { extension: EXTENSION.to_owned(), segment_bytes };
         let log = Log::open(disk, dir, options, &mut |position, kind, payload| {
             replay.take(position, kind, payload)
@@ -166,6 +165,25 @@ impl RaftLog {
         Ok(())
     }
 
+    /// What the log in `dir` says, without any change to it: its numbers, the bytes of an unfinished write at its end, and
+    /// what it knows of each group.
+    pub(crate) fn read(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+    ) -> Result<(LogStats, u64, BTreeMap<GroupId, GroupLog>)> {
+        let mut replay = Replay::new(dir);
+        let options = LogOptions { extension: EXTENSION.to_owned(), segment_bytes: u64::MAX };
+        let log = Log::open_read_only(disk, dir, options, &mut |position, kind, payload| {
+            replay.take(position, kind, payload)
+        })?;
+        Ok((log.stats(), log.torn_bytes(), replay.finish()?))
+    }
+
+    /// The log in numbers.
+    pub(crate) fn stats(&self) -> LogStats {
+        self.log.stats()
+    }
+
     /// How many segments there are, and the oldest.
     pub(crate) fn segments(&self) -> (usize, u64) {
         let segments = self.log.segments();
@@ -209,6 +227,10 @@ struct Replay {
 }
 
 impl Replay {
+    fn new(dir: &Path) -> Self {
+        Self { dir: dir.to_owned(), groups: BTreeMap::new(), stated: BTreeSet::new(), last: None }
+    }
+
     fn take(&mut self, position: Position, kind: u8, payload: &[u8]) -> Result<()> {
         if self.last.is_none_or(|last| last.segment != position.segment) {
             self.stated.clear();

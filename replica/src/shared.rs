@@ -1,7 +1,10 @@
 //! What the driver shows to others without being asked: each group's status, counters, its end.
 
 use crate::config::GroupId;
+use crate::config::SEGMENTS_MAX;
 use crate::machine::Role;
+use crate::record;
+use nokv_engine::log::LogStats;
 use nokv_env::task::Stop;
 use nokv_env::{Histogram, Instant};
 use std::collections::BTreeMap;
@@ -83,6 +86,18 @@ pub struct Counters {
     pub read_rounds: AtomicU64,
     /// Streams to other nodes opened.
     pub streams: AtomicU64,
+    /// Streams to other nodes that broke, or could not be opened.
+    pub streams_lost: AtomicU64,
+    /// When that was last, by the wall clock, in milliseconds since 1970; 0: never.
+    pub stream_lost_unix_ms: AtomicU64,
+    /// Nanoseconds that syncs of the raft log took.
+    pub sync_nanos: AtomicU64,
+    /// How often segments of the raft log were removed.
+    pub purges: AtomicU64,
+    /// Segments that went then.
+    pub purged: AtomicU64,
+    /// When that was last, by the wall clock, in milliseconds since 1970; 0: never.
+    pub purged_unix_ms: AtomicU64,
 }
 
 impl Counters {
@@ -91,10 +106,65 @@ impl Counters {
     }
 }
 
+/// The raft log in numbers: of a driver as they were about a second ago, or of a directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogStatus {
+    /// Its segments and their records.
+    pub log: LogStats,
+    /// Groups that have something in it.
+    pub groups: u64,
+    /// The oldest segment that some group needs; the newest one when none needs any.
+    pub oldest_needed: u64,
+    /// How many segments the group that needs the oldest one is behind the newest.
+    pub lag_max: u64,
+    /// Groups that are further behind than [`LogStatus::LAG_WARN`].
+    pub lagging: u64,
+}
+
+impl LogStatus {
+    /// From this many segments on a log is long: the groups in the oldest one are pressed to let go of it.
+    pub const LAG_WARN: u64 = SEGMENTS_MAX as u64;
+
+    /// The records that hold entries.
+    pub fn appends(&self) -> u64 {
+        self.log.records.of(record::APPEND)
+    }
+
+    /// The records that hold where a group stands: hard state, base, truncations.
+    pub fn states(&self) -> u64 {
+        self.log.records.of(record::STATE) + self.log.records.of(record::TRUNCATE)
+    }
+
+    /// The records about snapshots.
+    pub fn snapshots(&self) -> u64 {
+        self.log.records.of(record::INSTALLING) + self.log.records.of(record::INSTALLED)
+    }
+
+    /// All other records.
+    pub fn others(&self) -> u64 {
+        self.log.records.total() - self.appends() - self.states() - self.snapshots()
+    }
+
+    /// `needed`: of each group the oldest segment that it needs, if it needs any.
+    pub(crate) fn of(log: LogStats, needed: impl Iterator<Item = Option<u64>>) -> Self {
+        let newest = log.active_segment;
+        let mut status = Self { log, groups: 0, oldest_needed: newest, lag_max: 0, lagging: 0 };
+        for oldest in needed {
+            status.groups += 1;
+            let lag = newest.saturating_sub(oldest.unwrap_or(newest));
+            status.lag_max = status.lag_max.max(lag);
+            status.lagging += u64::from(lag > Self::LAG_WARN);
+        }
+        status.oldest_needed = newest - status.lag_max;
+        status
+    }
+}
+
 /// Shared by the driver, its handles and its transport.
 #[derive(Default)]
 pub(crate) struct Shared {
     statuses: Mutex<BTreeMap<GroupId, GroupStatus>>,
+    log: Mutex<LogStatus>,
     failure: Mutex<Option<String>>,
     /// Raised with `failure`.
     failed: Stop,
@@ -116,6 +186,14 @@ impl Shared {
 
     pub(crate) fn statuses(&self) -> BTreeMap<GroupId, GroupStatus> {
         lock(&self.statuses).clone()
+    }
+
+    pub(crate) fn log(&self) -> LogStatus {
+        *lock(&self.log)
+    }
+
+    pub(crate) fn update_log(&self, status: LogStatus) {
+        *lock(&self.log) = status;
     }
 
     pub(crate) fn update_status(&self, group: GroupId, update: impl FnOnce(&mut GroupStatus)) {

@@ -235,6 +235,9 @@ impl Links {
             let opened = self.env.clock.now();
             self.stream(lane).await;
             self.env.probe("replica.transport.lost");
+            let counters = &self.shared.counters;
+            Counters::add(&counters.streams_lost, 1);
+            counters.stream_lost_unix_ms.store(self.env.clock.unix_millis(), Ordering::Relaxed);
             Counters::add(&self.shared.counters.messages_dropped, lane.clear());
             self.mailbox.report(Delivery::Unreachable { node: lane.node });
             if self.env.clock.now().since(opened) > BACKOFF_MAX {

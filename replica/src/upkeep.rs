@@ -6,8 +6,11 @@
 
 use crate::config::GroupId;
 use crate::core::{Core, Halt};
+use crate::group_log::GroupLog;
 use crate::machine::{Fetching, Machine};
+use crate::shared::{Counters, LogStatus};
 use nokv_env::Fact;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 /// Ticks between two looks at the log.
@@ -85,8 +88,20 @@ impl<M: Machine> Core<M> {
         if needed > oldest {
             self.log.purge_below(needed)?;
             self.env.probe("replica.log.purged");
+            let counters = &self.shared.counters;
+            Counters::add(&counters.purges, 1);
+            Counters::add(&counters.purged, needed - oldest);
+            counters.purged_unix_ms.store(self.env.clock.unix_millis(), Ordering::Relaxed);
         }
+        self.publish_log();
         Ok(())
+    }
+
+    /// Shows the log as it is now.
+    pub(crate) fn publish_log(&self) {
+        let hosted = self.groups.values().map(|group| group.log().oldest_segment());
+        let orphans = self.orphans.values().map(GroupLog::oldest_segment);
+        self.shared.update_log(LogStatus::of(self.log.stats(), hosted.chain(orphans)));
     }
 
     fn purge_group(&mut self, id: GroupId, pinning: bool, early: bool) {

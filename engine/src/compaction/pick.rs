@@ -62,6 +62,12 @@ pub(crate) fn pick(version: &Version, options: &Options, cursors: &Cursors) -> O
     }
 }
 
+/// How many levels are over their target, and how full the fullest is.
+pub(crate) fn backlog(version: &Version, options: &Options) -> (u64, f64) {
+    let scores = (0..LEVELS - 1).map(|level| score(version, options, level));
+    scores.fold((0, 0.0), |(over, most), score| (over + u64::from(score >= 1.0), score.max(most)))
+}
+
 /// How far over its target a level is; 1 is at the target.
 fn score(version: &Version, options: &Options, level: usize) -> f64 {
     if level == 0 {

@@ -33,6 +33,7 @@ impl Inner {
     }
 
     async fn compact(&self, env: &Env, job: &Job) -> Result<()> {
+        let begun = env.clock.now();
         let removed = job.tables().map(|table| table.meta.number).collect();
         let tables = if job.is_move() {
             add(&self.counters.compaction_moves, 1);
@@ -42,7 +43,9 @@ impl Inner {
             self.rewrite(env, job).await?
         };
         let added = tables.into_iter().map(|meta| (job.target(), meta)).collect();
-        self.install(Edit { added, removed, ..Edit::default() }, |_| {})
+        self.install(Edit { added, removed, ..Edit::default() }, |_| {})?;
+        self.counters.compaction_time.add(env.clock.now().since(begun));
+        Ok(())
     }
 
     async fn rewrite(&self, env: &Env, job: &Job) -> Result<Vec<TableMeta>> {

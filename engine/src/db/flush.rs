@@ -76,7 +76,10 @@ impl Inner {
             let oldest = || self.view().immutables.last().cloned();
             while self.check().is_ok() {
                 if let Some(memtable) = oldest() {
-                    self.flush_memtable(env, &memtable).await?;
+                    self.counters.flush_active.store(true, Ordering::Relaxed);
+                    let flushed = self.flush_memtable(env, &memtable).await;
+                    self.counters.flush_active.store(false, Ordering::Relaxed);
+                    flushed?;
                     env.tasks.yield_now().await;
                 } else if !self.switch_full_memtable()? {
                     break;
@@ -104,12 +107,16 @@ impl Inner {
 
     /// Makes the oldest immutable memtable a table.
     async fn flush_memtable(&self, env: &Env, memtable: &Arc<Memtable>) -> Result<()> {
+        let begun = env.clock.now();
+        self.counters.flush_wait.add(begun.since(memtable.sealed_at()));
         let next_file = || self.next_file_number();
         let output = Output::new(&self.context, &self.options, u64::MAX, &next_file);
         let metas = write_memtable(env, memtable, &self.view().version, output).await?;
         if !metas.is_empty() {
             self.disk().sync_dir(self.dir()).at(self.dir(), "sync")?;
         }
+        let built = env.clock.now();
+        self.counters.flush_build.add(built.since(begun));
         add(&self.counters.flush_bytes, metas.iter().map(|meta| meta.bytes).sum());
         let edit = Edit {
             added: metas.into_iter().map(|meta| (0, meta)).collect(),
@@ -128,9 +135,21 @@ impl Inner {
         env.probe("engine.flush");
         self.progress.notify_waiters();
         self.compact_work.notify_one();
-        match (&mut *lock(&self.wal), log_start) {
-            (Some(wal), Some(start)) => wal.purge_below(start),
-            _ => Ok(()),
+        if let (Some(wal), Some(start)) = (&mut *lock(&self.wal), log_start) {
+            let before = wal.segment_count();
+            wal.purge_below(start)?;
+            self.note_purge(env, before - wal.segment_count());
+        }
+        self.counters.flush_release.add(env.clock.now().since(built));
+        Ok(())
+    }
+
+    /// Log segments were removed, or none.
+    fn note_purge(&self, env: &Env, segments: usize) {
+        if segments > 0 {
+            add(&self.counters.wal_purges, 1);
+            add(&self.counters.wal_purged, segments as u64);
+            self.counters.wal_purged_unix_ms.store(env.clock.unix_millis(), Ordering::Relaxed);
         }
     }
 

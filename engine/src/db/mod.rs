@@ -22,22 +22,26 @@ mod tests;
 mod write;
 
 use crate::batch::WriteBatch;
-use crate::cache::BlockCache;
+use crate::cache::{BlockCache, Part};
+use crate::compaction::pick;
 use crate::key::InternalKey;
 use crate::log::Log;
 use crate::manifest::Manifest;
+use crate::stats::Timer;
 use crate::table::TableContext;
 use crate::view::View;
 use crate::{Cf, Error, Options, Pressure, Result, Snapshot, Stats, lock};
 use bytes::Bytes;
 use nokv_env::disk::LockGuard;
 use nokv_env::task::Stop;
-use nokv_env::{Disk, Env};
+use nokv_env::{Disk, Env, Instant};
 use std::path::Path;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use write::Queue;
+
+pub(crate) use write::{KIND_BATCH, decode_batch};
 
 pub use import::{Import, Imported};
 
@@ -93,13 +97,27 @@ struct Counters {
     torn_bytes: AtomicU64,
     wal_groups: AtomicU64,
     wal_syncs: AtomicU64,
+    wal_synced_batches: AtomicU64,
+    wal_sync_time: Timer,
+    wal_purges: AtomicU64,
+    wal_purged: AtomicU64,
+    wal_purged_unix_ms: AtomicU64,
     batches: AtomicU64,
+    changes: AtomicU64,
+    change_bytes: AtomicU64,
+    write_wait: Timer,
+    apply_time: Timer,
+    flush_wait: Timer,
+    flush_build: Timer,
+    flush_release: Timer,
+    flush_active: AtomicBool,
     flushes: AtomicU64,
     flush_bytes: AtomicU64,
     compactions: AtomicU64,
     compaction_moves: AtomicU64,
     compaction_read_bytes: AtomicU64,
     compaction_write_bytes: AtomicU64,
+    compaction_time: Timer,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -231,6 +249,11 @@ impl Inner {
         self.env.as_ref().ok_or(Error::ReadOnly)
     }
 
+    /// The time, for counters only: nothing is decided by it.
+    fn now(&self) -> Instant {
+        self.env.as_ref().map_or(Instant(0), |env| env.clock.now())
+    }
+
     fn disk(&self) -> &dyn Disk {
         &*self.context.disk
     }
@@ -313,10 +336,7 @@ impl Inner {
     }
 
     fn pressure(&self) -> Pressure {
-        let view = self.view();
-        let level0 = view.version.level(0).len();
-        let waiting: usize = view.immutables.iter().map(|memtable| memtable.bytes()).sum();
-        let memory = waiting + view.active.bytes();
+        let (level0, memory) = self.load();
         let limit = self.options.memtable_bytes;
         if level0 >= self.options.level0_tables_stop || memory >= limit.saturating_mul(6) {
             Pressure::Stop
@@ -327,15 +347,35 @@ impl Inner {
         }
     }
 
+    /// Tables at level 0, and bytes in memtables.
+    fn load(&self) -> (usize, usize) {
+        let view = self.view();
+        let waiting: usize = view.immutables.iter().map(|memtable| memtable.bytes()).sum();
+        (view.version.level(0).len(), waiting + view.active.bytes())
+    }
+
+    /// Where between slowing down and stopping the engine is, by whichever of both is worse.
+    fn pressure_permille(&self) -> u64 {
+        let (level0, memory) = self.load();
+        let (options, limit) = (&self.options, self.options.memtable_bytes);
+        let between = |value: usize, low: usize, high: usize| match value.checked_sub(low) {
+            None => 0,
+            Some(_) if value >= high => 1000,
+            Some(over) => over as u64 * 1000 / (high - low) as u64,
+        };
+        let tables = between(level0, options.level0_tables_slowdown, options.level0_tables_stop);
+        tables.max(between(memory, limit.saturating_mul(3), limit.saturating_mul(6)))
+    }
+
     fn stats(&self) -> Stats {
         let view = self.view();
         let levels = view.version.stats();
         let immutable_entries: u64 = view.immutables.iter().map(|memtable| memtable.entries()).sum();
         let table_entries: u64 = levels.iter().map(|level| level.entries - level.tombstones).sum();
-        let (wal_segments, wal_bytes) = lock(&self.wal).as_ref().map_or((0, 0), |wal| {
-            let segments = wal.segments();
-            (segments.len() as u64, segments.iter().map(|segment| segment.bytes).sum())
-        });
+        let wal = lock(&self.wal).as_ref().map(Log::stats).unwrap_or_default();
+        let (queue_depth, queue_changes, queue_bytes) = lock(&self.queue).load();
+        let (compaction_backlog, compaction_score_max) = pick::backlog(&view.version, &self.options);
+        let cache = self.cache();
         let counters = &self.counters;
         Stats {
             entries: view.active.entries() + immutable_entries + table_entries,
@@ -345,25 +385,49 @@ impl Inner {
             memtables_immutable: view.immutables.len() as u64,
             memtables_immutable_bytes: view.immutables.iter().map(|memtable| memtable.bytes() as u64).sum(),
             levels,
-            wal_segments,
-            wal_bytes,
+            wal_segments: wal.segments,
+            wal_bytes: wal.bytes,
+            wal,
             wal_torn_bytes: read(&counters.torn_bytes),
             wal_groups: read(&counters.wal_groups),
             wal_syncs: read(&counters.wal_syncs),
+            wal_synced_batches: read(&counters.wal_synced_batches),
+            wal_sync_time: counters.wal_sync_time.read(),
+            wal_purges: read(&counters.wal_purges),
+            wal_purged: read(&counters.wal_purged),
+            wal_purged_unix_ms: read(&counters.wal_purged_unix_ms),
             batches: read(&counters.batches),
+            changes: read(&counters.changes),
+            change_bytes: read(&counters.change_bytes),
+            write_wait: counters.write_wait.read(),
+            apply_time: counters.apply_time.read(),
+            queue_depth,
+            queue_changes,
+            queue_bytes,
+            flush_wait: counters.flush_wait.read(),
+            flush_build: counters.flush_build.read(),
+            flush_release: counters.flush_release.read(),
+            flush_active: counters.flush_active.load(Ordering::Relaxed),
             flushes: read(&counters.flushes),
             flush_bytes: read(&counters.flush_bytes),
             compactions: read(&counters.compactions),
             compaction_moves: read(&counters.compaction_moves),
             compaction_read_bytes: read(&counters.compaction_read_bytes),
             compaction_write_bytes: read(&counters.compaction_write_bytes),
-            cache_hits: self.cache().hits(),
-            cache_misses: self.cache().misses(),
-            cache_bytes: self.cache().bytes(),
+            compaction_time: counters.compaction_time.read(),
+            compaction_backlog,
+            compaction_score_max,
+            cache_hits: cache.hits(Part::Index) + cache.hits(Part::Data),
+            cache_misses: cache.misses(Part::Index) + cache.misses(Part::Data),
+            cache_index_hits: cache.hits(Part::Index),
+            cache_index_misses: cache.misses(Part::Index),
+            cache_bytes: cache.bytes(),
             filter_rejections: read(&self.context.filter_rejections),
+            pruning: view.pruning.read(),
             tables_obsolete: self.context.graveyard.len() as u64,
             manifest_number: lock(&self.manifest).as_ref().map_or(0, Manifest::number),
             pressure: self.pressure(),
+            pressure_permille: self.pressure_permille(),
         }
     }
 }

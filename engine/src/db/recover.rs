@@ -26,7 +26,7 @@ use crate::view::View;
 use crate::{Error, Options, Result};
 use nokv_env::disk::LockGuard;
 use nokv_env::task::Stop;
-use nokv_env::{Disk, Env, OpenMode};
+use nokv_env::{Disk, Env, Instant, OpenMode};
 use std::io;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -173,7 +173,7 @@ type OpenLog =
 impl Recovery {
     /// Adds up the manifest and opens its tables.
     fn read(disk: Arc<dyn Disk>, dir: &Path, options: Options, number: u64) -> Result<Self> {
-        let catalog = manifest::read_in_force(&*disk, dir, number)?;
+        let (catalog, _) = manifest::read_in_force(&*disk, dir, number)?;
         let context = TableContext {
             disk,
             dir: dir.to_owned(),
@@ -272,7 +272,11 @@ impl Recovery {
     ) -> Arc<Inner> {
         let mut memtables: Vec<_> = self.memtables.into_iter().rev().map(Arc::new).collect();
         let active = memtables.remove(0);
-        let view = View { active, immutables: memtables, version: Arc::new(self.version) };
+        for memtable in &memtables {
+            memtable.seal(env.as_ref().map_or(Instant(0), |env| env.clock.now()));
+        }
+        let pruning = Arc::default();
+        let view = View { active, immutables: memtables, version: Arc::new(self.version), pruning };
         let counters = Counters::default();
         counters.torn_bytes.store(log.torn_bytes(), Ordering::Relaxed);
         Arc::new(Inner {

@@ -15,13 +15,14 @@ use crate::memtable::Memtable;
 use crate::view::View;
 use crate::{Cf, Error, Pressure, Result, lock};
 use bytes::Bytes;
+use nokv_env::Instant;
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use tokio::sync::oneshot;
 
 /// Log record that holds one batch. On disk: never renumber.
-pub(super) const KIND_BATCH: u8 = 1;
+pub(crate) const KIND_BATCH: u8 = 1;
 /// A leader stops gathering here.
 const GROUP_BYTES: usize = 1 << 20;
 
@@ -33,10 +34,23 @@ pub(super) struct Queue {
     led: bool,
 }
 
+impl Queue {
+    /// Batches that wait, changes in them, and bytes of those.
+    pub(super) fn load(&self) -> (u64, u64, u64) {
+        let add = |(depth, changes, bytes), request: &Request| {
+            let batch = &request.batch;
+            (depth + 1, changes + batch.len() as u64, bytes + batch.bytes() as u64)
+        };
+        self.waiting.iter().fold((0, 0, 0), add)
+    }
+}
+
 /// A batch that wants to be written.
 struct Request {
     batch: WriteBatch,
     sync: bool,
+    /// Since when.
+    asked: Instant,
     turn: oneshot::Sender<Turn>,
 }
 
@@ -78,12 +92,13 @@ impl Drop for Answers {
 /// Writes `batch` through the log.
 pub(super) async fn write(inner: &Arc<Inner>, batch: WriteBatch, sync: bool) -> Result<u64> {
     inner.check()?;
+    let asked = inner.now();
     wait_for_room(inner).await?;
     let (turn, my_turn) = oneshot::channel();
     let lead_at_once = {
         let mut queue = lock(&inner.queue);
         if queue.led {
-            queue.waiting.push_back(Request { batch, sync, turn });
+            queue.waiting.push_back(Request { batch, sync, asked, turn });
             None
         } else {
             queue.led = true;
@@ -98,7 +113,7 @@ pub(super) async fn write(inner: &Arc<Inner>, batch: WriteBatch, sync: bool) -> 
             Err(_) => return Err(Error::Closed),
         },
     };
-    lead(baton, batch, sync).await
+    lead(baton, batch, sync, asked).await
 }
 
 async fn wait_for_room(inner: &Inner) -> Result<()> {
@@ -114,8 +129,9 @@ async fn wait_for_room(inner: &Inner) -> Result<()> {
 }
 
 /// Writes the leader's batch and everything that waits, answers, and passes the baton on.
-async fn lead(baton: Baton, batch: WriteBatch, sync: bool) -> Result<u64> {
+async fn lead(baton: Baton, batch: WriteBatch, sync: bool, asked: Instant) -> Result<u64> {
     let inner = baton.0.clone();
+    inner.counters.write_wait.add(inner.now().since(asked));
     let (batches, mut answers, sync) = gather(&inner, batch, sync);
     let mut results = inner.commit(batches, sync).into_iter();
     let mine = results.next().unwrap_or(Err(Error::Closed));
@@ -133,6 +149,7 @@ async fn lead(baton: Baton, batch: WriteBatch, sync: bool) -> Result<u64> {
 
 /// The leader's batch and as many waiting ones as fit a group.
 fn gather(inner: &Inner, batch: WriteBatch, mut sync: bool) -> (Vec<WriteBatch>, Answers, bool) {
+    let now = inner.now();
     let mut bytes = batch.bytes();
     let mut batches = vec![batch];
     let mut answers = Answers(Vec::new());
@@ -141,6 +158,7 @@ fn gather(inner: &Inner, batch: WriteBatch, mut sync: bool) -> (Vec<WriteBatch>,
         && let Some(request) = queue.waiting.pop_front()
     {
         bytes += request.batch.bytes();
+        inner.counters.write_wait.add(now.since(request.asked));
         sync |= request.sync;
         batches.push(request.batch);
         answers.0.push((request.turn, Err(Error::Closed)));
@@ -152,6 +170,7 @@ impl Inner {
     /// Logs and inserts a group; one result a batch. After a failure of the log nothing of the group is visible.
     fn commit(&self, batches: Vec<WriteBatch>, sync: bool) -> Vec<Result<u64>> {
         let mut wal = lock(&self.wal);
+        let begun = self.now();
         let logged = self.check().and_then(|()| {
             let wal = wal.as_mut().ok_or(Error::ReadOnly)?;
             self.noted(log_group(wal, &batches, sync))
@@ -160,7 +179,11 @@ impl Inner {
             return batches.iter().map(|_| Err(error.clone())).collect();
         }
         add(&self.counters.wal_groups, 1);
-        add(&self.counters.wal_syncs, u64::from(sync));
+        if sync {
+            add(&self.counters.wal_syncs, 1);
+            add(&self.counters.wal_synced_batches, batches.len() as u64);
+            self.counters.wal_sync_time.add(self.now().since(begun));
+        }
         let sequences = batches.into_iter().map(|batch| Ok(self.insert(batch))).collect();
         if let Some(wal) = wal.as_mut() {
             // The group is in; a failure from here on is the next writer's.
@@ -206,8 +229,12 @@ impl Inner {
         let mut last = lock(&self.writer);
         if !batch.is_empty() {
             let active = self.view().active.clone();
+            let begun = self.now();
+            add(&self.counters.changes, batch.len() as u64);
+            add(&self.counters.change_bytes, batch.bytes() as u64);
             *last += 1;
             active.insert(batch, *last);
+            self.counters.apply_time.add(self.now().since(begun));
             self.written.store(*last, Ordering::Release);
             self.visible.store(*last, Ordering::Release);
             add(&self.counters.batches, 1);
@@ -236,6 +263,7 @@ impl Inner {
         let writer = lock(&self.writer);
         let mut view = lock(&self.view);
         let mut next = View::clone(&view);
+        next.active.seal(self.now());
         next.immutables.insert(0, next.active);
         next.active = Arc::new(Memtable::new(wal.active_segment()));
         *view = Arc::new(next);
@@ -272,7 +300,7 @@ fn encode_batch(batch: &WriteBatch) -> Vec<u8> {
 }
 
 /// Reads what [`encode_batch`] wrote.
-pub(super) fn decode_batch(payload: &[u8]) -> Option<WriteBatch> {
+pub(crate) fn decode_batch(payload: &[u8]) -> Option<WriteBatch> {
     let payload = Bytes::copy_from_slice(payload);
     let mut reader = Reader::new(&payload);
     let mut batch = WriteBatch::new();

@@ -189,6 +189,77 @@ fn frames_from(id: u64, from: u64, data: &[u8]) -> impl Iterator<Item = (u64, Fr
     )
 }
 
+/// Stored and computed checksum of what stands at `offset` of segment `id`, if it has the shape of a frame.
+pub(crate) fn checksums(id: u64, offset: u64, data: &[u8]) -> Option<(u32, u32)> {
+    let rest = data.get(usize::try_from(offset).ok()?..)?;
+    if rest.len() < FRAME_BYTES || rest[..4] != MARKER {
+        return None;
+    }
+    let body = rest.get(8..FRAME_BYTES.checked_add(read_u32(rest, 8) as usize)?)?;
+    Some((read_u32(rest, 4), checksum(id, offset, body)))
+}
+
+/// Stored and computed checksum of a segment's header.
+pub(crate) fn header_checksums(data: &[u8]) -> Option<(u32, u32)> {
+    let header = data.get(..HEADER_BYTES)?;
+    Some((read_u32(header, 20), crc32c::crc32c(&header[..20])))
+}
+
+/// A stretch of a segment that is not what was written there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Damage {
+    pub(crate) offset: u64,
+    /// Where the next sound frame stands, or the file ends.
+    pub(crate) end: u64,
+    /// It is bytes behind the seal. Otherwise a later frame claims that it was durable.
+    pub(crate) after_seal: bool,
+}
+
+/// What [`survey`] found.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Survey {
+    pub(crate) damages: Vec<Damage>,
+    pub(crate) sealed: bool,
+    /// Bytes at the end that may never have been on the disk as a whole.
+    pub(crate) torn_bytes: u64,
+}
+
+/// Like [`scan`], but goes on behind damage, with the next sound frame.
+pub(crate) fn survey(id: u64, data: &[u8], visit: &mut dyn FnMut(u64, Frame<'_>)) -> Survey {
+    let (mut offset, len) = (HEADER_BYTES as u64, data.len() as u64);
+    let mut survey = Survey { damages: Vec::new(), sealed: false, torn_bytes: 0 };
+    loop {
+        while !survey.sealed
+            && let Some(frame) = decode(id, offset, data)
+        {
+            match frame.kind {
+                KIND_SEAL => survey.sealed = true,
+                KIND_CLAIM => {}
+                _ => visit(offset, frame),
+            }
+            offset += frame.bytes();
+        }
+        if offset >= len {
+            return survey;
+        }
+        if survey.sealed {
+            survey.damages.push(Damage { offset, end: len, after_seal: true });
+            return survey;
+        }
+        let mut next = None;
+        let was_durable = frames_from(id, offset, data).any(|(at, frame)| {
+            next.get_or_insert(at);
+            frame.durable > offset
+        });
+        let Some(end) = next.filter(|_| was_durable) else {
+            survey.torn_bytes = len - offset;
+            return survey;
+        };
+        survey.damages.push(Damage { offset, end, after_seal: false });
+        offset = end;
+    }
+}
+
 fn checksum(id: u64, offset: u64, body: &[u8]) -> u32 {
     let mut place = [0; 16];
     place[..8].copy_from_slice(&id.to_le_bytes());

@@ -27,7 +27,7 @@ use segment::{Found, Segment};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-const MAGIC: Magic = *b"NoKV-log";
+pub(crate) const MAGIC: Magic = *b"NoKV-log";
 
 /// How a log names and sizes its segments.
 #[derive(Debug, Clone)]
@@ -47,6 +47,32 @@ pub struct Position {
     pub offset: u64,
 }
 
+/// How many records there are of each kind. Kinds from 7 on are counted together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Records([u64; 8]);
+
+impl Records {
+    fn note(&mut self, kind: u8) {
+        self.0[usize::from(kind.min(7))] += 1;
+    }
+
+    fn add(&mut self, other: &Records) {
+        for (sum, count) in self.0.iter_mut().zip(other.0) {
+            *sum += count;
+        }
+    }
+
+    /// Records of `kind`.
+    pub fn of(&self, kind: u8) -> u64 {
+        self.0[usize::from(kind.min(7))]
+    }
+
+    /// Records of all kinds.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+}
+
 /// One file of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentInfo {
@@ -54,6 +80,26 @@ pub struct SegmentInfo {
     pub id: u64,
     /// Bytes, buffered ones included.
     pub bytes: u64,
+    /// What is in it.
+    pub records: Records,
+}
+
+/// A log in numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct LogStats {
+    /// The segment that takes appends; 0: there is none.
+    pub active_segment: u64,
+    /// Bytes of it.
+    pub active_bytes: u64,
+    /// Segments that there are.
+    pub segments: u64,
+    /// Bytes of them all.
+    pub bytes: u64,
+    /// Segments that there were and that nobody needed any more. Ids begin at 1 and have no holes, so the oldest that is
+    /// left tells.
+    pub segments_removed: u64,
+    /// What is in the segments that there are.
+    pub records: Records,
 }
 
 /// What replay is handed: position, kind and payload of a record.
@@ -68,6 +114,8 @@ pub struct Log {
     sealed: Vec<SegmentInfo>,
     /// `None` when open for reading only.
     active: Option<Segment>,
+    /// What is in the active segment.
+    active_records: Records,
     torn_bytes: u64,
 }
 
@@ -117,7 +165,8 @@ impl Log {
                 }
                 Found::Unborn => 0,
             };
-            log.sealed.push(SegmentInfo { id, bytes });
+            let records = std::mem::take(&mut log.active_records);
+            log.sealed.push(SegmentInfo { id, bytes, records });
         }
         Ok(log)
     }
@@ -129,8 +178,15 @@ impl Log {
         options: LogOptions,
         replay: &mut Replay<'_>,
     ) -> Result<(Log, Option<(u64, Found)>)> {
-        let mut log =
-            Log { disk, dir: dir.to_owned(), options, sealed: Vec::new(), active: None, torn_bytes: 0 };
+        let mut log = Log {
+            disk,
+            dir: dir.to_owned(),
+            options,
+            sealed: Vec::new(),
+            active: None,
+            active_records: Records::default(),
+            torn_bytes: 0,
+        };
         let ids = segment_ids(&*log.disk, dir, &log.options.extension)?;
         let mut newest = None;
         for (index, &id) in ids.iter().enumerate() {
@@ -138,14 +194,17 @@ impl Log {
             if index > 0 && ids[index - 1] + 1 != id {
                 return Err(Error::corrupt(&log.path(ids[index - 1] + 1), 0, "the log segment is missing"));
             }
+            let mut records = Records::default();
             let mut visit = |offset, frame: Frame<'_>| {
+                records.note(frame.kind);
                 replay(Position { segment: id, offset }, frame.kind, frame.payload)
             };
             let found = segment::read(&*log.disk, &path, MAGIC, id, &mut visit)?;
             if index + 1 == ids.len() {
+                log.active_records = records;
                 newest = Some((id, found));
             } else {
-                log.sealed.push(SegmentInfo { id, bytes: expect_sealed(&path, found)? });
+                log.sealed.push(SegmentInfo { id, bytes: expect_sealed(&path, found)?, records });
             }
         }
         Ok((log, newest))
@@ -155,6 +214,7 @@ impl Log {
     pub fn append(&mut self, kind: u8, payload: &[u8]) -> Position {
         assert!(kind < KIND_RESERVED, "record kind {kind:#x} belongs to the log itself");
         let active = self.active.as_mut().expect("append to a log that is open for reading only");
+        self.active_records.note(kind);
         Position { segment: active.id(), offset: active.append(kind, payload) }
     }
 
@@ -202,8 +262,36 @@ impl Log {
 
     /// All segments, oldest first.
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        let active = self.active.as_ref().map(|active| SegmentInfo { id: active.id(), bytes: active.len() });
-        self.sealed.iter().copied().chain(active).collect()
+        self.sealed.iter().copied().chain(self.active_info()).collect()
+    }
+
+    /// How many segments there are.
+    pub fn segment_count(&self) -> usize {
+        self.sealed.len() + usize::from(self.active.is_some())
+    }
+
+    /// The log in numbers.
+    pub fn stats(&self) -> LogStats {
+        let active = self.active_info();
+        let newest = active.or_else(|| self.sealed.last().copied());
+        let mut stats = LogStats {
+            active_segment: newest.map_or(0, |newest| newest.id),
+            active_bytes: newest.map_or(0, |newest| newest.bytes),
+            ..LogStats::default()
+        };
+        let all = self.sealed.iter().copied().chain(active);
+        stats.segments_removed = all.clone().next().map_or(0, |oldest| oldest.id - 1);
+        for segment in all {
+            stats.segments += 1;
+            stats.bytes += segment.bytes;
+            stats.records.add(&segment.records);
+        }
+        stats
+    }
+
+    fn active_info(&self) -> Option<SegmentInfo> {
+        let records = self.active_records;
+        self.active.as_ref().map(|active| SegmentInfo { id: active.id(), bytes: active.len(), records })
     }
 
     /// Removes the segments with ids below `segment`, oldest first; never the active one.
@@ -227,9 +315,10 @@ impl Log {
     /// Moves the (sealed and synced) active segment to the sealed ones and starts its successor.
     fn next_segment(&mut self) -> Result<()> {
         let active = self.writable()?;
-        let info = SegmentInfo { id: active.id(), bytes: active.len() };
-        self.create_segment(info.id + 1, OpenMode::CreateNew)?;
-        self.sealed.push(info);
+        let (id, bytes) = (active.id(), active.len());
+        self.create_segment(id + 1, OpenMode::CreateNew)?;
+        let records = std::mem::take(&mut self.active_records);
+        self.sealed.push(SegmentInfo { id, bytes, records });
         Ok(())
     }
 
@@ -263,7 +352,7 @@ fn expect_sealed(path: &Path, found: Found) -> Result<u64> {
 }
 
 /// Ids of the segments in `dir`, ascending.
-fn segment_ids(disk: &dyn Disk, dir: &Path, extension: &str) -> Result<Vec<u64>> {
+pub(crate) fn segment_ids(disk: &dyn Disk, dir: &Path, extension: &str) -> Result<Vec<u64>> {
     let names = disk.list(dir).at(dir, "list")?;
     let mut ids: Vec<u64> = names.iter().filter_map(|name| parse_number(name, extension)).collect();
     ids.sort_unstable();

@@ -1,6 +1,7 @@
 //! A place in a table: three block cursors on top of each other (top index, index block, data block).
 
 use crate::Result;
+use crate::cache::Part;
 use crate::key::{Entry, InternalKey};
 use crate::table::Table;
 use crate::table::block::BlockCursor;
@@ -114,24 +115,24 @@ impl TableCursor {
         if !self.top.is_valid() {
             return Ok(());
         }
-        self.index = Some(self.open_below(&self.top, 0, enter)?);
+        self.index = Some(self.open_below(&self.top, 0, Part::Index, enter)?);
         self.enter_data(enter)
     }
 
     fn enter_data(&mut self, enter: Enter<'_>) -> Result<()> {
         self.data = None;
         if let Some(index) = &self.index {
-            self.data = Some(self.open_below(&index.cursor, index.offset, enter)?);
+            self.data = Some(self.open_below(&index.cursor, index.offset, Part::Data, enter)?);
         }
         Ok(())
     }
 
     /// Opens the block that `above` points at. It must hold an entry where `enter` wants one: the entry above
     /// promised so.
-    fn open_below(&self, above: &BlockCursor, offset: u64, enter: Enter<'_>) -> Result<Place> {
+    fn open_below(&self, above: &BlockCursor, offset: u64, part: Part, enter: Enter<'_>) -> Result<Place> {
         let handle = above.value().and_then(|value| Handle::decode(&value));
         let handle = handle.ok_or_else(|| self.table.corrupt(offset, "an index entry holds no handle"))?;
-        let mut cursor = BlockCursor::new(self.table.block(handle, self.fill_cache)?);
+        let mut cursor = BlockCursor::new(self.table.block(handle, part, self.fill_cache)?);
         apply(&mut cursor, enter).map_err(|what| self.table.corrupt(handle.offset, what))?;
         if !cursor.is_valid() {
             return Err(self.table.corrupt(handle.offset, "a block lacks the key that its index promises"));

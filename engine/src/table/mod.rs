@@ -12,7 +12,7 @@ pub(crate) mod cursor;
 pub(crate) mod filter;
 pub(crate) mod format;
 
-use crate::cache::{BlockCache, Cached};
+use crate::cache::{BlockCache, Cached, Part};
 use crate::coding::Reader;
 use crate::error::IoContext;
 use crate::key::{InternalKey, split};
@@ -128,7 +128,7 @@ impl Table {
         if self.filter.len == 0 {
             return Ok(true);
         }
-        let cached = self.context.cache.get(self.meta.number, self.filter.offset);
+        let cached = self.context.cache.get(self.meta.number, self.filter.offset, Part::Index);
         let filter = if let Some(Cached::Filter(filter)) = cached {
             filter
         } else {
@@ -149,8 +149,8 @@ impl Table {
     }
 
     /// The block at `handle`, from the cache if it is there.
-    fn block(&self, handle: Handle, fill_cache: bool) -> Result<Block> {
-        if let Some(Cached::Block(block)) = self.context.cache.get(self.meta.number, handle.offset) {
+    fn block(&self, handle: Handle, part: Part, fill_cache: bool) -> Result<Block> {
+        if let Some(Cached::Block(block)) = self.context.cache.get(self.meta.number, handle.offset, part) {
             return Ok(block);
         }
         let body = self.section(handle)?;
