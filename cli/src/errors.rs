@@ -66,9 +66,11 @@ codes! {
     KeyNotFound "key_not_found" 3 false "the key has no value";
     FileNotFound "file_not_found" 3 false "a file given by name is missing";
     RegionNotFound "region_not_found" 3 false "no such region";
+    TransitionNotFound "transition_not_found" 3 false "no such transition";
     NotAWorkdir "not_a_workdir" 3 false "the directory holds no data of ours";
     Unavailable "unavailable" 4 true "nobody answered in time: no coordinator, no leader or no quorum";
     RootQuorumLost "root_quorum_lost" 4 true "two of the three meta-roots do not answer: no new routes, ids or timestamps";
+    EndpointUnreachable "endpoint_unreachable" 4 true "nothing useful answered at the address of a metrics endpoint";
     OutcomeUnknown "outcome_unknown" 4 false "a write was sent and no answer settled it: it may have happened";
     NotReady "not_ready" 4 true "a process did not become ready in time";
     WorkdirInUse "workdir_in_use" 5 false "another process has the directory open";
@@ -85,6 +87,7 @@ codes! {
     ImportStateMismatch "import_state_mismatch" 5 false "the state file belongs to another input file";
     Corrupt "corrupt" 6 false "bytes on disk are not what was written there; the file is left as it is";
     ModeFileCorrupt "mode_file_corrupt" 6 false "MODE.json or a progress file is not what was written";
+    ManifestCorrupt "manifest_corrupt" 6 false "CURRENT or the manifest that it names is damaged; both are left as they are";
     CurrentMissing "current_missing" 6 false "the directory holds data but CURRENT is gone; nothing was changed";
     Io "io" 6 false "the operating system refused to read or write";
     TlsRequired "tls_required" 7 false "the server wants TLS and was spoken to without";

@@ -52,6 +52,25 @@ pub fn of_lock(path: &Path) -> Option<Holder> {
     locks.lines().find_map(|line| lock_pid(line, inode)).map(Holder::of)
 }
 
+/// The process that has a working directory open.
+pub fn of_workdir(dir: &Path) -> Option<Holder> {
+    let path = dir.join("LOCK");
+    of_lock(&path).or_else(|| named_in(&path))
+}
+
+/// Where locks of other namespaces are not shown: the process that a lock file names, if it lives and is one of ours.
+fn named_in(lock: &Path) -> Option<Holder> {
+    let line = String::from_utf8(fs::read(lock).ok()?).ok()?;
+    let pid = pid_of(&line)?;
+    let holder = Holder::of(pid);
+    holder.command.contains("nokv").then_some(holder)
+}
+
+/// `pid 4121, nokv serve --store-id 1`
+fn pid_of(line: &str) -> Option<u32> {
+    line.strip_prefix("pid ")?.split(|letter: char| !letter.is_ascii_digit()).next()?.parse().ok()
+}
+
 /// `1: FLOCK  ADVISORY  WRITE 4121 08:01:131 0 EOF`
 fn lock_pid(line: &str, inode: u64) -> Option<u32> {
     let words: Vec<&str> = line.split_whitespace().collect();
@@ -93,6 +112,7 @@ mod tests {
         let line = "2: FLOCK  ADVISORY  WRITE 4121 08:01:131 0 EOF";
         assert_eq!(lock_pid(line, 131), Some(4121));
         assert_eq!(lock_pid(line, 132), None);
+        assert_eq!((pid_of("pid 4121, nokv serve"), pid_of("nokv store 1")), (Some(4121), None));
         let line =
             "   1: 0100007F:094B 00000000:0000 0A 00000000:00000000 00:00000000 00000000  0 0 9911 1 x";
         assert_eq!(listener_inode(line, 0x94b), Some(9911));

@@ -38,6 +38,13 @@ impl Out {
         self.line(&format!("{value:#}"))
     }
 
+    /// Writes an indented JSON document whose members stay in the order of the structure.
+    pub fn json_of(&mut self, value: &impl serde::Serialize) -> Result {
+        let text = serde_json::to_string_pretty(value)
+            .map_err(|error| Failure::new(Code::Internal, format!("cannot write JSON: {error}")))?;
+        self.line(&text)
+    }
+
     /// Hands everything over.
     pub fn flush(&mut self) -> Result {
         self.0.flush().map_err(failed)

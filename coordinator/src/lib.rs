@@ -162,6 +162,11 @@ impl Coordinator {
     }
 }
 
+/// The wall clock, for people to read.
+fn unix_nanos(env: &Env) -> i64 {
+    i64::try_from(env.clock.unix_millis()).unwrap_or(i64::MAX).saturating_mul(1_000_000)
+}
+
 fn spawn<F, W>(shared: &Arc<Shared>, name: &'static str, work: W)
 where
     W: FnOnce(Arc<Shared>) -> F,
@@ -213,6 +218,7 @@ impl Shared {
         let reply = self.root.wait_tail(deadline, after, wait).await?;
         let token = reply.token.unwrap_or_default();
         let known = after.map(|token| token.revision);
+        self.view().looked_unix_nano = unix_nanos(&self.env);
         if known == Some(token.revision) {
             self.view().learn(None, token);
             return Ok(());

@@ -29,6 +29,8 @@ pub struct RootClient {
     preferred: Mutex<u64>,
     /// Nodes that could not be reached the last time, and why.
     dead: Mutex<BTreeMap<u64, String>>,
+    /// Node that answered last what only the leader answers; 0: none has yet.
+    leader: Mutex<u64>,
 }
 
 impl RootClient {
@@ -44,8 +46,8 @@ impl RootClient {
             })
             .collect();
         let first = endpoints.keys().next().copied().unwrap_or_default();
-        let (preferred, dead) = (Mutex::new(first), Mutex::default());
-        Self { env: env.clone(), endpoints, addresses: peers.clone(), preferred, dead }
+        let (preferred, dead, leader) = (Mutex::new(first), Mutex::default(), Mutex::new(0));
+        Self { env: env.clone(), endpoints, addresses: peers.clone(), preferred, dead, leader }
     }
 
     /// Raises an allocator fence to at least `minimum` and returns it.
@@ -55,7 +57,7 @@ impl RootClient {
         request: meta::MetadataRootFenceAllocatorRequest,
     ) -> Result<u64, Error> {
         let reply = self
-            .call(deadline, move |mut client| {
+            .call_leader(deadline, move |mut client| {
                 let request = request.clone();
                 Box::pin(async move { client.fence_allocator(request).await })
             })
@@ -69,7 +71,7 @@ impl RootClient {
         deadline: Instant,
         command: meta::RootCoordinatorClosureCommand,
     ) -> Result<meta::MetadataRootApplyCoordinatorClosureResponse, Error> {
-        self.call(deadline, move |mut client| {
+        self.call_leader(deadline, move |mut client| {
             let request = meta::MetadataRootApplyCoordinatorClosureRequest { command: Some(command.clone()) };
             Box::pin(async move { client.apply_coordinator_closure(request).await })
         })
@@ -82,7 +84,7 @@ impl RootClient {
         deadline: Instant,
         command: meta::RootCoordinatorLeaseCommand,
     ) -> Result<meta::MetadataRootApplyCoordinatorLeaseResponse, Error> {
-        self.call(deadline, move |mut client| {
+        self.call_leader(deadline, move |mut client| {
             let request = meta::MetadataRootApplyCoordinatorLeaseRequest { command: Some(command.clone()) };
             Box::pin(async move { client.apply_coordinator_lease(request).await })
         })
@@ -96,7 +98,7 @@ impl RootClient {
         event: meta::RootEvent,
         expected_cluster_epoch: Option<u64>,
     ) -> Result<meta::MetadataRootAppendResponse, Error> {
-        self.call(deadline, move |mut client| {
+        self.call_leader(deadline, move |mut client| {
             let request =
                 meta::MetadataRootAppendRequest { events: vec![event.clone()], expected_cluster_epoch };
             Box::pin(async move { client.append(request).await })
@@ -136,7 +138,7 @@ impl RootClient {
         deadline: Instant,
         after: Option<meta::RootTailToken>,
     ) -> Result<meta::MetadataRootObserveTailResponse, Error> {
-        self.call(deadline, move |mut client| {
+        self.call_leader(deadline, move |mut client| {
             let request = meta::MetadataRootObserveTailRequest { after, linearizable: true };
             Box::pin(async move { client.observe_tail(request).await })
         })
@@ -216,6 +218,22 @@ impl RootClient {
         let named: Vec<_> =
             dead.iter().map(|(node, why)| format!("meta-root-{node} ({}): {why}", address(node))).collect();
         Some(format!("root_quorum_lost: {}", named.join("; ")))
+    }
+
+    /// The node that answered last, and whether it is the one that was the leader when it was last asked as such.
+    pub fn leader(&self) -> (u64, bool) {
+        let leader = *self.leader.lock().unwrap_or_else(PoisonError::into_inner);
+        (leader, leader != 0 && leader == self.preferred())
+    }
+
+    /// Calls what only the leader answers.
+    async fn call_leader<R, F>(&self, deadline: Instant, attempt: F) -> Result<R, Error>
+    where
+        F: Fn(Client) -> BoxFuture<'static, Result<Response<R>, Status>>,
+    {
+        let reply = self.call(deadline, attempt).await?;
+        *self.leader.lock().unwrap_or_else(PoisonError::into_inner) = self.preferred();
+        Ok(reply)
     }
 
     fn preferred(&self) -> u64 {

@@ -100,6 +100,12 @@ impl RootView {
     }
 }
 
+/// How far a view has caught up, and what that makes of it; as names for `/debug/vars`.
+pub fn health(view: &View) -> (&'static str, &'static str) {
+    let evidence = evidence(view, pb::Freshness::BestEffort, RootView::of(view), false);
+    (evidence.catch_up_state().as_str_name(), evidence.degraded_mode().as_str_name())
+}
+
 /// The members that say how much the answer is worth. Clients recompute `serving_class` and `sync_health`
 /// from the others, so these derivations are part of the interface.
 fn evidence(

@@ -252,6 +252,9 @@ impl Shared {
     }
 }
 
+/// The metadata root is always another process.
+const ROOT_MODE: &str = "remote";
+
 /// The object under `nokv_coordinator` in `/debug/vars`.
 pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
     let view = shared.view();
@@ -271,18 +274,30 @@ pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
         .map(|(mask, name, frontier)| json!({"duty_mask": mask, "duty_name": name, "frontier": frontier}))
         .collect();
     let available = view.token.is_some() && view.root_error.is_none();
+    let (leader, served_by_leader) = shared.root.leader();
+    let (catch_up_state, degraded_mode) = route::health(&view);
     let mut state = json!({
         "regions": view.region_count(),
         "allocator": {"id_current": id_current, "id_window_high": id_high,
                       "tso_current": tso_current, "tso_window_high": tso_high},
         "root": {
             "configured": true,
-            "root_mode": "remote-replicated",
+            "root_mode": ROOT_MODE,
             "available": available,
             "served_token": token(&view.token.unwrap_or_default()),
             "current_token": token(&view.newest_token),
             "root_lag": view.root_lag(),
+            "catch_up_state": catch_up_state,
+            "degraded_mode": degraded_mode,
+            // Whether the answers of late came from the node that leads the meta-roots; both say the same here, because
+            // the coordinator has no storage of its own.
+            "served_by_leader": served_by_leader,
+            "storage_is_leader": served_by_leader,
+            "storage_leader_id": leader,
+            "last_reload_unix_nano": view.looked_unix_nano,
             "last_reload_error": view.root_error.clone().unwrap_or_default(),
+            // What is read is what was reloaded.
+            "read_state_load_error": view.root_error.clone().unwrap_or_default(),
         },
         "lease": {
             "enabled": true,
@@ -312,5 +327,5 @@ pub(crate) fn status_json(shared: &Shared) -> serde_json::Value {
     if let (Value::Object(state), Value::Object(evidence)) = (&mut state, handover::evidence(&view.state)) {
         state.extend(evidence);
     }
-    json!({"state": state})
+    json!({"root_mode": ROOT_MODE, "state": state})
 }

@@ -17,6 +17,8 @@ pub struct View {
     pub newest_token: meta::RootTailToken,
     /// The last look at the root failed.
     pub root_error: Option<String>,
+    /// When the root was last seen to answer, by the wall clock; 0: never. For people only.
+    pub looked_unix_nano: i64,
     /// Root state without regions and stores.
     pub state: meta::RootState,
     /// Regions by id.

@@ -209,10 +209,11 @@ impl RaftAdmin for AdminService {
         _: Request<ExecutionStatusRequest>,
     ) -> RpcResult<ExecutionStatusResponse> {
         let regions = self.0.door.regions.all();
-        let hosted = regions.iter().filter(|region| region.state().is_hosted());
+        let hosted: Vec<_> = regions.iter().filter(|region| region.state().is_hosted()).collect();
+        let hosted_region_ids = hosted.iter().map(|region| region.id).collect();
         // A hosted region without a raft group would be one that the driver gave up.
         let (with_group, without): (Vec<_>, Vec<_>) =
-            hosted.partition(|region| self.0.raft.status(region.group()).is_some());
+            hosted.into_iter().partition(|region| self.0.raft.status(region.group()).is_some());
         let state =
             if without.is_empty() { ExecutionRestartState::Ready } else { ExecutionRestartState::Degraded };
         let topology = topology::all(&self.0);
@@ -230,6 +231,7 @@ impl RaftAdmin for AdminService {
             last_admission: Some(self.0.door.last()),
             restart: Some(restart),
             topology,
+            hosted_region_ids,
         }))
     }
 }

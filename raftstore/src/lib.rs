@@ -17,7 +17,8 @@
 //! - `auto_split`: regions that outgrow a limit are split by their leader.
 //! - `heartbeat`, `operations`, `resolve`, `control`: towards the coordinators; `identity`: of which cluster.
 //! - `room`: no new data before the disk is full; `handover`: others lead before the store stops; `observe`: numbers.
-//! - [`mode`], [`seed`]: whose directory it is, and its first regions; [`migrate`]: a stand-alone database becomes one.
+//! - [`mode`], [`seed`]: whose directory it is, and its first regions; [`migrate`]: a stand-alone database becomes one;
+//!   [`stats`]: a store, or its directory, in numbers.
 //!
 //! What holds: an acknowledged write is on a majority of disks; apply is a function of the log alone, so replicas are
 //! equal; epoch and key range are checked at the door, and again at apply; a read sees everything acknowledged
@@ -67,6 +68,7 @@ pub mod seed;
 mod service;
 mod snapshot;
 mod split;
+pub mod stats;
 mod status;
 mod store;
 #[cfg(test)]
@@ -82,5 +84,6 @@ pub use handover::HandedOver;
 pub use observe::{CoordinatorContact, DiskObservation, Observation, RaftObservation, RegionCounts};
 pub use room::Level;
 pub use snapshot::file as snapshot_file;
+pub use stats::StatsSnapshot;
 pub use status::{EngineStatus, RaftStatus, RegionStatus, StoreStatus};
 pub use store::Store;

@@ -19,6 +19,7 @@ use crate::resolve::StoreAddresses;
 use crate::service::KvService;
 use crate::snapshot::{self, SnapshotService, Snapshots};
 use crate::split::{self, Halves};
+use crate::stats::{self, StatsSnapshot};
 use crate::status::{self, StoreStatus};
 use crate::topology::Topology;
 use crate::{Config, Error, Result};
@@ -207,6 +208,12 @@ impl Store {
         status::collect(&self.shared)
     }
 
+    /// A handle that gives the `NoKV.Stats` of `/debug/vars`, also after the store itself moved elsewhere.
+    pub fn stats_source(&self) -> impl Fn() -> StatsSnapshot + Send + Sync + 'static {
+        let shared = self.shared.clone();
+        move || stats::collect(&shared)
+    }
+
     /// A handle that answers [`Store::status`] after the store itself moved elsewhere.
     pub fn status_source(&self) -> impl Fn() -> StoreStatus + Send + Sync + 'static {
         let shared = self.shared.clone();
@@ -257,7 +264,7 @@ fn routes(shared: &Arc<Shared>) -> Routes {
 }
 
 fn raft_config(config: &Config) -> nokv_replica::Config {
-    let mut raft = nokv_replica::Config::new("region", config.store_id, config.workdir.join("raft"));
+    let mut raft = nokv_replica::Config::new("region", config.store_id, config.workdir.join(stats::RAFT_DIR));
     raft.log_segment_bytes = config.log_segment_bytes;
     raft.tick = config.tick;
     raft.election_ticks = config.election_ticks;

@@ -122,7 +122,10 @@ impl<M: Machine> Core<M> {
             let took = self.env.clock.now().since(began);
             self.shared.counters.sync_times.record(took);
             Counters::add(&self.shared.counters.syncs, 1);
-            Counters::add(&self.shared.counters.sync_nanos, u64::try_from(took.as_nanos()).unwrap_or(u64::MAX));
+            Counters::add(
+                &self.shared.counters.sync_nanos,
+                u64::try_from(took.as_nanos()).unwrap_or(u64::MAX),
+            );
             self.env.tasks.yield_now().await;
         }
         Ok(())

@@ -145,6 +145,13 @@ expect 2 usage 'needs a unit' store decommission 1 --wait 60
 expect 2 usage 'cannot be used with' store decommission 1 --cancel --wait 1s
 expect 2 usage '--addr' execution
 expect 2 usage 'has no port' execution --addr localhost
+expect 2 usage 'give --workdir DIR (offline) or --expvar URL (live)' stats
+expect 2 usage 'only http is spoken' stats --expvar https://localhost:1
+expect 2 usage '--workdir' manifest
+expect 2 usage '--workdir' vlog
+expect 2 usage '<DIR' check
+expect 2 unknown_command "did you mean 'stats'" stast
+expect 4 endpoint_unreachable 'cannot connect' stats --expvar 127.0.0.1:24999
 root=(meta-root --workdir "$work/none" --node-id 1 --transport-addr 127.0.0.1:24380 --addr 127.0.0.1:24390)
 one=(--peer 1=127.0.0.1:24380) two=(--peer 2=127.0.0.1:24381) three=(--peer 3=127.0.0.1:24382)
 expect 2 usage 'need exactly 3 --peer, got 2 (1, 2)' "${root[@]}" "${one[@]}" "${two[@]}"
@@ -290,9 +297,12 @@ expect 2 key_empty 'the key is empty' mvcc get "${nobody[@]}" ''
 expect 8 too_large 'the key has 4097 bytes' mvcc get "${nobody[@]}" "$(printf 'k%.0s' $(seq 4097))"
 expect 4 unavailable 'no answer' mvcc get "${nobody[@]}" k
 expect 3 file_not_found 'no-such-file' import "${nobody[@]}" --format tsv "$work/no-such-file"
-expect 3 not_a_workdir 'no such directory' regions --workdir "$work/no-such-dir"
 mkdir -p "$work/empty"
-untouched "$work/empty" 3 not_a_workdir 'empty' regions --workdir "$work/empty"
+for command in stats manifest vlog regions check; do
+    expect 3 not_a_workdir 'no such directory' $command --workdir "$work/no-such-dir"
+    untouched "$work/empty" 3 not_a_workdir 'empty' $command --workdir "$work/empty"
+    expect 3 not_a_workdir 'is a file' $command --workdir "$work/sim/file"
+done
 
 # ---- a cluster with data; its directories are damaged afterwards -----------------------------------------------
 
@@ -333,7 +343,9 @@ expect 3 region_not_found 'no region 99' region remove-peer "${live[@]}" --regio
 expect 5 refused 'no coordinator knows a store 9' store decommission "${live[@]}" 9
 expect 9 partly_done 'store 1 still has' store decommission "${live[@]}" 1 --wait 1s
 "$nokv" store decommission "${live[@]}" 1 --cancel >/dev/null
-expect 5 wrong_service 'is not a store' execution --addr 127.0.0.1:$((2379 + offset))
+expect 3 region_not_found 'regions there' execution --addr 127.0.0.1:$((20170 + offset)) --region 999
+expect 3 transition_not_found 'nosuch' execution --addr 127.0.0.1:$((20170 + offset)) --transition nosuch
+expect 5 wrong_service 'it is a coordinator' execution --addr 127.0.0.1:$((2379 + offset))
 elsewhere=(serve --config "$work/demo/raft_config.json" --coordinator-addr 127.0.0.1:24999)
 store=("${elsewhere[@]}" --addr 127.0.0.1:24170 --advertise-addr 127.0.0.1:24170)
 expect 5 workdir_in_use 'pid ' "${store[@]}" --store-id 1
@@ -364,6 +376,9 @@ damaged() {
     file=$(cd "$dir" && ls $2 2>/dev/null | tail -n 1)
     [ -n "$file" ] || { echo "FAILED: no $1 like $2 in $good" >&2 && ls -R "$good" >&2 && exit 1; }
     if [ "$3" = middle ]; then flip "$dir/$file" "$(middle "$dir/$file")"; else flip "$dir/$file" "$3"; fi
+    untouched "$dir" 6 corrupt "$(basename "$file")" check "$dir"
+    untouched "$dir" 6 corrupt "$(basename "$file")" check --deep --json "$dir"
+    case $1 in manifest | CURRENT) untouched "$dir" 6 manifest_corrupt "$(basename "$file")" stats --workdir "$dir" ;; esac
     untouched "$dir/${4:-.}" 6 corrupt "$(basename "$file")" "${store[@]}" --store-id 1 --workdir "$dir"
 }
 damaged 'manifest' 'MANIFEST*' middle
@@ -376,12 +391,14 @@ dir=$(copy damaged "$good")
 rm "$dir/CURRENT"
 untouched "$dir" 6 current_missing 'CURRENT is missing' "${store[@]}" --store-id 1 --workdir "$dir"
 untouched "$dir" 6 current_missing 'CURRENT is missing' regions --workdir "$dir"
+untouched "$dir" 6 current_missing 'CURRENT is missing' stats --workdir "$dir"
 mkdir -p "$work/dirty" && echo precious >"$work/dirty/notes.txt"
 untouched "$work/dirty" 5 workdir_not_fresh 'dirty' config seed --config "$example" --store-id 1 --workdir "$work/dirty"
 
 # ---- a meta-root directory -------------------------------------------------------------------------------------
 
 rooted=$work/demo/meta-root-1
+untouched "$rooted" 3 not_a_workdir 'directory of a meta-root' stats --workdir "$rooted"
 peers=(--peer 1=127.0.0.1:$((3380 + offset)) --peer 2=127.0.0.1:$((3381 + offset)) --peer 3=127.0.0.1:$((3382 + offset)))
 as=(meta-root --addr 127.0.0.1:24380 "${peers[@]}") as_elsewhere=(meta-root --addr 127.0.0.1:24381 "${peers[@]}")
 untouched "$rooted" 5 membership_mismatch 'node 1' "${as[@]}" --node-id 2 --workdir "$rooted"

@@ -528,9 +528,9 @@ pub struct Execution {
     /// gRPC address of the store
     #[arg(long, value_name = "HOST:PORT", value_parser = address)]
     pub addr: String,
-    /// Only changes of this region
-    #[arg(long, value_name = "ID", value_parser = id)]
-    pub region: Option<u64>,
+    /// Only changes of this region; 0: of all
+    #[arg(long, value_name = "ID", default_value_t = 0, hide_default_value = true)]
+    pub region: u64,
     /// Only this transition
     #[arg(long, value_name = "ID", default_value = "")]
     pub transition: String,

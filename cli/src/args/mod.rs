@@ -6,6 +6,7 @@
 
 pub mod cert;
 pub mod client;
+pub mod inspect;
 pub mod migrate;
 pub mod security;
 pub mod servers;
@@ -106,6 +107,14 @@ pub enum Command {
     Bench(client::Bench),
     /// Say whether the cluster is healthy, and what is not
     Status(client::Status),
+    /// Show a store in numbers: of its directory, or of the running process
+    Stats(inspect::Stats),
+    /// Show which tables a directory's manifest says are live
+    Manifest(inspect::Manifest),
+    /// Show the value log of a directory; there is none, values stay in the tables
+    Vlog(inspect::Vlog),
+    /// Read everything in a directory and list what is damaged, changing nothing
+    Check(inspect::Check),
     /// List regions: of a store directory, or of a live cluster
     Regions(client::Regions),
     /// Split a region, or move its leader

@@ -11,7 +11,7 @@ use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
 use nokv_proto::admin::v1::{
     ExecutionAdmissionClass as Class, ExecutionAdmissionReason as Reason, ExecutionAdmissionStatus,
     ExecutionPublishState as Publish, ExecutionRestartState, ExecutionRestartStatus, ExecutionStatusRequest,
-    ExecutionTopologyOutcome as Outcome, ExecutionTopologyStatus,
+    ExecutionStatusResponse, ExecutionTopologyOutcome as Outcome, ExecutionTopologyStatus,
 };
 use serde_json::{Map, Value, json};
 
@@ -19,11 +19,26 @@ use serde_json::{Map, Value, json};
 pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
     let mut admin = RaftAdminClient::new(env.net.connect(&args.addr));
     let asked = reach::ask(env, args.timeout, admin.execution_status(ExecutionStatusRequest {})).await;
-    let status = asked.map_err(|why| no_answer(&args.addr, &why))?;
+    let status = match asked {
+        Ok(status) => status,
+        Err(NoAnswer::OtherKind) => {
+            let kind = reach::kind_of(env, &args.addr, args.timeout).await;
+            let is = kind.map(|kind| format!(": it is {kind}")).unwrap_or_default();
+            return Err(Failure::new(Code::WrongService, format!("{} is not a store{is}", args.addr)).next(
+                "store admin ports look like :20160; coordinators listen on :2379, meta-roots on :2380",
+            ));
+        }
+        Err(why) => {
+            return Err(why.about_trust(&args.addr).unwrap_or_else(|| {
+                Failure::new(Code::Unavailable, format!("{}: {why}", args.addr)).next("nokv status")
+            }));
+        }
+    };
+    check_filters(args, &status)?;
     let admission = status.last_admission.unwrap_or_default();
     let restart = status.restart.unwrap_or_default();
     let is_wanted = |row: &&ExecutionTopologyStatus| {
-        (args.region.is_none() || args.region == Some(row.region_id))
+        (args.region == 0 || args.region == row.region_id)
             && (args.transition.is_empty() || args.transition == row.transition_id)
     };
     let topology: Vec<_> = status.topology.iter().filter(is_wanted).collect();
@@ -55,14 +70,39 @@ pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
     Ok(0)
 }
 
-fn no_answer(addr: &str, why: &NoAnswer) -> Failure {
-    match why {
-        NoAnswer::OtherKind => Failure::new(Code::WrongService, format!("{addr} is not a store"))
-            .next("stores usually listen on :20160, coordinators on :2379, meta-roots on :2380"),
-        why => why
-            .about_trust(addr)
-            .unwrap_or_else(|| Failure::new(Code::Unavailable, format!("{addr}: {why}")).next("nokv status")),
+/// A filter that can match nothing is a mistake, not an empty answer.
+fn check_filters(args: &Execution, status: &ExecutionStatusResponse) -> Result {
+    let (region, hosted) = (args.region, &status.hosted_region_ids);
+    let is_known = hosted.contains(&region) || status.topology.iter().any(|row| row.region_id == region);
+    if region != 0 && !is_known {
+        let message = format!("region {region} is not on the store at {}", args.addr);
+        let next = if hosted.is_empty() {
+            "no region is hosted there".to_owned()
+        } else {
+            format!("regions there: {}", some_of(hosted.iter()))
+        };
+        return Err(Failure::new(Code::RegionNotFound, message).next(next).detail("hosted", hosted.clone()));
     }
+    let transition = &args.transition;
+    if !transition.is_empty() && !status.topology.iter().any(|row| row.transition_id == *transition) {
+        let message = format!("the store at {} knows no transition '{transition}'", args.addr);
+        let known: Vec<&str> = status.topology.iter().map(|row| row.transition_id.as_str()).collect();
+        let next = if known.is_empty() {
+            "it has changed nothing since its start".to_owned()
+        } else {
+            format!("its transitions: {}", some_of(known.iter()))
+        };
+        return Err(Failure::new(Code::TransitionNotFound, message).next(next).detail("known", known));
+    }
+    Ok(())
+}
+
+/// The first of a list that may be long.
+fn some_of<T: std::fmt::Display>(all: impl ExactSizeIterator<Item = T>) -> String {
+    const SHOWN: usize = 20;
+    let more = if all.len() > SHOWN { format!(", and {} more", all.len() - SHOWN) } else { String::new() };
+    let shown: Vec<String> = all.take(SHOWN).map(|one| one.to_string()).collect();
+    format!("{}{more}", shown.join(", "))
 }
 
 fn lines_of_admission(admission: &ExecutionAdmissionStatus) -> Vec<String> {
@@ -231,6 +271,37 @@ fn publish(publish: Publish) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_filter_must_match_something() {
+        let row = ExecutionTopologyStatus {
+            transition_id: "split:1:1:9".into(),
+            region_id: 7,
+            ..Default::default()
+        };
+        let status = ExecutionStatusResponse {
+            topology: vec![row],
+            hosted_region_ids: (1..=30).collect(),
+            ..Default::default()
+        };
+        let check = |region, transition: &str| {
+            let args = Execution {
+                addr: "h:1".into(),
+                region,
+                transition: transition.into(),
+                timeout: std::time::Duration::from_secs(1),
+                security: Default::default(),
+            };
+            check_filters(&args, &status)
+        };
+        assert!(check(0, "").is_ok() && check(30, "").is_ok() && check(7, "split:1:1:9").is_ok());
+        let missing = check(999, "").unwrap_err();
+        assert_eq!(missing.code(), Code::RegionNotFound);
+        assert!(missing.to_text().contains("1, 2, 3") && missing.to_text().contains("20, and 10 more"));
+        let missing = check(0, "nosuch").unwrap_err();
+        assert_eq!(missing.code(), Code::TransitionNotFound);
+        assert!(missing.to_text().contains("split:1:1:9"));
+    }
 
     #[test]
     fn a_change_of_a_region_is_one_line() {

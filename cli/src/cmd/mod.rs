@@ -3,15 +3,18 @@
 mod bench;
 mod carry;
 mod cert;
+mod check;
 mod compare;
 mod config;
 mod console;
 mod coordinator;
 mod demo;
 mod execution;
+mod expvar;
 mod help;
 mod import;
 mod kv;
+mod manifest;
 mod meta_root;
 mod migrate;
 mod mvcc;
@@ -26,9 +29,13 @@ mod server;
 mod sim;
 mod standalone;
 mod startup;
+mod stats;
 mod status;
 mod transitions;
 mod txn;
+mod vars;
+mod vlog;
+mod workdir;
 
 use crate::args::{Cli, Command, Global};
 use crate::errors::{Failure, Result};
@@ -68,6 +75,12 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Status(args) => {
             client(Dial::cluster(&args.cluster), async |env| status::run(&env, &args, global).await)
         }
+        Command::Stats(args) => client(Dial::nobody(), async |env| stats::run(&env, &args, global).await),
+        Command::Manifest(args) => {
+            client(Dial::nobody(), async |env| manifest::run(&env, &args, global).await)
+        }
+        Command::Vlog(args) => client(Dial::nobody(), async |env| vlog::run(&env, &args, global)),
+        Command::Check(args) => client(Dial::nobody(), async |env| check::run(&env, &args, global).await),
         Command::Regions(args) => {
             client(Dial::cluster(&args.cluster), async |env| regions::run(&env, &args, global).await)
         }

@@ -8,6 +8,12 @@ use crate::errors::{Code, Failure, Result};
 use nokv_client::{Client, ClientConfig, ClientError};
 use nokv_env::net::TlsFailure;
 use nokv_env::{ClockExt, Env};
+use nokv_proto::admin::v1::ExecutionStatusRequest;
+use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::coordinator::v1::CoordinatorStatusRequest;
+use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
+use nokv_proto::meta::v1::MetadataRootStatusRequest;
+use nokv_proto::meta::v1::metadata_root_client::MetadataRootClient;
 use std::fmt::{Display, Formatter};
 use std::time::Duration;
 use tonic::{Code as Grpc, Response, Status};
@@ -108,6 +114,22 @@ impl From<&Status> for NoAnswer {
             (_, None) => NoAnswer::Refused(why()),
         }
     }
+}
+
+/// What kind of process listens at `addr`, if it is one of ours and answers.
+pub async fn kind_of(env: &Env, addr: &str, patience: Duration) -> Option<&'static str> {
+    let channel = || env.net.connect(addr);
+    let mut coordinator = CoordinatorClient::new(channel());
+    if ask(env, patience, coordinator.status(CoordinatorStatusRequest {})).await.is_ok() {
+        return Some("a coordinator");
+    }
+    let mut root = MetadataRootClient::new(channel());
+    if ask(env, patience, root.status(MetadataRootStatusRequest {})).await.is_ok() {
+        return Some("a meta-root");
+    }
+    let mut store = RaftAdminClient::new(channel());
+    let asked = ask(env, patience, store.execution_status(ExecutionStatusRequest {})).await;
+    asked.is_ok().then_some("a store")
 }
 
 /// Asks one process, and waits for its answer as long as `patience` lasts.

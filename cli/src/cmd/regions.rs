@@ -2,18 +2,21 @@
 
 use crate::args::client::Regions;
 use crate::args::{Format, Global};
-use crate::cmd::{reach, startup};
-use crate::errors::{Code, Failure, Result};
+use crate::cmd::reach;
+use crate::cmd::workdir::Workdir;
+use crate::errors::Result;
 use crate::output::{Out, base64};
 use nokv_env::Env;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
+use nokv_raftstore::mode::Mode;
+use nokv_raftstore::stats;
 use serde_json::{Map, Value, json};
 use std::path::Path;
 
 /// Lists regions, sorted by id.
 pub async fn run(env: &Env, args: &Regions, global: &Global) -> Result<u8> {
     let mut rows = match &args.workdir {
-        Some(dir) => offline(env, dir)?,
+        Some(dir) => offline(env, dir).await?,
         None => live(env, args).await?,
     };
     rows.sort_by_key(|(region, _)| region.region_id);
@@ -43,30 +46,12 @@ pub async fn run(env: &Env, args: &Regions, global: &Global) -> Result<u8> {
 pub type Row = (RegionDescriptor, Option<u64>);
 
 /// Reads a store's catalog; changes nothing, also while the store runs.
-fn offline(env: &Env, dir: &Path) -> Result<Vec<Row>> {
-    let not_there = |what: &str| {
-        Failure::new(Code::NotAWorkdir, format!("{}: {what}", dir.display()))
-            .next("give the directory that `nokv serve` was started with")
-            .detail("path", dir.display().to_string())
-    };
-    let exists = |path: &Path| {
-        env.disk.exists(path).map_err(|error| Failure::io(format!("look at {}", path.display()), &error))
-    };
-    if !exists(dir)? {
-        return Err(not_there("no such directory"));
+async fn offline(env: &Env, dir: &Path) -> Result<Vec<Row>> {
+    let workdir = Workdir::find(env, dir)?;
+    let (mode, regions) = workdir.read(env, || stats::offline_regions(&env.disk, &workdir.dir)).await?;
+    if mode == Mode::Standalone {
+        eprintln!("note: mode standalone: no region catalog; see nokv migrate plan");
     }
-    let names = env.disk.list(dir).map_err(|error| Failure::io(format!("list {}", dir.display()), &error))?;
-    if names.is_empty() {
-        return Err(not_there("the directory is empty"));
-    }
-    let mode = nokv_raftstore::mode::read(&*env.disk, dir).map_err(|error| startup::store(&error))?;
-    let db = nokv_engine::Db::open_read_only(env.disk.clone(), dir, nokv_engine::Options::default())
-        .map_err(|error| startup::engine(&error))?;
-    if mode.mode == nokv_raftstore::mode::Mode::Standalone {
-        eprintln!("note: {} is a stand-alone database; it has no region catalog", dir.display());
-        return Ok(Vec::new());
-    }
-    let regions = nokv_raftstore::catalog::read(&db).map_err(|error| startup::store(&error))?;
     Ok(regions.into_iter().map(|region| (region, None)).collect())
 }
 

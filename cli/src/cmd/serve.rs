@@ -45,8 +45,8 @@ pub fn run(args: &Serve) -> Result<u8> {
         let Ok(started) = started else { return Ok(()) };
         let store = started.map_err(|error| startup::store(&error))?;
         introduce(&store, &config);
-        let status = store.status_source();
-        let vars = move || serde_json::json!(status());
+        let stats = store.stats_source();
+        let vars = move || serde_json::json!(stats());
         let stops = Stop::new();
         let pages = observe::pages("store", observe::store::watch(store.observer()), &stops);
         let metrics = server::metrics(args.metrics_addr.as_ref(), "Serve", "NoKV.Stats", vars, pages).await?;

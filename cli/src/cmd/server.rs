@@ -89,9 +89,7 @@ pub async fn metrics(
 ) -> Result<Option<HttpServer>> {
     let Some(addr) = addr else { return Ok(None) };
     let page: Page = Arc::new(move |_| {
-        let command: Vec<String> =
-            std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
-        let mut document = serde_json::json!({ "cmdline": command });
+        let mut document = crate::cmd::vars::of_process(name);
         document[name] = vars();
         Reply::json(format!("{document:#}\n"))
     });

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 fn status() -> Status {
     Status {
+        cluster_id: "00000000002a".into(),
         addr: "h:1".into(),
         node_id: 1,
         cluster_epoch: 2,
