@@ -68,6 +68,7 @@ codes! {
     RegionNotFound "region_not_found" 3 false "no such region";
     TransitionNotFound "transition_not_found" 3 false "no such transition";
     NotAWorkdir "not_a_workdir" 3 false "the directory holds no data of ours";
+    NotABackup "not_a_backup" 3 false "the directory holds no backup";
     Unavailable "unavailable" 4 true "nobody answered in time: no coordinator, no leader or no quorum";
     RootQuorumLost "root_quorum_lost" 4 true "two of the three meta-roots do not answer: no new routes, ids or timestamps";
     EndpointUnreachable "endpoint_unreachable" 4 true "nothing useful answered at the address of a metrics endpoint";
@@ -85,6 +86,10 @@ codes! {
     WouldLoseQuorum "would_lose_quorum" 5 false "the peers that would be left are no majority that answers";
     FileExists "file_exists" 5 false "a file is in the way and is not overwritten";
     ImportStateMismatch "import_state_mismatch" 5 false "the state file belongs to another input file";
+    TooOld "too_old" 5 false "what a timestamp saw may be gone: old versions are kept for the coordinator's --gc-life";
+    TargetNotEmpty "target_not_empty" 5 false "a backup is restored into a range without keys only";
+    BackupExists "backup_exists" 5 false "the directory holds a backup, or other things";
+    BackupMismatch "backup_mismatch" 5 false "what is there belongs to another backup, range or cluster";
     Corrupt "corrupt" 6 false "bytes on disk are not what was written there; the file is left as it is";
     ModeFileCorrupt "mode_file_corrupt" 6 false "MODE.json or a progress file is not what was written";
     ManifestCorrupt "manifest_corrupt" 6 false "CURRENT or the manifest that it names is damaged; both are left as they are";
@@ -153,6 +158,12 @@ impl Failure {
     /// Adds a fact for programs.
     pub fn detail(mut self, name: &str, value: impl Into<Value>) -> Self {
         self.details.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Says where it happened, before everything else.
+    pub fn at(mut self, place: impl Display) -> Self {
+        self.message = format!("{place}: {}", self.message);
         self
     }
 

@@ -1,6 +1,7 @@
 //! clap's errors in the shape of the error contract.
 
 use crate::errors::{Code, Failure};
+use clap::CommandFactory;
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 
 /// How alike two names must be to be suggested.
@@ -21,6 +22,18 @@ pub fn near_miss<'a>(name: &str, known: impl IntoIterator<Item = &'a str>) -> Op
     nearest(name, known).map(|near| format!("; did you mean '{near}'?"))
 }
 
+/// Those of clap's suggestions that are about as much like `name` as the best one, that one first.
+fn alike(name: &str, suggested: Vec<String>) -> String {
+    const MUCH_LESS: f64 = 0.1;
+    let mut rated: Vec<(f64, String)> =
+        suggested.into_iter().map(|known| (strsim::jaro_winkler(name, &known), known)).collect();
+    rated.sort_by(|a, b| b.0.total_cmp(&a.0));
+    let best = rated.first().map_or(0.0, |(likeness, _)| *likeness);
+    let near = rated.iter().filter(|(likeness, _)| best - likeness < MUCH_LESS);
+    let quoted: Vec<String> = near.map(|(_, known)| format!("'{known}'")).collect();
+    if quoted.is_empty() { String::new() } else { format!("; did you mean {}?", quoted.join(" or ")) }
+}
+
 /// Says in our words what is wrong with the command line.
 pub fn failure(error: &clap::Error) -> Failure {
     let next = format!("see: {} --help", command_of(error));
@@ -28,7 +41,7 @@ pub fn failure(error: &clap::Error) -> Failure {
         ErrorKind::InvalidSubcommand => {
             let name = text(error, ContextKind::InvalidSubcommand);
             let mut message = format!("unknown command '{name}'");
-            suggest(&mut message, error, ContextKind::SuggestedSubcommand);
+            message.push_str(&alike(&name, texts(error, ContextKind::SuggestedSubcommand)));
             Failure::new(Code::UnknownCommand, message)
         }
         ErrorKind::UnknownArgument => {
@@ -104,7 +117,19 @@ fn command_of(error: &clap::Error) -> String {
     let words = usage.split_whitespace().skip_while(|word| *word != "nokv");
     let words: Vec<&str> =
         words.take_while(|word| word.starts_with(|c: char| c.is_ascii_lowercase())).collect();
-    if words.is_empty() { "nokv".into() } else { words.join(" ") }
+    // Of an unknown command clap does not say below which one it was looked for.
+    if words.len() > 1 { words.join(" ") } else { known_path(std::env::args().skip(1)) }
+}
+
+/// The command that a command line is about, as far as its words are known.
+fn known_path(words: impl Iterator<Item = String>) -> String {
+    let (mut command, mut path) = (&crate::args::Cli::command(), "nokv".to_owned());
+    for word in words.filter(|word| !word.starts_with('-')) {
+        let Some(sub) = command.find_subcommand(&word) else { break };
+        command = sub;
+        path.push_str(&format!(" {}", sub.get_name()));
+    }
+    path
 }
 
 #[cfg(test)]
@@ -127,6 +152,26 @@ mod tests {
         let text = said("nokv get --timeuot 3s k");
         assert!(text.contains("unknown flag '--timeuot'; did you mean '--timeout'?"), "{text}");
         assert!(text.contains("nokv get --help"), "{text}");
+    }
+
+    #[test]
+    fn help_is_pointed_at_where_it_is() {
+        let path = |line: &str| known_path(line.split_whitespace().map(str::to_owned));
+        assert_eq!(path("region exprt"), "nokv region");
+        assert_eq!(path("-o json config show srve --store-id 1"), "nokv");
+        assert_eq!(path("config show --origin srve"), "nokv config show");
+        assert_eq!(path("delete a"), "nokv del");
+        assert_eq!(path(""), "nokv");
+    }
+
+    #[test]
+    fn the_most_alike_are_suggested_first() {
+        let known = || ["transitions", "status", "stats"].map(str::to_owned).to_vec();
+        assert_eq!(alike("stat", known()), "; did you mean 'stats' or 'status'?");
+        assert_eq!(alike("transition", known()), "; did you mean 'transitions'?");
+        assert_eq!(alike("x", Vec::new()), "");
+        let text = said("nokv region exprt");
+        assert!(text.contains("unknown command 'exprt'; did you mean 'export'"), "{text}");
     }
 
     #[test]

@@ -106,7 +106,12 @@ stop_held() {
 
 expect 2 unknown_command "did you mean 'status'" statsu
 expect 2 unknown_command "did you mean 'serve'" serv
-expect 2 unknown_command "unknown command 'stat'" stat
+expect 2 unknown_command "unknown command 'stat'; did you mean " stat
+expect 2 unknown_command "did you mean 'restore'" backup resotre d
+expect 2 unknown_command "did you mean 'show'" config shwo
+expect 2 unknown_command 'see: nokv config --help' config shwo
+expect 2 unknown_command "did you mean 'bundle'" debug bundel
+expect 2 unknown_command "no help on 'expotr'; did you mean 'export'" help expotr
 expect 2 usage "did you mean '--timeout'" get --timeuot 3s k
 expect 2 usage 'unknown flag' get --no-such-flag k
 expect 2 usage 'needs a unit' get --timeout 30 k
@@ -208,6 +213,29 @@ expect 3 file_not_found 'none.crt' cert show "$work/none.crt"
 expect 7 certificate_invalid 'is a private key' cert show "$work/certs/node.key"
 expect 4 unavailable '127.0.0.1:24999' cert show --addr 127.0.0.1:24999
 
+# ---- daily work -----------------------------------------------------------------------------------------------
+
+expect 2 usage '--to' export
+expect 2 usage 'lies before' export --start b --end a --to "$work/none"
+expect 2 usage 'cannot be used with' export --prefix a --start b --to "$work/none"
+expect 2 usage 'hexadecimal' export --prefix x --hex --to "$work/none"
+expect 2 usage '--at' export --at 0 --to "$work/none"
+expect 2 usage "one of: tsv, csv, jsonl" export --format xml --to "$work/none"
+expect 2 usage '--to' backup create
+expect 2 usage '--file-bytes' backup create --to "$work/none" --file-bytes 0
+expect 2 usage '<DIR>' backup restore
+expect 2 usage '--batch' backup restore "$work/none" --batch 0
+expect 2 usage 'one of: bash, elvish, fish' completions csh
+expect 2 usage 'needs a unit' status --watch 5
+expect 2 usage 'must be above zero' status --watch 0s
+expect 2 usage 'ends with .tar' debug bundle --to "$work/bundle.zip"
+expect 2 usage 'has no port' debug bundle --to "$work/bundle.tar" --metrics-addr localhost
+expect 2 usage '--store-id' config show serve
+expect 2 usage 'no directory' config show serve --store-id 1
+expect 2 usage 'no store 9 (it has 1, 2, 3)' config show serve --store-id 9 --config "$example"
+expect 2 usage 'need exactly 3 --root-peer' config show coordinator --coordinator-id c
+[ ! -e "$work/none" ] || wrong 'refused exports and backups' "$work/none was created"
+
 # ---- the simulator ---------------------------------------------------------------------------------------------
 
 mkdir -p "$work/sim/empty"
@@ -271,6 +299,16 @@ config 's/127.0.0.1:2379/127.0.0.1/' 2 config_invalid 'has no port'
 config 's/"id": 2/"id": 2, "id": 3/' 2 config_invalid 'given twice'
 config 's/"end_key": "m"/"end_key": "q"/; s/"peer_id": 102/"peer_id": 101/' 2 config_invalid 'has 2 problems'
 expect 2 usage 'no store 9 (it has 1, 2, 3)' serve --store-id 9 --config "$example"
+# Where settings come from: a variable loses against a flag and wins over the file.
+shown() { NOKV_ADDR=h:1 NOKV_SPLIT_BYTES=7 "$nokv" config show --origin serve --store-id 2 --config "$example" "$@" | tr -s ' '; }
+cases=$((cases + 1))
+for line in 'addr h:1 variable NOKV_ADDR' 'split-bytes 7 variable NOKV_SPLIT_BYTES' "workdir ./artifacts/cluster/store-2 file $example" \
+    'store-id 2 flag --store-id' 'election-tick 10 default'; do
+    shown | grep -qF " $line" || wrong 'config show --origin' "no line: $line"
+done
+shown --addr h:2 | grep -qF ' addr h:2 flag --addr' || wrong 'config show --origin' 'the flag does not win'
+"$nokv" config init >"$work/config.json"
+"$nokv" config check --config "$work/config.json" >/dev/null || wrong 'config init' 'the example is bad'
 
 # ---- keys, values, files; nobody has to be asked ---------------------------------------------------------------
 
@@ -297,6 +335,47 @@ expect 2 key_empty 'the key is empty' mvcc get "${nobody[@]}" ''
 expect 8 too_large 'the key has 4097 bytes' mvcc get "${nobody[@]}" "$(printf 'k%.0s' $(seq 4097))"
 expect 4 unavailable 'no answer' mvcc get "${nobody[@]}" k
 expect 3 file_not_found 'no-such-file' import "${nobody[@]}" --format tsv "$work/no-such-file"
+expect 4 unavailable 'no answer' export "${nobody[@]}" --to "$work/none"
+[ ! -e "$work/none" ] && [ ! -e "$work/none.tmp" ] || wrong 'export' 'a file was left'
+echo old >"$work/old.jsonl"
+expect 5 file_exists 'exists already' export "${nobody[@]}" --to "$work/old.jsonl"
+expect 4 unavailable 'no answer' export "${nobody[@]}" --to "$work/old.jsonl" --force
+[ "$(cat "$work/old.jsonl")" = old ] || wrong 'export --force' 'the old file is gone'
+expect 4 unavailable 'no answer' backup create "${nobody[@]}" --to "$work/backup"
+mkdir -p "$work/other" && echo mine >"$work/other/notes"
+untouched "$work/other" 5 backup_exists 'holds other things: notes' backup create "${nobody[@]}" --to "$work/other"
+untouched "$work/other" 5 backup_exists 'holds other things: notes' backup create --restart "${nobody[@]}" --to "$work/other"
+expect 3 not_a_backup 'no BACKUP.json' backup verify "$work/other"
+expect 3 not_a_backup 'no BACKUP.json' backup show "$work/no-such-dir"
+expect 3 not_a_backup 'no BACKUP.json' backup restore "${nobody[@]}" "$work/other"
+mkdir -p "$work/broken" && echo '{"backup": {"format": 1' >"$work/broken/BACKUP.json"
+untouched "$work/broken" 6 corrupt 'BACKUP.json: damaged at byte' backup verify "$work/broken"
+untouched "$work/broken" 6 corrupt 'BACKUP.json: damaged at byte' backup create "${nobody[@]}" --to "$work/broken"
+echo '{"backup": {"format": 9}, "checksum": ""}' >"$work/broken/BACKUP.json"
+untouched "$work/broken" 5 backup_mismatch 'has format 9' backup show "$work/broken"
+expect 6 io 'cannot create the directory' backup create "${nobody[@]}" --to "$work/old.jsonl/below"
+expect 6 io 'cannot create the directory' man --to "$work/old.jsonl/below"
+expect 3 file_not_found 'no-such-file' config show serve --store-id 1 --config "$work/no-such-file"
+: >"$work/bundle.tar"
+expect 5 file_exists 'exists already' debug bundle "${nobody[@]}" --to "$work/bundle.tar"
+
+# script EXIT CODE TEXT LINES [FLAG...]: the lines, given to `nokv shell`.
+script() {
+    local exit=$1 code=$2 text=$3 got=0
+    cases=$((cases + 1))
+    printf '%s' "$4" | timeout -k 5 30 "$nokv" shell "${nobody[@]}" "${@:5}" >"$work/out" 2>"$work/err" || got=$?
+    [ "$got" -eq "$exit" ] && grep -qF "error[$code]" "$work/err" && grep -qF -- "$text" "$work/err" ||
+        wrong "nokv shell <<< $4" "exit code $got, want $exit, $code and: $text"
+}
+script 2 usage "line 2: unknown command 'gett'; did you mean 'get'?" $'# a note\ngett a\n'
+script 2 usage 'line 1: want: put KEY VALUE' $'put a b c\nhelp\n'
+script 2 usage 'line 1: a " is not closed' 'get "a'
+script 2 usage 'line 1: no transaction is open' 'commit'
+script 2 key_empty 'line 1: the key is empty' 'get ""'
+script 4 unavailable 'line 2: ' $'help\nget a\nbogus\n' --stop-on-error
+grep -q bogus "$work/err" && wrong 'shell --stop-on-error' 'it went on'
+script 4 unavailable "line 2: unknown command 'bogus'" $'get a\nbogus\n'
+
 mkdir -p "$work/empty"
 for command in stats manifest vlog regions check; do
     expect 3 not_a_workdir 'no such directory' $command --workdir "$work/no-such-dir"
@@ -354,6 +433,17 @@ expect 2 bad_line 'bad.tsv:4: no TAB' import "${live[@]}" --format tsv "$work/ba
 { printf 'other\tvalue\n' && cat "$work/good.tsv"; } >"$work/bad.tsv"
 expect 5 import_state_mismatch 'has changed since' import "${live[@]}" --format tsv "$work/bad.tsv"
 rm -f "$work/bad.tsv.nokv-import"
+printf 'begin\nput !txn 1\n' | "$nokv" shell "${live[@]}" >"$work/out" 2>"$work/err" && wrong 'shell' 'a script may not end in a transaction'
+expect 3 key_not_found 'no value at' get "${live[@]}" '!txn'
+printf 'begin\nput !txn 1\nget !txn\ncommit\nput "!two words" "a\\x00b"\nprefix ! 9\nexit\nbogus\n' |
+    "$nokv" shell "${live[@]}" --stop-on-error >"$work/out" 2>"$work/err" || wrong 'shell' 'the script failed'
+[ "$(grep -ac . "$work/out")" -eq 5 ] && grep -aq '^!two words' "$work/out" || wrong 'shell' 'it printed something else'
+printf 'del !txn\ndel "!two words"\n' | "$nokv" shell "${live[@]}" --stop-on-error >/dev/null
+expect 2 usage 'lies in the future' export "${live[@]}" --at 9223372036854775807 --to "$work/none"
+"$nokv" backup create "${live[@]}" --prefix a --to "$work/saved" >/dev/null
+expect 5 target_not_empty 'has a key at' backup restore "${live[@]}" "$work/saved"
+expect 5 backup_exists 'holds a whole backup' backup create "${live[@]}" --prefix a --to "$work/saved"
+expect 5 backup_exists 'holds a whole backup' backup create "${live[@]}" --prefix a --to "$work/saved" --restart
 stop_demo
 
 # ---- a store directory -----------------------------------------------------------------------------------------

@@ -251,6 +251,9 @@ impl Phase {
     after_help = "Exit code: 0 healthy, 11 degraded (it serves, but something is down), 12 unavailable."
 )]
 pub struct Status {
+    /// Look again and again, until Ctrl-C; the exit code is that of the last look
+    #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = positive_duration)]
+    pub watch: Option<Duration>,
     /// A meta-root's gRPC address [default: from --config]
     #[arg(long, env = "NOKV_ROOT_PEER", value_delimiter = ',', value_name = "NODE=HOST:PORT", value_parser = id_address, help_heading = "Cluster")]
     pub root_peer: Vec<IdAddress>,

@@ -6,6 +6,7 @@
 
 pub mod cert;
 pub mod client;
+pub mod daily;
 pub mod inspect;
 pub mod migrate;
 pub mod security;
@@ -103,6 +104,13 @@ pub enum Command {
     Txn(client::Txn),
     /// Load a file of keys and values; may be interrupted and run again
     Import(client::Import),
+    /// Write a range, as of one timestamp, to a file that `import` reads
+    Export(daily::Export),
+    /// Save all data as of one timestamp, check what was saved, bring it back
+    #[command(subcommand)]
+    Backup(daily::Backup),
+    /// Read and write at a prompt, or as a script from standard input
+    Shell(daily::Shell),
     /// Measure a live cluster
     Bench(client::Bench),
     /// Say whether the cluster is healthy, and what is not
@@ -147,12 +155,19 @@ pub enum Command {
     /// Check a configuration file, list what it says, seed store directories
     #[command(subcommand)]
     Config(tools::Config),
+    /// Gather what helps to find out what is wrong
+    #[command(subcommand)]
+    Debug(daily::Debug),
     /// Run the whole cluster inside the simulator
     #[command(subcommand)]
     Sim(sim::Sim),
+    /// Print what a shell needs to complete commands
+    Completions(daily::Completions),
+    /// Print the manual page, or write those of all commands
+    Man(daily::Man),
     /// Print the version
     Version,
-    /// Print help on a command, or `errors` for all error codes
+    /// Print help on a command, or `errors` for all error codes, or `markdown` for all commands
     Help(tools::Help),
 }
 

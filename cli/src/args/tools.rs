@@ -60,6 +60,39 @@ pub enum Config {
     },
     /// Write the file's regions into the fresh directory of one store
     Seed(Seed),
+    /// Print the settings that a server would start with
+    Show(ConfigShow),
+    /// Print an example of the file, with comments
+    Init {
+        /// Leave the comments out, for programs that read strict JSON only
+        #[arg(long)]
+        no_comments: bool,
+    },
+}
+
+/// `nokv config show`.
+#[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  nokv config show --origin serve --store-id 1 --config ./raft_config.example.json"
+)]
+pub struct ConfigShow {
+    /// Say where each value comes from: a flag, a variable, the file, or the default
+    #[arg(long)]
+    pub origin: bool,
+    /// The server, with the flags it would be started with.
+    #[command(subcommand)]
+    pub role: Role,
+}
+
+/// The servers.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Role {
+    /// A store
+    Serve(Box<super::servers::Serve>),
+    /// A coordinator
+    Coordinator(Box<super::servers::Coordinator>),
+    /// A meta-root
+    MetaRoot(Box<super::servers::MetaRoot>),
 }
 
 /// `nokv config seed`.
@@ -82,7 +115,7 @@ pub struct Seed {
 /// `nokv help`.
 #[derive(Debug, Clone, Args)]
 pub struct Help {
-    /// A command, or `errors`
+    /// A command, or `errors`, or `markdown`
     #[arg(value_name = "COMMAND")]
     pub topic: Vec<String>,
 }

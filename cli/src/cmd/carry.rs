@@ -2,6 +2,7 @@
 
 use crate::args::client::{RegionExport, RegionImport};
 use crate::args::{Format, Global};
+use crate::cmd::draft::Draft;
 use crate::cmd::import::progress_bar;
 use crate::cmd::reach::NoAnswer;
 use crate::cmd::{region, regions};
@@ -18,7 +19,7 @@ use nokv_raftstore::snapshot_file::{
     self as snapshot, Check, Damage, HEADER_PREFIX, Header, PART_PREFIX, Part,
 };
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -54,60 +55,6 @@ pub async fn export(env: &Env, args: &RegionExport, global: &Global) -> Result<u
     }
     out.flush()?;
     Ok(0)
-}
-
-/// A file in the making. Dropped, it is gone, unless it has its name by then.
-struct Draft<'a> {
-    env: &'a Env,
-    path: PathBuf,
-    file: Option<Arc<dyn File>>,
-    bytes: u64,
-}
-
-impl Drop for Draft<'_> {
-    fn drop(&mut self) {
-        if self.file.is_some() {
-            drop(self.env.disk.remove_file(&self.path));
-        }
-    }
-}
-
-impl<'a> Draft<'a> {
-    fn beside(env: &'a Env, file: &Path) -> Self {
-        let mut path = file.as_os_str().to_owned();
-        path.push(".tmp");
-        Self { env, path: path.into(), file: None, bytes: 0 }
-    }
-
-    /// The first bytes bring the file to life: whoever asks in vain leaves nothing.
-    fn append(&mut self, part: &[u8]) -> Result {
-        let failed = |error| cannot_write(&self.path, &error);
-        let file = match &self.file {
-            Some(file) => file,
-            None => {
-                let empty = |file: Arc<dyn File>| file.truncate(0).map(|()| file);
-                let file =
-                    self.env.disk.open(&self.path, OpenMode::Create).and_then(empty).map_err(failed)?;
-                self.file.insert(file)
-            }
-        };
-        file.write_at(part, self.bytes).map_err(failed)?;
-        self.bytes += part.len() as u64;
-        Ok(())
-    }
-
-    fn publish(mut self, name: &Path) -> Result<u64> {
-        let disk = &*self.env.disk;
-        let dir = name.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        let publish = || {
-            self.file.as_ref().map(|file| file.sync_data()).transpose()?;
-            disk.rename(&self.path, name)?;
-            disk.sync_dir(dir)
-        };
-        publish().map_err(|error| cannot_write(name, &error))?;
-        self.file = None;
-        Ok(self.bytes)
-    }
 }
 
 struct Written {
@@ -272,10 +219,6 @@ fn client(env: &Env, addr: &str) -> RaftAdminClient<Channel> {
     RaftAdminClient::new(env.net.connect(addr))
         .max_decoding_message_size(MESSAGE_BYTES_MAX)
         .max_encoding_message_size(MESSAGE_BYTES_MAX)
-}
-
-fn cannot_write(path: &Path, error: &std::io::Error) -> Failure {
-    Failure::io(format!("write {}", path.display()), error)
 }
 
 /// The store said something that is no snapshot.

@@ -1,5 +1,7 @@
 //! `nokv config`: checks a configuration file, lists what it says, seeds store directories from it.
 
+mod show;
+
 use crate::args::tools::{Config, ConfigFile, Seed};
 use crate::args::values::show_hex;
 use crate::args::{Format, Global, Scope};
@@ -35,7 +37,20 @@ pub fn run(command: &Config, global: &Global) -> Result<u8> {
             list(&ROOT_MEMBERS, root_rows(&cluster, *scope), format)
         }
         Config::Seed(args) => crate::cmd::client(Dial::nobody(), async |env| seed(&env, args, format).await),
+        Config::Show(args) => show::run(args, format),
+        Config::Init { no_comments } => init(*no_comments),
     }
+}
+
+/// The example, with comments.
+const EXAMPLE: &str = include_str!("config/example.jsonc");
+
+fn init(no_comments: bool) -> Result<u8> {
+    let mut out = Out::new();
+    let is_wanted = |line: &&str| !no_comments || !line.trim_start().starts_with("//");
+    EXAMPLE.lines().filter(is_wanted).try_for_each(|line| out.line(line))?;
+    out.flush()?;
+    Ok(0)
 }
 
 /// Regions that are named one by one.
@@ -207,4 +222,22 @@ async fn seed(env: &nokv_env::Env, args: &Seed, format: Format) -> Result<u8> {
     }
     out.flush()?;
     Ok(0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_example_with_comments_says_what_the_example_says() {
+        let kept: Vec<&str> = EXAMPLE.lines().filter(|line| !line.trim_start().starts_with("//")).collect();
+        let stripped = kept.join(
+            "
+",
+        );
+        let plain: Value = serde_json::from_str(&stripped).unwrap();
+        let example = include_str!("../../../raft_config.example.json");
+        assert_eq!(plain, serde_json::from_str::<Value>(example).unwrap());
+        assert!(config::is_good(EXAMPLE) && config::is_good(&stripped));
+    }
 }

@@ -84,7 +84,7 @@ async fn introduce(env: &Env, coordinator: &nokv_coordinator::Coordinator, confi
 }
 
 /// Flags, then the file, then defaults.
-fn settings(args: &Coordinator) -> Result<Config> {
+pub(super) fn settings(args: &Coordinator) -> Result<Config> {
     let file = args.file.config.as_deref().map(config::load).transpose()?;
     let roots = match &file {
         Some(file) if args.root_peer.is_empty() && !file.meta_roots.is_empty() => file

@@ -14,6 +14,7 @@ use nokv_proto::admin::v1::{
     ExecutionStatusResponse, ExecutionTopologyOutcome as Outcome, ExecutionTopologyStatus,
 };
 use serde_json::{Map, Value, json};
+use std::time::Duration;
 
 /// Prints the state of one store.
 pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
@@ -52,13 +53,7 @@ pub async fn run(env: &Env, args: &Execution, global: &Global) -> Result<u8> {
             topology.iter().try_for_each(|row| out.line(&line_of_topology(row)))?;
         }
         Format::Json | Format::Jsonl => {
-            let rows: Vec<_> = topology.iter().map(|row| topology_to_json(row)).collect();
-            let document = json!({
-                "addr": args.addr,
-                "last_admission": admission_to_json(&admission),
-                "restart": restart_to_json(&restart),
-                "topology": rows,
-            });
+            let document = document(&args.addr, &admission, &restart, &topology);
             if global.format() == Format::Json {
                 out.json(&document)?;
             } else {
@@ -103,6 +98,35 @@ fn some_of<T: std::fmt::Display>(all: impl ExactSizeIterator<Item = T>) -> Strin
     let more = if all.len() > SHOWN { format!(", and {} more", all.len() - SHOWN) } else { String::new() };
     let shown: Vec<String> = all.take(SHOWN).map(|one| one.to_string()).collect();
     format!("{}{more}", shown.join(", "))
+}
+
+fn document(
+    addr: &str,
+    admission: &ExecutionAdmissionStatus,
+    restart: &ExecutionRestartStatus,
+    topology: &[&ExecutionTopologyStatus],
+) -> Value {
+    let rows: Vec<_> = topology.iter().map(|row| topology_to_json(row)).collect();
+    json!({
+        "addr": addr,
+        "last_admission": admission_to_json(admission),
+        "restart": restart_to_json(restart),
+        "topology": rows,
+    })
+}
+
+/// The state of one store, as `execution -o json` prints it.
+pub(super) async fn gather(
+    env: &Env,
+    addr: &str,
+    patience: Duration,
+) -> std::result::Result<Value, NoAnswer> {
+    let mut admin = RaftAdminClient::new(env.net.connect(addr));
+    let status = reach::ask(env, patience, admin.execution_status(ExecutionStatusRequest {})).await?;
+    let topology: Vec<_> = status.topology.iter().collect();
+    let (admission, restart) =
+        (status.last_admission.unwrap_or_default(), status.restart.unwrap_or_default());
+    Ok(document(addr, &admission, &restart, &topology))
 }
 
 fn lines_of_admission(admission: &ExecutionAdmissionStatus) -> Vec<String> {

@@ -1,6 +1,7 @@
 //! `nokv help`: a command's help, or the table of errors.
 
 use crate::args::{Cli, tools};
+use crate::cmd::manual;
 use crate::errors::{Code, Failure, Result, table};
 use crate::output::Out;
 use crate::usage::near_miss;
@@ -10,6 +11,7 @@ use clap::CommandFactory;
 pub fn run(args: &tools::Help) -> Result<u8> {
     let text = match args.topic.first().map(String::as_str) {
         Some("errors") => table(),
+        Some("markdown") => manual::markdown(),
         _ => command_help(&args.topic)?,
     };
     let mut out = Out::new();
@@ -33,7 +35,7 @@ fn command_help(path: &[String]) -> Result<String> {
 }
 
 fn unknown(name: &str, mut known: Vec<String>) -> Failure {
-    known.push("errors".into());
+    known.extend(["errors".into(), "markdown".into()]);
     let near = near_miss(name, known.iter().map(String::as_str)).unwrap_or_default();
     Failure::new(Code::UnknownCommand, format!("no help on '{name}'{near}")).next("nokv help")
 }

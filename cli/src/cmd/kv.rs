@@ -51,6 +51,19 @@ pub fn show_value(key: &[u8], found: Option<Bytes>, as_hex: bool, global: &Globa
     Ok(0)
 }
 
+/// Prints pairs as `scan` does, a line each.
+pub fn show_pairs(pairs: &[(Bytes, Bytes)], format: Format) -> Result {
+    let mut out = Out::new();
+    for (key, value) in pairs {
+        if format == Format::Plain {
+            out.write(&[&key[..], b"\t", &value[..], b"\n"].concat())?;
+        } else {
+            out.line(&row(key, Some(value), false).to_string())?;
+        }
+    }
+    out.flush()
+}
+
 /// Writes a value.
 pub async fn put(env: &Env, args: &Put, global: &Global) -> Result<u8> {
     if let Some(dir) = &args.workdir {
@@ -74,7 +87,8 @@ pub async fn del(env: &Env, args: &Del, global: &Global) -> Result<u8> {
     committed(ts, global)
 }
 
-fn committed(ts: Timestamp, global: &Global) -> Result<u8> {
+/// Says when a write was committed.
+pub fn committed(ts: Timestamp, global: &Global) -> Result<u8> {
     let mut out = Out::new();
     match global.format() {
         Format::Plain => out.line(&format!("ok commit_ts={}", ts.0))?,
@@ -255,14 +269,24 @@ fn bytes_of(what: &str, text: &[u8], is_hex: bool) -> Result<Bytes> {
 
 /// The range as given on the command line.
 pub fn range(args: &Scan) -> Result<KeyRange> {
-    let bound = |text: &Option<std::ffi::OsString>, name: &str| match text {
-        Some(text) => bytes_of(name, text.as_bytes(), args.hex),
+    key_range(args.prefix.as_deref(), args.start.as_deref(), args.end.as_deref(), args.hex)
+}
+
+/// A range as given on the command line; everything when nothing is given.
+pub fn key_range(
+    prefix: Option<&OsStr>,
+    start: Option<&OsStr>,
+    end: Option<&OsStr>,
+    is_hex: bool,
+) -> Result<KeyRange> {
+    let bound = |text: Option<&OsStr>, name: &str| match text {
+        Some(text) => bytes_of(name, text.as_bytes(), is_hex),
         None => Ok(Bytes::new()),
     };
-    if args.prefix.is_some() {
-        return Ok(KeyRange::prefix(&bound(&args.prefix, "--prefix")?));
+    if prefix.is_some() {
+        return Ok(KeyRange::prefix(&bound(prefix, "--prefix")?));
     }
-    let range = KeyRange { start: bound(&args.start, "--start")?, end: bound(&args.end, "--end")? };
+    let range = KeyRange { start: bound(start, "--start")?, end: bound(end, "--end")? };
     if !range.end.is_empty() && range.end < range.start {
         return Err(Failure::usage(format!(
             "--end {} lies before --start {}",

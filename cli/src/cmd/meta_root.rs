@@ -55,7 +55,7 @@ pub fn run(args: &MetaRoot) -> Result<u8> {
 }
 
 /// Flags, then the file, then defaults.
-fn settings(args: &MetaRoot) -> Result<Config> {
+pub(super) fn settings(args: &MetaRoot) -> Result<Config> {
     let file = args.file.config.as_deref().map(config::load).transpose()?;
     let scope = args.file.scope;
     let own = file.as_ref().and_then(|file| file.meta_root(args.node_id));

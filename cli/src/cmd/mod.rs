@@ -1,5 +1,6 @@
 //! One file a verb.
 
+mod backup;
 mod bench;
 mod carry;
 mod cert;
@@ -8,13 +9,18 @@ mod compare;
 mod config;
 mod console;
 mod coordinator;
+mod debug;
 mod demo;
+mod draft;
 mod execution;
+mod export;
 mod expvar;
+mod held;
 mod help;
 mod import;
 mod kv;
 mod manifest;
+mod manual;
 mod meta_root;
 mod migrate;
 mod mvcc;
@@ -26,6 +32,7 @@ mod regions;
 mod security;
 mod serve;
 mod server;
+mod shell;
 mod sim;
 mod standalone;
 mod startup;
@@ -69,9 +76,15 @@ pub fn run(cli: Cli) -> Result<u8> {
             client(Dial::cluster(&args.cluster), async |env| txn::run(&env, &args, global).await)
         }
         Command::Import(args) => import::run(&args, global),
+        Command::Export(args) => {
+            client(Dial::cluster(&args.cluster), async |env| export::run(&env, &args, global).await)
+        }
+        Command::Backup(command) => backup::run(&command, global),
+        Command::Shell(args) => shell::run(&args, global),
         Command::Bench(args) => {
             client(Dial::cluster(&args.cluster), async |env| bench::run(&env, &args, global).await)
         }
+        Command::Status(args) if args.watch.is_some() => status::watch(&args, global),
         Command::Status(args) => {
             client(Dial::cluster(&args.cluster), async |env| status::run(&env, &args, global).await)
         }
@@ -108,7 +121,12 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::MetaRoot(args) => meta_root::run(&args),
         Command::Cert(command) => cert::run(&command, global),
         Command::Config(command) => config::run(&command, global),
+        Command::Debug(command) => {
+            client(Dial::debug(&command), async |env| debug::run(&env, &command, global).await)
+        }
         Command::Sim(command) => sim::run(&command, global),
+        Command::Completions(args) => manual::completions(&args),
+        Command::Man(args) => manual::pages(&args),
         Command::Version => version(global),
         Command::Help(args) => help::run(&args),
     }

@@ -79,7 +79,7 @@ fn seconds(millis: u64) -> String {
     format!("{}.{} s", millis / 1_000, millis % 1_000 / 100)
 }
 
-fn to_json(record: &OperatorRecord) -> Value {
+pub(super) fn to_json(record: &OperatorRecord) -> Value {
     json!({
         "operator_id": record.operator_id,
         "kind": record.kind,

@@ -1,6 +1,7 @@
 //! What the flags about certificates and the configuration file add up to.
 
 use crate::args::client::{Cluster, Mvcc, Region, Store};
+use crate::args::daily::Debug;
 use crate::args::security::{Certificates, ClientSecurity, ServerSecurity};
 use crate::config;
 use crate::errors::{Code, Failure, Result};
@@ -58,6 +59,13 @@ impl<'a> Dial<'a> {
     pub fn store(command: &'a Store) -> Self {
         match command {
             Store::Decommission(args) => Self::cluster(&args.cluster),
+        }
+    }
+
+    /// The way of `nokv debug`.
+    pub fn debug(command: &'a Debug) -> Self {
+        match command {
+            Debug::Bundle(args) => Self { security: Some(&args.security), config: args.config.as_deref() },
         }
     }
 

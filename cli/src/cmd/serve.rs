@@ -98,7 +98,7 @@ fn introduce(store: &nokv_raftstore::Store, config: &Config) {
 }
 
 /// Flags, then the file, then defaults.
-fn settings(args: &Serve) -> Result<Config> {
+pub(super) fn settings(args: &Serve) -> Result<Config> {
     let file = args.file.config.as_deref().map(config::load).transpose()?;
     let scope = args.file.scope;
     let own = match &file {

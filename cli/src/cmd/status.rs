@@ -7,32 +7,24 @@ mod look;
 mod show;
 
 use crate::args::client::Status;
-use crate::args::{Format, Global};
-use crate::cmd::reach;
+use crate::args::values::IdAddress;
+use crate::args::{Format, Global, Scope};
+use crate::cmd::{reach, security};
+use crate::config::Cluster;
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
+use crate::signals::Signals;
 use look::{Asked, Picture, Root};
 use nokv_env::Env;
+use nokv_env::clock::rfc3339;
 use nokv_proto::coordinator::v1::RegionRoute;
 use std::collections::BTreeMap;
+use std::io::IsTerminal;
 
 /// Prints the state of the cluster; the exit code is its health.
 pub async fn run(env: &Env, args: &Status, global: &Global) -> Result<u8> {
-    let file = reach::file(&args.cluster)?;
-    let coordinators = reach::coordinators(&args.cluster, file.as_ref())?;
-    let roots: Vec<(u64, String)> = match (args.root_peer.as_slice(), &file) {
-        ([], Some(file)) => file
-            .meta_roots
-            .iter()
-            .filter_map(|root| Some((root.node_id, root.addr(args.cluster.scope)?.clone())))
-            .collect(),
-        (given, _) => given.iter().map(|peer| (peer.id, peer.addr.clone())).collect(),
-    };
-    let picture = look::look(env, &coordinators, &roots).await;
-    if let Some(failure) = picture.distrust() {
-        return Err(failure);
-    }
-    let judgement = judge(&picture);
+    let asked = whom(args)?;
+    let (picture, judgement) = look(env, &asked).await?;
     let mut out = Out::new();
     match global.format() {
         Format::Plain => out.write(show::text(&picture, &judgement).as_bytes())?,
@@ -41,6 +33,94 @@ pub async fn run(env: &Env, args: &Status, global: &Global) -> Result<u8> {
     }
     out.flush()?;
     Ok(judgement.health.exit())
+}
+
+/// Prints it again and again until a signal comes; the exit code is that of the last look.
+pub fn watch(args: &Status, global: &Global) -> Result<u8> {
+    crate::logging::start("error")?;
+    let interval = args.watch.unwrap_or_default();
+    let asked = whom(args)?;
+    let tls = security::Dial::cluster(&args.cluster).tls()?;
+    let runtime = crate::cmd::runtime()?;
+    let ended = runtime.block_on(async {
+        let mut signals = Signals::new()?;
+        let env = crate::cmd::real_env(tls)?;
+        let redraws = std::io::stdout().is_terminal() && global.format() == Format::Plain;
+        let mut exit = 0;
+        loop {
+            let began = env.clock.now();
+            let Ok(looked) = signals.race(look(&env, &asked)).await else { return Ok(exit) };
+            let (picture, judgement) = looked?;
+            exit = judgement.health.exit();
+            let mut out = Out::new();
+            match global.format() {
+                Format::Plain => {
+                    let text = show::text(&picture, &judgement);
+                    out.write(frame(&text, &env, redraws).as_bytes())?;
+                }
+                // Documents that follow one another are lines.
+                _ => out.line(&show::json(&picture, &judgement).to_string())?,
+            }
+            out.flush()?;
+            drop(out);
+            if signals.race(env.clock.sleep_until(began + interval)).await.is_err() {
+                return Ok(exit);
+            }
+        }
+    });
+    runtime.shutdown_background();
+    ended
+}
+
+/// A look under its time. On a terminal it is drawn over the last one, line by line, so that nothing flickers.
+fn frame(text: &str, env: &Env, redraws: bool) -> String {
+    let nanos = i64::try_from(env.clock.unix_millis()).unwrap_or(i64::MAX).saturating_mul(1_000_000);
+    let time = format!("{}  (Ctrl-C ends this)\n", rfc3339(nanos));
+    if !redraws {
+        return format!("{time}{text}\n");
+    }
+    let lines: Vec<&str> = time.lines().chain(text.lines()).collect();
+    format!("\x1b[H{}\x1b[K\n\x1b[J", lines.join("\x1b[K\n"))
+}
+
+/// Who is asked: coordinators, and meta-roots by node id.
+pub struct Whom {
+    pub coordinators: Vec<String>,
+    pub roots: Vec<(u64, String)>,
+}
+
+fn whom(args: &Status) -> Result<Whom> {
+    let file = reach::file(&args.cluster)?;
+    let coordinators = reach::coordinators(&args.cluster, file.as_ref())?;
+    Ok(Whom { coordinators, roots: roots(&args.root_peer, file.as_ref(), args.cluster.scope) })
+}
+
+/// Meta-roots: those of the flag, else those of the file.
+pub fn roots(given: &[IdAddress], file: Option<&Cluster>, scope: Scope) -> Vec<(u64, String)> {
+    match (given, file) {
+        ([], Some(file)) => file
+            .meta_roots
+            .iter()
+            .filter_map(|root| Some((root.node_id, root.addr(scope)?.clone())))
+            .collect(),
+        (given, _) => given.iter().map(|peer| (peer.id, peer.addr.clone())).collect(),
+    }
+}
+
+async fn look(env: &Env, whom: &Whom) -> Result<(Picture, Judgement)> {
+    let picture = look::look(env, &whom.coordinators, &whom.roots).await;
+    if let Some(failure) = picture.distrust() {
+        return Err(failure);
+    }
+    let judgement = judge(&picture);
+    Ok((picture, judgement))
+}
+
+/// The same as `status -o json` prints, and where stores are.
+pub async fn gather(env: &Env, whom: &Whom) -> Result<(serde_json::Value, BTreeMap<u64, String>)> {
+    let (picture, judgement) = look(env, whom).await?;
+    let stores = picture.stores.iter().map(|(store, _)| (store.store_id, store.address.clone())).collect();
+    Ok((show::json(&picture, &judgement), stores))
 }
 
 /// What the answers add up to.
@@ -158,14 +238,23 @@ fn judge_stores(picture: &Picture, judgement: &mut Judgement) {
             Err(why) => {
                 judgement.add(Health::Degraded, format!("store-{id} does not answer at {addr}: {why}"));
             }
-            Ok(()) if !store.up => judgement.add(
+            Ok(_) if !store.up => judgement.add(
                 Health::Degraded,
                 format!(
                     "store-{id} sends no heartbeats (the last one {} s ago)",
                     store.heartbeat_age_ms / 1000
                 ),
             ),
-            Ok(()) => {}
+            Ok(look) => {
+                if !store.read_only && store.available / 2 < store.disk_reserve {
+                    let (free, least) = (show::bytes(store.available), show::bytes(store.disk_reserve));
+                    let problem = format!("store-{id} has {free} free, and becomes read-only at {least}");
+                    judgement.add(Health::Degraded, problem);
+                }
+                for alarm in &look.alarms {
+                    judgement.add(Health::Degraded, format!("store-{id} {alarm}"));
+                }
+            }
         }
     }
 }
@@ -190,6 +279,13 @@ fn judge_regions(picture: &Picture, judgement: &mut Judgement) {
                 Health::Degraded,
                 format!("region {id} has no known leader; an election may be under way"),
             );
+        }
+        for peer in region.peers.iter().filter(|peer| region.quarantined_peer_ids.contains(&peer.peer_id)) {
+            let (peer, store) = (peer.peer_id, peer.store_id);
+            let problem = format!(
+                "region {id}: peer {peer} on store-{store} is in quarantine: it differs from the others"
+            );
+            judgement.add(Health::Degraded, problem);
         }
     }
 }
@@ -232,6 +328,18 @@ impl Picture {
         route.leader.map(|peer| peer.store_id).filter(|store| self.store_is_up(*store))
     }
 
+    /// How many entries the slowest follower that answers has yet to apply.
+    fn lag(&self, route: &RegionRoute) -> Option<u64> {
+        let id = route.descriptor.as_ref()?.region_id;
+        let applied = |store: u64| {
+            let (_, probe) = self.stores.iter().find(|(info, _)| info.store_id == store)?;
+            probe.as_ref().ok()?.applied.get(&id).copied()
+        };
+        let leader = applied(self.leader(route)?)?;
+        let peers = &route.descriptor.as_ref()?.peers;
+        peers.iter().filter_map(|peer| applied(peer.store_id)).map(|index| leader.saturating_sub(index)).max()
+    }
+
     /// The store that leads most regions.
     fn leading_store(&self) -> Option<u64> {
         let mut counts: BTreeMap<u64, u64> = BTreeMap::new();
@@ -249,6 +357,7 @@ impl Picture {
 mod tests {
     use super::*;
     use crate::cmd::reach::NoAnswer;
+    use crate::cmd::status::look::StoreLook;
     use nokv_proto::coordinator::v1::{CoordinatorStatusResponse, StoreInfo};
     use nokv_proto::meta::v1::{RegionDescriptor, RegionPeer};
 
@@ -272,7 +381,8 @@ mod tests {
                 },
             )
         };
-        let store = |id| (StoreInfo { store_id: id, up: true, ..Default::default() }, Ok(()));
+        let store =
+            |id| (StoreInfo { store_id: id, up: true, ..Default::default() }, Ok(StoreLook::default()));
         let peers: Vec<RegionPeer> =
             (1..=3).map(|store_id| RegionPeer { store_id, peer_id: store_id + 100 }).collect();
         let region = |id, leader: usize| RegionRoute {
@@ -373,6 +483,41 @@ mod tests {
         };
         assert!(problem("sealed", true).contains("generation 6 is sealed and has no successor yet"));
         assert!(problem("active", false).contains("c2 has generation 6 and does not answer"));
+    }
+
+    #[test]
+    fn quarantine_alarms_and_full_disks_are_told() {
+        let mut picture = good();
+        if let Some(region) = &mut picture.regions[1].descriptor {
+            region.quarantined_peer_ids = vec![103];
+        }
+        (picture.stores[0].0.disk_reserve, picture.stores[0].0.available) = (512 << 20, 700 << 20);
+        if let Ok(look) = &mut picture.stores[1].1 {
+            look.alarms.push("waits for nothing".into());
+        }
+        let judgement = judge(&picture);
+        assert_eq!(judgement.health, Health::Degraded);
+        let told = judgement.problems.join("\n");
+        for problem in [
+            "region 2: peer 103 on store-3 is in quarantine",
+            "store-1 has 700 MiB free, and becomes read-only at 512 MiB",
+            "store-2 waits for nothing",
+        ] {
+            assert!(told.contains(problem), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_region_lags_as_far_as_its_last_follower() {
+        let mut picture = good();
+        for (index, applied) in [90, 100, 97].into_iter().enumerate() {
+            if let Ok(look) = &mut picture.stores[index].1 {
+                look.applied.insert(1, applied);
+            }
+        }
+        // Store 3 leads region 1; who is ahead of it has only heard of the same entries sooner.
+        assert_eq!(picture.lag(&picture.regions[0]), Some(7));
+        assert_eq!(picture.lag(&picture.regions[1]), None);
     }
 
     #[test]

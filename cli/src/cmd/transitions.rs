@@ -63,7 +63,7 @@ fn status(entry: &TransitionEntry) -> &'static str {
     }
 }
 
-fn to_json(entry: &TransitionEntry) -> Value {
+pub(super) fn to_json(entry: &TransitionEntry) -> Value {
     json!({
         "transition_id": entry.transition_id,
         "region_id": entry.key,

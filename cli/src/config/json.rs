@@ -1,8 +1,8 @@
 //! JSON that remembers where it stood.
 //!
 //! `serde_json` stops at the first surprise and forgets positions. A configuration file deserves all its problems
-//! in one run, each with line and column, so this reader keeps a position beside every value. Strict: no comments,
-//! no trailing commas, no duplicate members, nothing after the document.
+//! in one run, each with line and column, so this reader keeps a position beside every value. Strict, but for
+//! comments from `//` to the end of a line: no trailing commas, no duplicate members, nothing after the document.
 
 use std::fmt;
 
@@ -118,15 +118,24 @@ impl Parser<'_> {
 
     fn unexpected<T>(&self, want: &str) -> Result<T, SyntaxError> {
         match self.peek() {
-            Some('/' | '#') => self.fail(format!("want {want}; comments are not allowed")),
+            Some('/' | '#') => self.fail(format!("want {want}; comments begin with //")),
             Some(c) => self.fail(format!("want {want}, found '{c}'")),
             None => self.fail(format!("want {want}, but the file ends")),
         }
     }
 
+    /// Passes over white space, and over comments from `//` to the end of their line.
     fn space(&mut self) {
-        while matches!(self.peek(), Some(' ' | '\t' | '\r' | '\n')) {
-            self.bump();
+        loop {
+            if self.rest.starts_with("//") {
+                while self.peek().is_some_and(|c| c != '\n') {
+                    self.bump();
+                }
+            } else if matches!(self.peek(), Some(' ' | '\t' | '\r' | '\n')) {
+                self.bump();
+            } else {
+                return;
+            }
         }
     }
 
@@ -270,6 +279,13 @@ mod tests {
     }
 
     #[test]
+    fn comments_are_white_space() {
+        let node = parse("// a\n[1, // b\n\"//\"] // c").unwrap();
+        let Json::Array(items) = &node.value else { panic!() };
+        assert_eq!(items[1], Node { pos: Pos { line: 3, col: 1 }, value: Json::String("//".into()) });
+    }
+
+    #[test]
     fn broken_text_is_refused_with_its_place() {
         for (text, at, what) in [
             ("", "1:1", "the file ends"),
@@ -277,7 +293,7 @@ mod tests {
             ("{\"a\": 1 \"b\": 2}", "1:9", "',' or '}'"),
             ("{\"a\": 1, \"a\": 2}", "1:10", "given twice"),
             ("{} x", "1:4", "after the end"),
-            ("// hi\n{}", "1:1", "comments"),
+            ("# hi\n{}", "1:1", "comments begin with //"),
             ("[01]", "1:2", "malformed number"),
             ("[\"abc", "1:2", "no end"),
             ("[nul]", "1:2", "found 'n'"),

@@ -43,6 +43,12 @@ fn parse(text: &str) -> std::result::Result<Cluster, Vec<Problem>> {
     if problems.0.is_empty() { Ok(cluster) } else { Err(problems.0) }
 }
 
+/// Whether a file of this content would do.
+#[cfg(test)]
+pub fn is_good(text: &str) -> bool {
+    parse(text).is_ok()
+}
+
 fn invalid(path: &Path, problems: &[Problem]) -> Failure {
     let count = match problems.len() {
         1 => "1 problem".to_owned(),

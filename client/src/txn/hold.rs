@@ -68,6 +68,14 @@ impl Hold {
     pub fn is_broken(&self) -> bool {
         self.state.broken.load(Ordering::SeqCst)
     }
+
+    /// Lets go, and returns when a coordinator knows, or half a time to live later. A process that is about to end has no
+    /// background in which a dropped hold could do that.
+    pub async fn release(self) {
+        let state = self.state.clone();
+        drop(self);
+        state.let_go().await;
+    }
 }
 
 impl Drop for Hold {
@@ -118,6 +126,10 @@ impl State {
                 Err(error) => tracing::debug!(version = %self.version, %error, "a hold was not renewed"),
             }
         }
+        self.let_go().await;
+    }
+
+    async fn let_go(&self) {
         let mut attempt = Attempt::new(&self.shared, "letting go of a snapshot", self.ttl / 2);
         // If this gets lost, the hold ends by itself.
         _ = self.shared.coordinators.hold(&self.shared, self.request(0), &mut attempt).await;

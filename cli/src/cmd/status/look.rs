@@ -4,6 +4,10 @@ use crate::cmd::reach::{self, NoAnswer};
 use futures_util::future::{join, join_all};
 use nokv_client::{Client, ClientConfig};
 use nokv_env::Env;
+use nokv_proto::admin::v1::raft_admin_client::RaftAdminClient;
+use nokv_proto::admin::v1::{
+    ExecutionRestartState, ExecutionRestartStatus, ExecutionStatusRequest, RegionRuntimeStatusRequest,
+};
 use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     CoordinatorStatusRequest, CoordinatorStatusResponse, RegionRoute, StoreInfo,
@@ -12,11 +16,15 @@ use nokv_proto::grpc::health::v1::HealthCheckRequest;
 use nokv_proto::grpc::health::v1::health_client::HealthClient;
 use nokv_proto::meta::v1::MetadataRootStatusRequest;
 use nokv_proto::meta::v1::metadata_root_client::MetadataRootClient;
+use std::collections::BTreeMap;
 use std::time::Duration;
 use tonic::Status;
 
 /// Patience with one process.
 const PATIENCE: Duration = Duration::from_secs(2);
+
+/// With more regions than these, nobody is asked how far each replica is.
+const LAG_REGIONS_MAX: usize = 64;
 
 /// An answer, or why there is none.
 pub type Answer<T> = Result<T, NoAnswer>;
@@ -39,14 +47,23 @@ pub struct Root {
     pub applied_index: u64,
 }
 
+/// What a store says of itself.
+#[derive(Debug, Clone, Default)]
+pub struct StoreLook {
+    /// What somebody should look at, each to be read behind the store's name.
+    pub alarms: Vec<String>,
+    /// How far its peers have applied their regions' logs.
+    pub applied: BTreeMap<u64, u64>,
+}
+
 /// All answers.
 pub struct Picture {
     /// Meta-roots by node id; empty when nobody told us where they are.
     pub roots: Vec<(u64, Asked<Root>)>,
     /// Coordinators, in the order of their addresses.
     pub coordinators: Vec<Asked<CoordinatorStatusResponse>>,
-    /// Stores as a coordinator knows them, and whether each answers us.
-    pub stores: Vec<(StoreInfo, Answer<()>)>,
+    /// Stores as a coordinator knows them, and what each says of itself.
+    pub stores: Vec<(StoreInfo, Answer<StoreLook>)>,
     /// Regions as a coordinator knows them.
     pub regions: Vec<RegionRoute>,
 }
@@ -60,7 +77,17 @@ pub async fn look(env: &Env, coordinators: &[String], roots: &[(u64, String)]) -
     if let Some(addr) = holder_elsewhere(&answers) {
         answers.push(coordinator(env, &addr).await);
     }
-    let probes = join_all(stores.iter().map(|store| probe(env, &store.address))).await;
+    let probes = join_all(stores.iter().map(|store| {
+        let peers = |route: &&RegionRoute| {
+            let region = route.descriptor.as_ref();
+            region.is_some_and(|region| region.peers.iter().any(|peer| peer.store_id == store.store_id))
+        };
+        let hosted =
+            regions.iter().filter(peers).filter_map(|route| Some(route.descriptor.as_ref()?.region_id));
+        let asked: Vec<u64> = if regions.len() <= LAG_REGIONS_MAX { hosted.collect() } else { Vec::new() };
+        probe(env, &store.address, asked)
+    }))
+    .await;
     Picture { roots, coordinators: answers, stores: stores.into_iter().zip(probes).collect(), regions }
 }
 
@@ -101,13 +128,46 @@ async fn cluster(env: &Env, coordinators: &[String]) -> (Vec<StoreInfo>, Vec<Reg
     (stores.unwrap_or_default(), regions.unwrap_or_default())
 }
 
-/// Whether a store serves.
-async fn probe(env: &Env, addr: &str) -> Answer<()> {
+/// Whether a store serves, and if it does, how it is.
+async fn probe(env: &Env, addr: &str, regions: Vec<u64>) -> Answer<StoreLook> {
     if addr.is_empty() {
         return Err(NoAnswer::Refused("its address is not known yet".into()));
     }
-    let mut stub = HealthClient::new(env.net.connect(addr));
-    patiently(env, stub.check(HealthCheckRequest::default())).await.map(drop)
+    let channel = env.net.connect(addr);
+    let mut stub = HealthClient::new(channel.clone());
+    patiently(env, stub.check(HealthCheckRequest::default())).await?;
+    let admin = RaftAdminClient::new(channel);
+    let mut look = StoreLook::default();
+    let mut asked = admin.clone();
+    // A store that serves and is silent about the rest serves all the same.
+    if let Ok(execution) = patiently(env, asked.execution_status(ExecutionStatusRequest {})).await {
+        look.alarms = alarms(&execution.restart.unwrap_or_default());
+    }
+    let runtime =
+        join_all(regions.into_iter().map(|region_id| {
+            let mut admin = admin.clone();
+            async move {
+                patiently(env, admin.region_runtime_status(RegionRuntimeStatusRequest { region_id })).await
+            }
+        }));
+    for status in runtime.await.into_iter().flatten().filter(|status| status.hosted) {
+        if let Some(region) = status.region {
+            look.applied.insert(region.region_id, status.applied_index);
+        }
+    }
+    Ok(look)
+}
+
+fn alarms(restart: &ExecutionRestartStatus) -> Vec<String> {
+    let mut alarms = Vec::new();
+    if restart.state() == ExecutionRestartState::Degraded {
+        alarms.push("is not whole since its restart; see nokv execution".to_owned());
+    }
+    if restart.blocked_root_event_count > 0 {
+        let count = restart.blocked_root_event_count;
+        alarms.push(format!("has {count} events that the meta-root refuses; see nokv execution"));
+    }
+    alarms
 }
 
 async fn patiently<T>(

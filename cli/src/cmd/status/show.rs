@@ -1,7 +1,7 @@
 //! The picture as text and as JSON.
 
 use super::Judgement;
-use super::look::Picture;
+use super::look::{Answer, Picture, StoreLook};
 use crate::output::{base64, quote, table};
 use serde_json::{Value, json};
 
@@ -18,8 +18,8 @@ pub fn text(picture: &Picture, judgement: &Judgement) -> String {
     };
     section("meta-roots", &["name", "address", "state", "role", "term", "applied"], roots(picture));
     section("coordinators", &["name", "address", "state", "lease"], coordinators(picture));
-    section("stores", &["name", "address", "state", "regions", "leaders", "free"], stores(picture));
-    section("regions", &["id", "start", "end", "leader", "stores"], regions(picture));
+    section("stores", &["name", "address", "state", "regions", "leaders", "free", "of"], stores(picture));
+    section("regions", &["id", "start", "end", "leader", "stores", "lag", "quarantined"], regions(picture));
     text
 }
 
@@ -63,17 +63,19 @@ fn coordinators(picture: &Picture) -> Vec<Vec<String>> {
 }
 
 fn stores(picture: &Picture) -> Vec<Vec<String>> {
-    let row = |(store, probe): &(nokv_proto::coordinator::v1::StoreInfo, super::look::Answer<()>)| {
+    let row = |(store, probe): &(nokv_proto::coordinator::v1::StoreInfo, Answer<StoreLook>)| {
         vec![
             format!("store-{}", store.store_id),
             store.address.clone(),
-            match (store.up && probe.is_ok(), store.read_only) {
-                (true, true) => "read-only".to_owned(),
-                (up, _) => state(up),
+            match (store.up && probe.is_ok(), store.read_only, store.decommissioning) {
+                (true, true, _) => "read-only".to_owned(),
+                (true, false, true) => "leaving".to_owned(),
+                (up, ..) => state(up),
             },
             store.region_num.to_string(),
             store.leader_num.to_string(),
             bytes(store.available),
+            bytes(store.capacity),
         ]
     };
     picture.stores.iter().map(row).collect()
@@ -85,7 +87,10 @@ fn regions(picture: &Picture) -> Vec<Vec<String>> {
         let leader = picture.leader(route).map_or_else(|| "?".to_owned(), |store| format!("store-{store}"));
         let stores: Vec<String> = region.peers.iter().map(|peer| peer.store_id.to_string()).collect();
         let id = region.region_id.to_string();
-        Some(vec![id, quote(&region.start_key), quote(&region.end_key), leader, stores.join(",")])
+        let lag = picture.lag(route).map(|lag| lag.to_string()).unwrap_or_default();
+        let quarantined: Vec<String> = region.quarantined_peer_ids.iter().map(u64::to_string).collect();
+        let (start, end) = (quote(&region.start_key), quote(&region.end_key));
+        Some(vec![id, start, end, leader, stores.join(","), lag, quarantined.join(",")])
     };
     picture.regions.iter().filter_map(row).collect()
 }
@@ -129,6 +134,8 @@ pub fn json(picture: &Picture, judgement: &Judgement) -> Value {
                 "regions": store.region_num, "leaders": store.leader_num, "capacity": store.capacity,
                 "available": store.available, "heartbeat_age_ms": store.heartbeat_age_ms,
                 "read_only": store.read_only, "disk_reserve": store.disk_reserve,
+                "decommissioning": store.decommissioning,
+                "alarms": probe.as_ref().map(|look| look.alarms.clone()).unwrap_or_default(),
             })
         })
         .collect();
@@ -142,7 +149,8 @@ pub fn json(picture: &Picture, judgement: &Judgement) -> Value {
             Some(json!({
                 "id": region.region_id, "start_key": base64(&region.start_key), "end_key": base64(&region.end_key),
                 "epoch": {"version": version, "conf_version": conf_version},
-                "leader_store_id": picture.leader(route), "stores": stores,
+                "leader_store_id": picture.leader(route), "stores": stores, "lag": picture.lag(route),
+                "quarantined_peer_ids": region.quarantined_peer_ids,
             }))
         })
         .collect();
