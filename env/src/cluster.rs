@@ -1,14 +1,19 @@
 //! Which cluster a process belongs to: in every call it makes, and held against every call it serves.
 //!
-//! [`OfCluster`] goes around the network of either world. Until somebody says [`Net::identify`] it changes nothing; from then
-//! on the cluster's id travels in a header of every call, and calls that carry another id are refused before any service
-//! sees them. Calls without an id pass: clients belong to no cluster, and neither does a server that was never part of one.
+//! [`OfCluster`] goes around the network of either world. Once somebody has said [`Net::identify`], the cluster's id travels in
+//! a header of every call, and calls that carry another id are refused before any service sees them. A process that does
+//! not know its cluster yet refuses all that know theirs: it might take orders from strangers. Calls without an id
+//! pass: clients belong to no cluster.
+//!
+//! The meta-roots decide the id themselves, through their log; until it is decided they take each other's raft messages
+//! whatever these carry, or one that is behind would never learn it.
 
 use crate::BoxFuture;
 use crate::net::{Channel, Net, ServerHandle};
 use http::{HeaderMap, HeaderValue};
 use std::io;
 use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use tonic::Status;
@@ -31,19 +36,27 @@ pub fn is_of_another_cluster(status: &Status) -> bool {
     status.code() == tonic::Code::FailedPrecondition && status.message().starts_with(REFUSAL)
 }
 
+/// Paths of raft messages begin like this.
+const RAFT: &str = "/nokv.raft.v1.";
+
 /// What is known of this process.
-type Identity = Arc<OnceLock<HeaderValue>>;
+#[derive(Default)]
+struct Identity {
+    cluster: OnceLock<HeaderValue>,
+    /// It is one of those that decide.
+    decides: AtomicBool,
+}
 
 /// A network that knows which cluster it is used by.
 pub struct OfCluster {
     inner: Arc<dyn Net>,
-    identity: Identity,
+    identity: Arc<Identity>,
 }
 
 impl OfCluster {
     /// Around `inner`, and of no cluster yet.
     pub fn new(inner: Arc<dyn Net>) -> Self {
-        Self { inner, identity: Identity::default() }
+        Self { inner, identity: Arc::default() }
     }
 }
 
@@ -56,7 +69,7 @@ impl Net for OfCluster {
     fn connect(&self, addr: &str) -> Channel {
         let identity = self.identity.clone();
         let marked = self.inner.connect(addr).map_request(move |mut request: http::Request<_>| {
-            if let Some(id) = identity.get() {
+            if let Some(id) = identity.cluster.get() {
                 request.headers_mut().insert(HEADER, id.clone());
             }
             request
@@ -65,8 +78,12 @@ impl Net for OfCluster {
     }
 
     fn identify(&self, cluster: u64) -> Result<(), String> {
+        if cluster == 0 {
+            self.identity.decides.store(true, Ordering::Relaxed);
+            return Ok(());
+        }
         let Ok(value) = HeaderValue::from_str(&show_cluster(cluster)) else { return Ok(()) };
-        let known = self.identity.get_or_init(|| value.clone());
+        let known = self.identity.cluster.get_or_init(|| value.clone());
         if *known == value { Ok(()) } else { Err(of_two(known, &value)) }
     }
 }
@@ -77,13 +94,17 @@ fn of_two(here: &HeaderValue, there: &HeaderValue) -> String {
 }
 
 /// Why a call is not for this process, if so.
-fn refusal(identity: &Identity, headers: &HeaderMap) -> Option<Status> {
-    let (here, there) = (identity.get()?, headers.get(HEADER)?);
-    (here != there).then(|| Status::failed_precondition(of_two(here, there)))
+fn refusal(identity: &Identity, path: &str, headers: &HeaderMap) -> Option<Status> {
+    let there = headers.get(HEADER)?;
+    match identity.cluster.get() {
+        Some(here) => (here != there).then(|| Status::failed_precondition(of_two(here, there))),
+        None if identity.decides.load(Ordering::Relaxed) && path.starts_with(RAFT) => None,
+        None => Some(Status::unavailable("this process does not know yet which cluster it is of")),
+    }
 }
 
 #[derive(Clone)]
-struct Guard(Identity);
+struct Guard(Arc<Identity>);
 
 impl<S> Layer<S> for Guard {
     type Service = Guarded<S>;
@@ -96,7 +117,7 @@ impl<S> Layer<S> for Guard {
 #[derive(Clone)]
 struct Guarded<S> {
     inner: S,
-    identity: Identity,
+    identity: Arc<Identity>,
 }
 
 impl<S, A, B> Service<http::Request<A>> for Guarded<S>
@@ -115,7 +136,7 @@ where
     }
 
     fn call(&mut self, request: http::Request<A>) -> Self::Future {
-        match refusal(&self.identity, request.headers()) {
+        match refusal(&self.identity, request.uri().path(), request.headers()) {
             Some(status) => Answer::Refused(Some(status.into_http())),
             None => Answer::Served(Box::pin(self.inner.call(request))),
         }
@@ -160,11 +181,16 @@ mod tests {
             value.map(|value| headers.insert(HEADER, value));
             headers
         };
-        assert!(refusal(&identity, &with(Some(7))).is_none());
-        identity.set(HeaderValue::from_static("000000000007")).unwrap();
-        assert!(refusal(&identity, &with(Some(7))).is_none());
-        assert!(refusal(&identity, &with(None)).is_none());
-        let status = refusal(&identity, &with(Some(0xabc))).unwrap();
+        let raft = "/nokv.raft.v1.RaftTransport/Stream";
+        assert!(refusal(&identity, "/any", &with(None)).is_none());
+        assert_eq!(refusal(&identity, raft, &with(Some(7))).unwrap().code(), tonic::Code::Unavailable);
+        identity.decides.store(true, Ordering::Relaxed);
+        assert!(refusal(&identity, raft, &with(Some(7))).is_none());
+        assert!(refusal(&identity, "/any", &with(Some(7))).is_some());
+        identity.cluster.set(HeaderValue::from_static("000000000007")).unwrap();
+        assert!(refusal(&identity, "/any", &with(Some(7))).is_none());
+        assert!(refusal(&identity, "/any", &with(None)).is_none());
+        let status = refusal(&identity, raft, &with(Some(0xabc))).unwrap();
         assert!(is_of_another_cluster(&status));
         assert_eq!(
             status.message(),

@@ -91,7 +91,7 @@ pub trait Net: Send + Sync {
     fn serve(&self, addr: &str, routes: Routes) -> BoxFuture<'static, io::Result<Box<dyn ServerHandle>>>;
     /// A channel to `addr`. Connects at first use and again after a loss; never blocks.
     fn connect(&self, addr: &str) -> Channel;
-    /// Says which cluster this process belongs to, see [`crate::OfCluster`]. An error if it belongs to another one: then what
+    /// Says which cluster this process belongs to, see [`crate::OfCluster`]; 0: it is one of those that decide. An error if it belongs to another one: then what
     /// the process has in its hands is of two clusters, and it must not go on with it.
     fn identify(&self, _cluster: u64) -> Result<(), String> {
         Ok(())

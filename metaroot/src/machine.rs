@@ -152,7 +152,7 @@ pub(crate) struct Machine {
 impl Machine {
     pub(crate) fn new(env: &Env, config: &crate::Config, workdir: Workdir, shared: Arc<Shared>) -> Self {
         let durable = shared.lock().image.applied.index;
-        if let id @ 1.. = shared.lock().image.state.cluster_id() {
+        for id in [0, shared.lock().image.state.cluster_id()] {
             // Nobody has said anything else to a network that was made for this process.
             let _ = env.net.identify(id);
         }
