@@ -22,7 +22,7 @@ function showHealth(head) {
   tell(sign, glyph);
   sign.className = 'mark ' + kind;
   tell(find('health-word'), WORDS[state] + (wrong ? ': ' + (wrong === 1 ? 'one thing is wrong' : whole(wrong) + ' things are wrong') : ''));
-  const up = head.stores.filter(isWell).length, led = model.sorted.filter(region => region.leader !== 0).length;
+  const up = head.stores.filter(isUp).length, led = model.sorted.filter(region => region.leader !== 0).length;
   const lease = head.state.lease, roots = head.roots.filter(root => root.answers).length;
   tell(find('health-sum'), [
     up + ' of ' + many(head.stores.length, 'store') + ' up',
@@ -62,11 +62,12 @@ function consoleOf(coordinator) {
 
 // ---- who is there ----
 
-const isWell = store => store.up && store.answers !== false;
+const isUp = store => store.up && store.answers !== false, isWell = store => isUp(store) && !store.read_only;
 
 function storeState(store) {
   if (!store.up) return store.age_ms === null ? 'never heard of' : 'silent for ' + span(store.age_ms);
   if (store.answers === false) return 'does not answer';
+  if (store.read_only) return 'takes no new data';
   return store.decommissioning ? (store.peers === 0 ? 'emptied' : 'being emptied') : 'up';
 }
 

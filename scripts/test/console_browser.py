@@ -185,7 +185,7 @@ def cluster(regions=1000, stores=6, dead=None, turn=0, evil=False):
         "id": store, "addr": f"10.0.0.{store}:20160", "up": store != dead, "age_ms": 41_000 if store == dead else 900,
         "answers": store != dead, "error": "connection refused" if store == dead else None, "capacity": 1 << 40,
         "available": (1 << 40) * (11 - store) // 13, "peers": sum_[0], "leaders": sum_[1], "bytes": sum_[2],
-        "requests": sum_[3], "writes": sum_[4], "decommissioning": False}
+        "requests": sum_[3], "writes": sum_[4], "decommissioning": False, "read_only": False}
     tokens = {"term": 4, "index": 18231 + turn, "revision": 18231 + turn}
     now = 1_790_000_000_000
     problems = [] if dead is None else [{

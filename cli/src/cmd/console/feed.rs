@@ -307,6 +307,7 @@ impl Feed {
                 "leaders": sum.leaders,
                 "peers": store.peer_num,
                 "decommissioning": store.decommissioning,
+                "read_only": store.read_only,
                 "bytes": sum.bytes,
                 "requests": sum.requests,
                 "writes": short(sum.writes),

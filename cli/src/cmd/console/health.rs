@@ -227,6 +227,14 @@ impl Found {
                     );
                     self.add(Level::Degraded, text, "nokv status");
                 }
+                (true, _) if store.read_only => {
+                    let text = format!(
+                        "store-{id} takes no new data: {} of its disk are free, and it keeps {} for itself. Free some space, and it goes on by itself.",
+                        bytes_in_words(store.available),
+                        bytes_in_words(store.disk_reserve)
+                    );
+                    self.add(Level::Degraded, text, "nokv status");
+                }
                 (true, _) if store.capacity > 0 && store.available < store.capacity / FULL_PART => {
                     let text = format!(
                         "store-{id} has {} of its disk's {} free: it gets no more replicas.",
@@ -429,6 +437,21 @@ mod tests {
         assert!(lines[0].contains("no quorum: 1 of 3 answer"), "{lines:?}");
         assert!(
             lines.contains(&"store-3 has 9 B of its disk's 100 B free: it gets no more replicas.".to_owned()),
+            "{lines:?}"
+        );
+    }
+
+    #[test]
+    fn a_store_without_room_says_what_it_needs() {
+        let (mut survey, answers) = good();
+        let store = &mut survey.stores[1];
+        (store.read_only, store.available, store.disk_reserve) = (true, 4 << 20, 512 << 20);
+        let (level, lines) = texts(&survey, &answers, &Troubles::default());
+        assert_eq!(level, Level::Degraded);
+        assert!(
+            lines[0].starts_with(
+                "store-2 takes no new data: 4.0 MiB of its disk are free, and it keeps 512.0 MiB"
+            ),
             "{lines:?}"
         );
     }
