@@ -68,6 +68,7 @@ function takeIn(answer) {
 }
 
 function remember(answer) {
+  if (!answer.asked) return; // the stores have not said yet how much they are asked
   const totals = answer.totals, now = Date.now();
   model.history.push({
     t: now, requests: totals.requests, writes: totals.writes, regions: totals.regions, bytes: totals.bytes,
@@ -118,7 +119,8 @@ async function follow(changed) {
       }
       changed();
     }
-    await new Promise(done => setTimeout(done, EVERY_MS));
+    const isFirst = model.head !== null && !model.head.asked;
+    await new Promise(done => setTimeout(done, isFirst ? EVERY_MS / 4 : EVERY_MS));
   }
 }
 

@@ -414,7 +414,7 @@ function regionNodes(answer) {
     ['From', bound(start, 'the first key')], ['To', bound(end, 'the last key')],
     ['Epoch', 'version ' + answer.version + ', configuration ' + answer.conf_version + (answer.merging ? ', being merged' : '')],
     ['Requests', rate(answer.requests) + ' a second'], ['Writes', rate(answer.writes) + ' log entries a second'],
-    ['Size', size(answer.bytes) + (answer.measured ? ' of keys and values, all versions' : ' or less: guessed from the bounds of tables')],
+    ['Size', size(answer.bytes) + (answer.measured ? ' of keys and values, all versions' : answer.bytes ? ' or less: guessed from the bounds of tables' : ' or more: not measured yet')],
     ['Split', answer.fill ? (answer.fill / 10).toFixed(1) + ' % of what makes it split' : 'not known'],
   ];
   const rows = answer.replicas.map(replica => make('tr', { class: replica.up ? null : 'down' },

@@ -55,6 +55,8 @@ pub struct Feed {
     troubles: Troubles,
     totals: Totals,
     loads: BTreeMap<u64, Load>,
+    /// Stores that have answered and measure nothing: of their regions there is only the estimate.
+    unmeasuring: BTreeSet<u64>,
     /// When a transition was first seen here.
     since: BTreeMap<String, Instant>,
 }
@@ -65,6 +67,8 @@ struct Row {
     /// The round in which it changed.
     round: u64,
     writes: Writes,
+    /// Bytes as some leader measured them last: one that begins to lead has yet to measure.
+    measured: Option<u64>,
 }
 
 /// How fast the log of a region grows.
@@ -124,6 +128,7 @@ impl Feed {
             troubles: Troubles::default(),
             totals: Totals::default(),
             loads: BTreeMap::new(),
+            unmeasuring: BTreeSet::new(),
             since: BTreeMap::new(),
         }
     }
@@ -143,6 +148,11 @@ impl Feed {
         self.round += 1;
         self.taken = Some(survey.at);
         self.loads = answers.loads();
+        let measures_nothing = |said: &BTreeMap<u64, Load>| said.values().all(|load| load.bytes.is_none());
+        let answered =
+            answers.stores.iter().filter_map(|(store, answer)| Some((*store, answer.as_ref().ok()?)));
+        self.unmeasuring =
+            answered.filter(|(_, said)| measures_nothing(said)).map(|(store, _)| store).collect();
         (self.troubles, self.totals) = Default::default();
         let up: BTreeSet<u64> =
             survey.stores.iter().filter(|store| store.up).map(|store| store.store_id).collect();
@@ -153,9 +163,13 @@ impl Feed {
             let id = region.region.region_id;
             let before = known.remove(&id);
             let writes = before.as_ref().map_or_else(Writes::default, |row| row.writes).learn(region);
-            let text = self.row(region, follows, writes.per_second, &up, survey.replicas_wanted);
+            let load = self.loads.get(&id).copied().unwrap_or_default();
+            let measured = load.bytes.or(before.as_ref().and_then(|row| row.measured));
+            let bytes = self.size(region, measured);
+            let sum = Sum { bytes, requests: load.requests, writes: writes.per_second, ..Sum::default() };
+            let text = self.row(region, follows, sum, &up, survey.replicas_wanted);
             let round = before.filter(|row| row.text == text).map_or(self.round, |row| row.round);
-            self.rows.insert(id, Row { text, round, writes });
+            self.rows.insert(id, Row { text, round, writes, measured });
         }
         for id in known.into_keys() {
             self.gone.push_back((self.round, id));
@@ -173,6 +187,13 @@ impl Feed {
         self.survey = Arc::new(survey);
     }
 
+    /// Bytes of a region: as measured, or 0 until somebody has; what its tables suggest where nobody will.
+    fn size(&self, seen: &RegionSurvey, measured: Option<u64>) -> u64 {
+        let leader = seen.leader.map_or(0, |peer| peer.store_id);
+        let suggested = || if self.unmeasuring.contains(&leader) { estimate(seen, leader) } else { 0 };
+        measured.unwrap_or_else(suggested)
+    }
+
     /// One region as it is sent, which is counted on the way:
     /// `[id, start, end, version, conf_version, [store, peer, …], leader's store, bytes, requests, writes, lag, flags]`.
     /// The end is null if that is where the next region begins.
@@ -180,16 +201,15 @@ impl Feed {
         &mut self,
         seen: &RegionSurvey,
         follows: bool,
-        writes: f64,
+        load: Sum,
         up: &BTreeSet<u64>,
         wanted: usize,
     ) -> String {
         let region = &seen.region;
         let id = region.region_id;
-        let Load { requests, bytes } = self.loads.get(&id).copied().unwrap_or_default();
+        let Sum { bytes, requests, writes, .. } = load;
         let leader = seen.leader.map_or(0, |peer| peer.store_id);
         let lag = lag(seen);
-        let bytes = bytes.unwrap_or_else(|| estimate(seen));
         let totals = &mut self.totals;
         totals.lag_max = totals.lag_max.max(lag);
         totals.all = Sum {
@@ -336,6 +356,7 @@ impl Feed {
         let (version, conf_version) = region.epoch_pair();
         let leads = seen.leader.map_or(0, |peer| peer.peer_id);
         let load = self.loads.get(&id).copied().unwrap_or_default();
+        let measured = self.rows.get(&id).and_then(|row| row.measured);
         let ahead = applied(seen, leads).unwrap_or(0);
         let replica = |peer: &nokv_proto::meta::v1::RegionPeer| {
             let said = seen.replicas.iter().find(|replica| replica.peer_id == peer.peer_id);
@@ -372,8 +393,8 @@ impl Feed {
             "leader": seen.leader.map_or(0, |peer| peer.store_id),
             "fill": seen.fill,
             "requests": load.requests,
-            "bytes": load.bytes.unwrap_or_else(|| estimate(seen)),
-            "measured": load.bytes.is_some(),
+            "bytes": self.size(seen, measured),
+            "measured": measured.is_some(),
             "writes": short(self.rows.get(&id).map_or(0.0, |row| row.writes.per_second)),
             "replicas": region.peers.iter().map(replica).collect::<Vec<_>>(),
             "operators": operators(&records),
@@ -388,13 +409,8 @@ fn applied(seen: &RegionSurvey, peer: u64) -> Option<u64> {
 }
 
 /// About how much a region takes, from the bounds of its leader's tables: far too much where many regions share a table.
-fn estimate(seen: &RegionSurvey) -> u64 {
-    let of_leader =
-        seen.leader.and_then(|leader| seen.replicas.iter().find(|replica| replica.peer_id == leader.peer_id));
-    of_leader.map_or_else(
-        || seen.replicas.iter().map(|replica| replica.bytes).max().unwrap_or(0),
-        |replica| replica.bytes,
-    )
+fn estimate(seen: &RegionSurvey, leader: u64) -> u64 {
+    seen.replicas.iter().find(|replica| replica.store_id == leader).map_or(0, |replica| replica.bytes)
 }
 
 /// How many entries the slowest replica that is up is behind its leader; reports are of different moments, so a few mean nothing.
