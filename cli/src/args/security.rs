@@ -24,7 +24,7 @@ pub struct ClientSecurity {
     #[command(flatten)]
     pub certificates: Certificates,
     /// Do without TLS although the configuration file names certificates
-    #[arg(long, env = "NOKV_INSECURE", help_heading = "Security")]
+    #[arg(long, help_heading = "Security")]
     pub insecure: bool,
 }
 

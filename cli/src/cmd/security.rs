@@ -76,7 +76,7 @@ impl<'a> Dial<'a> {
         if security.insecure {
             return match first_given(given) {
                 Some(flag) => Err(Failure::usage(format!("--insecure and {flag} contradict each other"))
-                    .next("leave one of them out; NOKV_INSECURE and NOKV_TLS_* count, too")),
+                    .next("leave one of them out; NOKV_TLS_* count, too")),
                 None => Ok(None),
             };
         }

@@ -32,6 +32,7 @@ fn needed(path: &str) -> Role {
             "ExecutionStatus"
             | "RegionRuntimeStatus"
             | "MvccGet"
+            | "RegionLoads"
             | "ExportRegionSnapshot"
             | "ExportRegionSnapshotStream",
         ) => Role::Client,
@@ -124,6 +125,7 @@ mod tests {
                 "RegionRuntimeStatus",
                 "ExecutionStatus",
                 "MvccGet",
+                "RegionLoads",
                 "Status",
                 "ListTransitions",
                 "GetRegionByKey",
