@@ -242,7 +242,8 @@ fn next(status: &GroupStatus, leaving: u64, known: Option<u64>) -> Next {
     }
     match status.voters.contains(&leaving) {
         false => Next::Promote(learner),
-        true if leaving == status.peer => Next::HandOver,
+        // Where nobody else could lead, the newcomer votes first, and then leads.
+        true if leaving == status.peer && status.voters.len() > 1 => Next::HandOver,
         true if may_replace(status, learner, leaving) => Next::Replace { new: learner, old: leaving },
         true => Next::Wait,
     }
@@ -348,6 +349,9 @@ mod tests {
         assert_eq!(with(&[4], 3, Some(70)), Next::Replace { new: 4, old: 3 });
         assert_eq!(with(&[4], 2, Some(70)), Next::Replace { new: 4, old: 2 }, "two of three answer");
         assert_eq!(with(&[4], 1, Some(70)), Next::HandOver);
+        let alone =
+            GroupStatus { peer: 1, matched: BTreeMap::from([(4, 70)]), ..status(&[1], &[4], &[1, 4]) };
+        assert_eq!(next(&alone, 1, Some(70)), Next::Replace { new: 4, old: 1 }, "who else could lead?");
         assert_eq!(with(&[4], 4, None), Next::Wait, "whoever took its vote may be about to remove it");
         assert_eq!(with(&[4], 4, Some(71)), Next::Remove(4));
         let poor =

@@ -142,7 +142,7 @@ mod tests {
         assert_eq!(
             sealed::encode(&cluster()).unwrap(),
             "{\"version\":1,\"mode\":\"cluster\",\"store_id\":1,\"region_id\":0,\"peer_id\":0,\"seed\":\"1-00000002\",\
-             \"checksum\":\"crc32c:983c7a8e\"}\n"
+             \"checksum\":\"crc32c:36021dc6\"}\n"
         );
     }
 

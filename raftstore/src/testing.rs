@@ -301,7 +301,8 @@ pub(crate) struct Opened {
 impl Opened {
     pub(crate) fn new(world: &World, platter: &Arc<MemDisk>, dir: &Path) -> Self {
         let env = world.env(1, platter);
-        let db = world.run(Db::open(&env, dir, Options::tiny())).expect("an engine");
+        let options = Options { is_owner: true, ..Options::tiny() };
+        let db = world.run(Db::open(&env, dir, options)).expect("an engine");
         let entries = catalog::read_entries(&db).expect("a catalog");
         let regions = Regions::new(&entries, 1);
         regions.restore_gc(catalog::read_gcs(&db).expect("safe points"));

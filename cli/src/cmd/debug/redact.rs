@@ -94,7 +94,9 @@ impl Redactor {
                     "regions" => "region_id",
                     name => name,
                 };
-                items.iter_mut().for_each(|item| self.member(name, item));
+                for item in items {
+                    self.member(name, item);
+                }
             }
             Value::String(text) if KEY_MEMBERS.contains(&name) => *text = self.key(text),
             Value::String(text) if is_coordinator(name) && !text.is_empty() => {
