@@ -75,8 +75,8 @@ pub(crate) struct Group<M: Machine> {
     pub(crate) idle_ticks: u64,
     /// Set while the group does not tick.
     pub(crate) hibernation: Option<Hibernation>,
-    /// The next answer to a heartbeat is a question: does the leader still know this peer?
-    pub(crate) asks_leader: bool,
+    /// So many of the next answers to heartbeats are questions: does the leader still know this peer?
+    pub(crate) questions: usize,
     /// On a leader: the tick at which each peer answered last. raft's own mark is reset at every election timeout, so
     /// who looks just then would find nobody alive.
     heard: BTreeMap<u64, u64>,
@@ -128,7 +128,7 @@ impl<M: Machine> Group<M> {
             ticks: 0,
             idle_ticks: 0,
             hibernation: None,
-            asks_leader: false,
+            questions: 0,
             heard: BTreeMap::new(),
             patience: 0,
             timeout: None,

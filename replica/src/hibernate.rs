@@ -88,17 +88,28 @@ impl<M: Machine> Core<M> {
 
     fn ask_leader(&mut self, id: GroupId) {
         let Some(group) = self.groups.get_mut(&id) else { return };
-        let raft = &mut group.raw.raft;
-        let mut question = Message {
-            to: raft.leader_id,
-            from: group.peer,
-            term: raft.term,
-            commit: raft.raft_log.committed,
-            ..Message::default()
-        };
-        question.set_msg_type(MessageType::MsgHeartbeatResponse);
-        raft.msgs.push(question);
-        group.asks_leader = true;
+        group.ask(group.raw.raft.leader_id);
+        self.touched(id);
+    }
+
+    /// A peer that knows no leader and cannot stand for election asks everybody, now and then. It may have restarted and
+    /// gone back to a configuration in which it has no vote, while its leader hibernates and believes that it has all.
+    pub(crate) fn ask_around(&mut self, id: GroupId) {
+        let is_time = self.ticks.is_multiple_of(self.config.election_ticks as u64);
+        if self.config.hibernate_after_ticks == 0 || !is_time {
+            return;
+        }
+        let Some(group) = self.groups.get_mut(&id) else { return };
+        let raft = &group.raw.raft;
+        if raft.state != StateRole::Follower || raft.leader_id != 0 || raft.promotable() {
+            return;
+        }
+        let others: Vec<u64> = group.nodes.keys().copied().filter(|peer| *peer != group.peer).collect();
+        if others.is_empty() {
+            return;
+        }
+        others.into_iter().for_each(|peer| group.ask(peer));
+        self.env.probe("replica.hibernate.asked_around");
         self.touched(id);
     }
 
@@ -166,6 +177,21 @@ fn nap(rng: &RngSource, id: GroupId, now: u64, max: u64) -> u64 {
 }
 
 impl<M: Machine> Group<M> {
+    /// Asks a peer that should lead and may hibernate for a sign of life.
+    fn ask(&mut self, peer: u64) {
+        let raft = &mut self.raw.raft;
+        let mut question = Message {
+            to: peer,
+            from: self.peer,
+            term: raft.term,
+            commit: raft.raft_log.committed,
+            ..Message::default()
+        };
+        question.set_msg_type(MessageType::MsgHeartbeatResponse);
+        raft.msgs.push(question);
+        self.questions += 1;
+    }
+
     /// A leader with nothing to do, whose peers all have all of its log and are known to live.
     fn is_at_rest(&self) -> bool {
         let raft = &self.raw.raft;
@@ -220,7 +246,10 @@ impl<M: Machine> Group<M> {
 pub(crate) fn says_hibernate<M: Machine>(group: &mut Group<M>, message: &Message) -> bool {
     match message.get_msg_type() {
         MessageType::MsgHeartbeat => group.hibernation.is_some(),
-        MessageType::MsgHeartbeatResponse => std::mem::take(&mut group.asks_leader),
+        MessageType::MsgHeartbeatResponse if group.questions > 0 => {
+            group.questions -= 1;
+            true
+        }
         _ => false,
     }
 }

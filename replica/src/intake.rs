@@ -68,6 +68,7 @@ impl<M: Machine> Core<M> {
                 self.touched(id);
             }
             self.campaign_early(id);
+            self.ask_around(id);
             self.hibernate_if_idle(id);
         }
         self.beat();
