@@ -146,7 +146,9 @@ mod tests {
     fn near_misses_are_suggested() {
         let text = said("nokv statsu");
         assert!(
-            text.starts_with("error[unknown_command]: unknown command 'statsu'; did you mean 'status'?"),
+            text.starts_with(
+                "error[unknown_command]: unknown command 'statsu'; did you mean 'status' or 'stats'?"
+            ),
             "{text}"
         );
         let text = said("nokv get --timeuot 3s k");

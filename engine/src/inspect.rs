@@ -364,6 +364,9 @@ fn check_frames(
     Tail { sealed: survey.sealed, bytes, unborn: false }
 }
 
+/// Says what is wrong with a record, if anything is: its place, kind and payload.
+pub type Judge<'a> = dyn FnMut(Position, u8, &[u8]) -> Option<String> + 'a;
+
 /// Checks the segments of a log of [`crate::log`], and hands every sound record to `visit`, which says what is wrong with
 /// it, if anything is. With `start` the log must have that segment; older ones do not matter.
 pub fn check_log(
@@ -372,7 +375,7 @@ pub fn check_log(
     extension: &str,
     start: Option<u64>,
     checked: &mut Checked,
-    visit: &mut dyn FnMut(Position, u8, &[u8]) -> Option<String>,
+    visit: &mut Judge<'_>,
 ) -> Result<()> {
     let mut ids = segment_ids(disk, dir, extension)?;
     ids.retain(|id| start.is_none_or(|start| *id >= start));
@@ -420,6 +423,9 @@ pub fn check_log(
     Ok(())
 }
 
+/// Entries of a block: encoded key, and value; `None`: a tombstone.
+type Entries = Vec<(Vec<u8>, Option<Bytes>)>;
+
 /// One table under the glass.
 struct Table<'a> {
     file: &'a dyn File,
@@ -463,7 +469,7 @@ impl Table<'_> {
     }
 
     /// The entries of a block: encoded key, and value.
-    fn block(&mut self, handle: Handle, name: &str) -> Result<Option<Vec<(Vec<u8>, Option<Bytes>)>>> {
+    fn block(&mut self, handle: Handle, name: &str) -> Result<Option<Entries>> {
         let Some(body) = self.section(handle, name)? else { return Ok(None) };
         match entries_of(body) {
             Ok(entries) => Ok(Some(entries)),
@@ -496,7 +502,7 @@ fn footer_checksums(footer: &[u8]) -> Option<(u32, u32)> {
     Some((u32::from_le_bytes(*crc), crc32c::crc32c(checked)))
 }
 
-fn entries_of(body: Bytes) -> Result<Vec<(Vec<u8>, Option<Bytes>)>, &'static str> {
+fn entries_of(body: Bytes) -> Result<Entries, &'static str> {
     let mut cursor = BlockCursor::new(Block::parse(body)?);
     let mut entries = Vec::new();
     cursor.first()?;
@@ -611,7 +617,7 @@ struct Walk {
 }
 
 impl Walk {
-    fn take(&mut self, entries: Vec<(Vec<u8>, Option<Bytes>)>) -> Result<(), &'static str> {
+    fn take(&mut self, entries: Entries) -> Result<(), &'static str> {
         for (key, value) in entries {
             let (prefixed, _) = split(&key).ok_or("a key is too short")?;
             if self.last.as_ref().is_some_and(|last| compare(last, &key).is_ge()) {

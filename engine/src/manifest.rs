@@ -117,8 +117,9 @@ pub(crate) fn parse_current(content: &[u8]) -> Option<u64> {
 
 /// Stored and computed checksum of what has the shape of a `CURRENT`.
 pub(crate) fn current_checksums(content: &[u8]) -> Option<(u32, u32)> {
-    let (name, stored) = std::str::from_utf8(content).ok()?.trim_end().split_once(' ')?;
-    Some((u32::from_str_radix(stored, 16).ok()?, crc32c::crc32c(name.as_bytes())))
+    let space = content.iter().rposition(|byte| *byte == b' ')?;
+    let stored = std::str::from_utf8(&content[space + 1..]).ok()?.trim_end();
+    Some((u32::from_str_radix(stored, 16).ok()?, crc32c::crc32c(&content[..space])))
 }
 
 /// Reads manifest `number`: its catalog, and how many records it has. Changes nothing.

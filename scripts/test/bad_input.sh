@@ -104,7 +104,7 @@ stop_held() {
 
 # ---- the command line ------------------------------------------------------------------------------------------
 
-expect 2 unknown_command "did you mean 'status'" statsu
+expect 2 unknown_command "did you mean 'status' or 'stats'" statsu
 expect 2 unknown_command "did you mean 'serve'" serv
 expect 2 unknown_command "unknown command 'stat'; did you mean " stat
 expect 2 unknown_command "did you mean 'restore'" backup resotre d

@@ -44,7 +44,8 @@ fn batch(from: usize, to: usize) -> WriteBatch {
 
 /// Two tables and a log with 20 records; the same bytes every time.
 async fn fill(env: &Env, dir: &Path) {
-    let db = Db::open(env, dir, Options::default()).await.unwrap();
+    let options = Options { is_owner: true, ..Options::default() };
+    let db = Db::open(env, dir, options).await.unwrap();
     let sync = WriteOptions { sync: true };
     for round in 0..2 {
         db.write(batch(round * 400, round * 400 + 500), sync).await.unwrap();
