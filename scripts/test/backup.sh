@@ -42,9 +42,9 @@ refused() {
     die "nokv $*: exit $got, want $exit, $code and: $text"
 }
 
-# start NAME OFFSET [VARIABLE=VALUE...]: a demo cluster, which is reached with --config $work/NAME/raft_config.json.
+# start NAME OFFSET: a demo cluster, which is reached with --config $work/NAME/raft_config.json.
 start() {
-    env "${@:3}" "$nokv" demo --dir "$work/$1" --port-offset "$2" >"$work/$1.out" 2>"$work/$1.err" </dev/null &
+    "$nokv" demo --dir "$work/$1" --port-offset "$2" >"$work/$1.out" 2>"$work/$1.err" </dev/null &
     pids+=($!)
     for _ in $(seq 600); do
         if grep -q '^ready in' "$work/$1.out"; then return 0; fi
@@ -129,7 +129,7 @@ sides=$(grep -E '"key":"(!left|~right)"' "$work/then.jsonl" | sed 's/.*"value":"
 ! cmp -s "$work/then.jsonl" "$work/now.jsonl" || die 'nothing was written meanwhile'
 
 say 'damage is named, and nothing of it is restored'
-start two $((offset + 100)) NOKV_GC_LIFE=2s
+start two $((offset + 100))
 two=(--config "$work/two/raft_config.json")
 # spoiled WHAT TEXT: verify and restore must name what is wrong with $work/bad.
 spoiled() {
@@ -168,21 +168,6 @@ grep -q 'going on behind' "$work/err" || die 'it did not go on'
 "$nokv" export "${two[@]}" --to "$work/two.jsonl"
 cmp "$work/then.jsonl" "$work/two.jsonl" || die 'the restored cluster differs'
 refused 5 target_not_empty 'has a key at' "${restore[@]}"
-
-say 'versions live for 2 s here, and for as long as an export holds them'
-"$nokv" export "${two[@]}" --to - 2>/dev/null | { sleep 8 && cat; } >"$work/slow.jsonl" &
-slow=$!
-sleep 1
-"$nokv" import "${two[@]}" --format jsonl "$work/second.jsonl" | tail -n 1
-wait $slow
-cmp "$work/then.jsonl" "$work/slow.jsonl" || die 'a slow export shows something else'
-# Each try is a hold of its own: seldom, so that the coordinator finds a moment without.
-for _ in 1 2 3 4; do
-    sleep 10
-    "$nokv" export "${two[@]}" --at "$ts" --force --to "$work/early.jsonl" >/dev/null 2>&1 || break
-done
-refused 5 too_old 'is too old' export "${two[@]}" --at "$ts" --force --to "$work/early.jsonl"
-refused 5 too_old 'is too old' backup create "${two[@]}" --at "$ts" --to "$work/early"
 
 say 'a backup that was begun of one cluster does not go on with another'
 killed "$work/half/PROGRESS.json" '"name"' 2 backup create "${one[@]}" --file-bytes 65536 --to "$work/half"
