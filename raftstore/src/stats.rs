@@ -778,7 +778,7 @@ fn count<'a>(regions: impl Iterator<Item = &'a RegionDescriptor>) -> RegionStats
             RegionReplicaState::Removing => stats.removing += 1,
             RegionReplicaState::Tombstone => stats.tombstone += 1,
             RegionReplicaState::Merging => {
-                (stats.other, stats.merging) = (stats.other + 1, stats.merging + 1)
+                (stats.other, stats.merging) = (stats.other + 1, stats.merging + 1);
             }
             RegionReplicaState::Unspecified => stats.other += 1,
         }

@@ -108,7 +108,9 @@ impl<M: Machine> Core<M> {
         if others.is_empty() {
             return;
         }
-        others.into_iter().for_each(|peer| group.ask(peer));
+        for peer in others {
+            group.ask(peer);
+        }
         self.env.probe("replica.hibernate.asked_around");
         self.touched(id);
     }

@@ -71,6 +71,7 @@ banner() { printf '\n== %s\n' "$*"; }
 finish() {
     trap '' INT TERM EXIT
     local at
+    kill "${nap:-}" 2>/dev/null || true
     [ ${#started[@]} -eq 0 ] || banner 'stopping'
     # The other way round: stores, coordinator, meta-roots.
     for ((at = ${#started[@]} - 1; at >= 0; at--)); do
@@ -149,5 +150,10 @@ cp "$home/logs/"*.log "$artifacts/"
 printf '\nsummary: %s, logs: %s\n' "$artifacts/summary.txt" "$artifacts"
 if "$stay"; then
     printf 'the cluster runs; Ctrl-C stops it\n'
-    while :; do sleep 3600 & wait $!; done
+    # In the background, so that a signal is acted upon at once.
+    while :; do
+        sleep 3600 &
+        nap=$!
+        wait "$nap"
+    done
 fi

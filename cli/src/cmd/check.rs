@@ -32,7 +32,7 @@ pub async fn run(env: &Env, args: &Check, global: &Global) -> Result<u8> {
     let mut out = Out::new();
     match global.format() {
         Format::Plain => {
-            lines(&workdir.dir, args.deep, &checked).iter().try_for_each(|line| out.line(line))?
+            lines(&workdir.dir, args.deep, &checked).iter().try_for_each(|line| out.line(line))?;
         }
         Format::Json => out.json(&document(&workdir.dir, args.deep, &checked))?,
         Format::Jsonl => {

@@ -139,10 +139,10 @@ pub async fn load(env: &Env, args: &BenchLoad, global: &Global) -> Result<u8> {
     let mut out = Out::new();
     match global.format() {
         Format::Plain => {
-            out.line(&format!("{} keys in {seconds:.1} s, {per_second:.0} a second", args.keys))?
+            out.line(&format!("{} keys in {seconds:.1} s, {per_second:.0} a second", args.keys))?;
         }
         _ => {
-            out.line(&json!({"keys": args.keys, "seconds": seconds, "per_second": per_second}).to_string())?
+            out.line(&json!({"keys": args.keys, "seconds": seconds, "per_second": per_second}).to_string())?;
         }
     }
     out.flush()?;
@@ -184,7 +184,7 @@ fn stride(count: u64) -> u64 {
         a
     };
     let begin = (count as f64 * 0.618) as u64;
-    (begin.max(1)..).find(|step| gcd(*step, count) == 1).unwrap_or(1)
+    (begin.max(1)..=count.max(1)).find(|step| gcd(*step, count) == 1).unwrap_or(1)
 }
 
 fn key_of(prefix: &str, number: u64) -> Bytes {

@@ -2,6 +2,7 @@
 //! of what is no database or not whole.
 //!
 //! `NOKV_GOLDEN=write` writes the golden files anew.
+#![allow(clippy::unwrap_used, reason = "a test that cannot go on says so")]
 #![allow(
     clippy::disallowed_methods,
     clippy::disallowed_types,

@@ -296,7 +296,7 @@ impl Known {
         }
         match (&self.runtime, &args.addr) {
             (Some(Ok(runtime)), Some(addr)) => {
-                object["runtime"] = runtime_json(runtime, addr, self.region_id)
+                object["runtime"] = runtime_json(runtime, addr, self.region_id);
             }
             (Some(Err(why)), _) => object["runtime_error"] = json!(why),
             _ => {}
