@@ -75,11 +75,16 @@ pub struct LeaseObservation {
     pub generation: u64,
     /// Its phase: none, active, released or sealed.
     pub phase: &'static str,
+    /// By this node's wall clock it has run out a while ago. For people only: nothing is decided by it.
+    pub is_overdue: bool,
     /// Who has it, as far as known.
     pub holder: String,
     /// Why it is not held here, in words; empty when it is.
     pub reason: String,
 }
+
+/// How far wall clocks may lie apart before people are told something wrong.
+const OVERDUE_NANOS: i128 = 5_000_000_000;
 
 /// The meta-roots as one coordinator sees them.
 #[derive(Debug, Clone, Default)]
@@ -157,6 +162,8 @@ fn observe(shared: &Shared) -> Observation {
             held_for: lease.trusted_for(now),
             generation: known.cert_generation,
             phase: handover::phase(&view.state).name(),
+            is_overdue: i128::from(known.expires_unix_nano) + OVERDUE_NANOS
+                < i128::from(shared.env.clock.unix_millis()) * 1_000_000,
             holder: lease.other_holder().map_or_else(|| known.holder_id.clone(), str::to_owned),
             reason: lease.generation(now).map_or_else(|| lease.reason(), |_| String::new()),
         },

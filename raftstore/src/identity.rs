@@ -49,13 +49,20 @@ pub(crate) async fn learn(shared: &Shared) {
         let asked = shared
             .coordinators
             .first(|mut client| async move { client.list_stores(ListStoresRequest {}).await });
-        if let Ok(reply) = asked.await
-            && reply.cluster_id != 0
-        {
-            match belong(shared, reply.cluster_id) {
+        let problem = match asked.await {
+            Ok(reply) if reply.cluster_id == 0 => "it does not know its cluster yet".to_owned(),
+            Ok(reply) => match belong(shared, reply.cluster_id) {
                 Ok(()) => return,
-                Err(error) => tracing::error!(error, "the store does not know which cluster it is of"),
-            }
+                Err(error) => {
+                    tracing::error!(error, "the store does not know which cluster it is of");
+                    error
+                }
+            },
+            Err(error) => error.message().to_owned(),
+        };
+        // Heartbeats have not begun, so nobody else says it.
+        for at in 0..shared.coordinators.len() {
+            shared.coordinators.missed(at, shared.env.clock.now(), &problem);
         }
         shared.env.clock.sleep(RETRY).await;
     }

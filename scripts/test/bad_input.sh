@@ -43,7 +43,7 @@ expect() {
     timeout -k 5 30 "$nokv" "$@" >"$work/out" 2>"$work/err" </dev/null || got=$?
     if [ "$got" -ne "$exit" ]; then
         wrong "nokv $*" "exit code $got, want $exit"
-    elif ! grep -qF "error[$code]" "$work/err"; then
+    elif ! grep -qF -e "error[$code]" -e "\"code\":\"$code\"" "$work/err"; then
         wrong "nokv $*" "no error[$code]"
     elif ! grep -qF -- "$text" "$work/err"; then
         wrong "nokv $*" "the message does not say: $text"
@@ -461,7 +461,8 @@ stop_held
 # damaged WHAT FILE OFFSET [WITHIN]: a store must not start on a copy of its directory with one byte flipped, and leave the
 # directory (or the part WITHIN it) as it is.
 damaged() {
-    local dir file
+    local dir file code=corrupt
+    [ "$1" != mode ] || code=mode_file_corrupt
     dir=$(copy damaged "$good")
     file=$(cd "$dir" && ls $2 2>/dev/null | tail -n 1)
     [ -n "$file" ] || { echo "FAILED: no $1 like $2 in $good" >&2 && ls -R "$good" >&2 && exit 1; }
@@ -469,7 +470,7 @@ damaged() {
     untouched "$dir" 6 corrupt "$(basename "$file")" check "$dir"
     untouched "$dir" 6 corrupt "$(basename "$file")" check --deep --json "$dir"
     case $1 in manifest | CURRENT) untouched "$dir" 6 manifest_corrupt "$(basename "$file")" stats --workdir "$dir" ;; esac
-    untouched "$dir/${4:-.}" 6 corrupt "$(basename "$file")" "${store[@]}" --store-id 1 --workdir "$dir"
+    untouched "$dir/${4:-.}" 6 "$code" "$(basename "$file")" "${store[@]}" --store-id 1 --workdir "$dir"
 }
 damaged 'manifest' 'MANIFEST*' middle
 damaged 'CURRENT' 'CURRENT' 1

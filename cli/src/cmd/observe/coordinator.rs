@@ -48,6 +48,7 @@ fn ready(coordinator: &Observation) -> Vec<Check> {
     let somebody = lease.phase == "active"
         && !lease.holder.is_empty()
         && lease.holder != coordinator.coordinator_id
+        && !lease.is_overdue
         && root.missing_for.is_none();
     let lease = (lease.held_for.is_none() && !somebody)
         .then(|| format!("held neither here nor elsewhere ({}): {}", lease.phase, lease.reason));
@@ -176,6 +177,9 @@ mod tests {
         one.root.heard_ago = Some(Duration::ZERO);
         (one.lease.phase, one.lease.holder) = ("active", "c2".into());
         assert_eq!(failed(&one), [""; 0]);
+        one.lease.is_overdue = true;
+        assert_eq!(failed(&one), ["lease"], "a meta-root without a leader still tells of it");
+        one.lease.is_overdue = false;
         one.lease.phase = "sealed";
         assert_eq!(failed(&one), ["lease"]);
         (one.lease.phase, one.lease.holder) = ("active", "c1".into());
