@@ -37,7 +37,7 @@ pub struct Get {
     #[arg(long)]
     pub hex: bool,
     /// Work on this stand-alone database instead of a cluster
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    #[arg(long, value_name = "DIR")]
     pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
@@ -59,7 +59,7 @@ pub struct Put {
     #[arg(long)]
     pub hex: bool,
     /// Work on this stand-alone database instead of a cluster
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    #[arg(long, value_name = "DIR")]
     pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
@@ -75,7 +75,7 @@ pub struct Del {
     #[arg(long)]
     pub hex: bool,
     /// Work on this stand-alone database instead of a cluster
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    #[arg(long, value_name = "DIR")]
     pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
@@ -104,7 +104,7 @@ pub struct Scan {
     #[arg(long)]
     pub hex: bool,
     /// Work on this stand-alone database instead of a cluster
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    #[arg(long, value_name = "DIR")]
     pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
@@ -266,7 +266,7 @@ pub struct Status {
 #[derive(Debug, Clone, Args)]
 pub struct Regions {
     /// Read the catalog of this store directory, changing nothing
-    #[arg(long, value_name = "DIR", conflicts_with_all = ["coordinator_addr", "config"])]
+    #[arg(long, value_name = "DIR")]
     pub workdir: Option<PathBuf>,
     /// How to reach the cluster.
     #[command(flatten)]
