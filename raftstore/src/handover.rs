@@ -27,12 +27,18 @@ impl Store {
     pub async fn hand_over(&self, patience: Duration) -> HandedOver {
         let clock = &self.shared.env.clock;
         let deadline = clock.now() + patience;
+        // Who has just begun to lead has heard of nobody yet.
+        let heard_by = deadline.min(clock.now() + STEP);
         let first = self.led().len();
         let mut tried: BTreeMap<u64, BTreeSet<u64>> = BTreeMap::new();
         while clock.now() < deadline {
             let asked = self.ask_successors(&mut tried, deadline).await;
             if asked.is_empty() {
-                break;
+                if self.led().is_empty() || clock.now() >= heard_by {
+                    break;
+                }
+                clock.sleep(LOOK).await;
+                continue;
             }
             let until = deadline.min(clock.now() + STEP);
             while clock.now() < until && asked.iter().any(|region| region.state().role.is_leader) {

@@ -7,8 +7,8 @@ set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 . scripts/test/lib.sh
 prepare "$@"
-# Beside whatever else runs on this machine.
-offset=21000
+# Beside whatever else runs on this machine, and below the ports that connections are given.
+offset=11000
 export NOKV_COORDINATOR_ADDR=127.0.0.1:$((2379 + offset)),127.0.0.1:$((2378 + offset)),127.0.0.1:$((2377 + offset))
 demo=''
 trap '[ -z "$demo" ] || kill -9 "$demo" 2>/dev/null || true' EXIT
@@ -18,6 +18,7 @@ wait_until() {
     local deadline=$((SECONDS + $1)) what=$2
     shift 2
     until "$@" >/dev/null 2>&1; do
+        kill -0 "$demo" 2>/dev/null || { cat "$work/demo.log" >&2 && die "$what: the demo has ended"; }
         [ $SECONDS -lt $deadline ] || die "$what: not within the time"
         sleep 0.2
     done

@@ -1,6 +1,6 @@
 //! `nokv shell`: commands at a prompt, or a script from standard input.
 //!
-//! [`parse`] reads a line, [`Session`] carries it out; both know nothing of where lines come from. On a terminal an editor
+//! `parse` reads a line, [`Session`] carries it out; both know nothing of where lines come from. On a terminal an editor
 //! gives them, with history and completion; errors are shown and the next line is asked for. Otherwise standard input is a
 //! script. A transaction that nobody committed is rolled back: it has written nothing yet.
 #![allow(

@@ -91,7 +91,7 @@ pub struct Checkpoint {
     /// Targets that were asked for.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub total_targets: u64,
-    /// When, RFC 3339. Filled in by [`write`].
+    /// When, RFC 3339. Filled in by [`write()`].
     #[serde(default)]
     pub updated_at: String,
 }
