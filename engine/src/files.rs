@@ -1,11 +1,15 @@
 //! Names of the files in a database directory.
 //!
 //! ```text
-//! LOCK  CURRENT  MANIFEST-000001  00001.wal  00001.sst
+//! LOCK  CURRENT  MANIFEST-000001  00001.wal  00001.sst  vlog/bucket-000/00001.vlog
 //! ```
-//! Manifests and tables share one sequence of numbers; log segments have their own.
+//! Manifests, tables and segments of the value log share one sequence of numbers; segments of the write-ahead log have
+//! their own.
 
 use crate::log::parse_number;
+use crate::vlog::BUCKETS;
+use nokv_env::Disk;
+use std::io;
 use std::path::{Path, PathBuf};
 
 /// A file beside the database that says that a store of a cluster owns the directory; see [`crate::Options::is_owner`].
@@ -14,6 +18,7 @@ pub const OWNER_FILE: &str = "MODE.json";
 /// Extension of log segments.
 pub(crate) const WAL_EXTENSION: &str = "wal";
 const TABLE_EXTENSION: &str = "sst";
+pub(crate) const SEGMENT_EXTENSION: &str = "vlog";
 const MANIFEST_PREFIX: &str = "MANIFEST-";
 
 /// What a file in the directory is.
@@ -61,6 +66,34 @@ pub(crate) fn table(dir: &Path, number: u64) -> PathBuf {
 
 pub(crate) fn wal(dir: &Path, number: u64) -> PathBuf {
     dir.join(format!("{number:05}.{WAL_EXTENSION}"))
+}
+
+/// Home of the value log. Made with the first segment.
+pub(crate) fn value_log(dir: &Path) -> PathBuf {
+    dir.join("vlog")
+}
+
+/// Home of a bucket of the value log.
+pub(crate) fn bucket(dir: &Path, bucket: u8) -> PathBuf {
+    value_log(dir).join(format!("bucket-{bucket:03}"))
+}
+
+pub(crate) fn segment(dir: &Path, bucket: u8, number: u64) -> PathBuf {
+    self::bucket(dir, bucket).join(format!("{number:05}.{SEGMENT_EXTENSION}"))
+}
+
+/// The segments of the value log that lie in the directory, by bucket and number, whether they are live or not.
+pub(crate) fn segments(disk: &dyn Disk, dir: &Path) -> io::Result<Vec<(u8, u64)>> {
+    let mut found = Vec::new();
+    for bucket in 0..BUCKETS {
+        let names = match disk.list(&self::bucket(dir, bucket)) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+            names => names?,
+        };
+        let numbers = names.iter().filter_map(|name| parse_number(name, SEGMENT_EXTENSION));
+        found.extend(numbers.map(|number| (bucket, number)));
+    }
+    Ok(found)
 }
 
 pub(crate) fn parse_manifest_name(name: &str) -> Option<u64> {

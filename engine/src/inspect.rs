@@ -7,7 +7,6 @@
 //! Beside a running process files come and go between two reads. So a table that is missing counts only while the
 //! manifest still names it; of logs the caller looks again.
 
-use crate::coding::Reader;
 use crate::db::{KIND_BATCH, decode_batch};
 use crate::edit::{Catalog, Edit};
 use crate::error::IoContext;
@@ -19,6 +18,8 @@ use crate::manifest::{self, KIND_EDIT};
 use crate::table::block::{Block, BlockCursor};
 use crate::table::filter;
 use crate::table::format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
+use crate::value::Value;
+use crate::vlog::{SegmentMeta, record};
 use crate::{Cf, Result};
 use bytes::Bytes;
 use nokv_env::{Disk, File, OpenMode, disk};
@@ -43,6 +44,23 @@ pub struct TableInfo {
     pub smallest: (Cf, Bytes),
     /// Family and key of the last entry.
     pub largest: (Cf, Bytes),
+    /// Bytes of the value log that its pointers take.
+    pub value_bytes: u64,
+}
+
+/// A live segment of the value log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentInfo {
+    /// Its bucket: the generation of its values.
+    pub bucket: u8,
+    /// Names the file: `vlog/bucket-000/00007.vlog` is number 7.
+    pub number: u64,
+    /// Length of the file.
+    pub bytes: u64,
+    /// Values in it, dead ones included.
+    pub values: u64,
+    /// Bytes of it that tables point at; the rest is garbage.
+    pub live_bytes: u64,
 }
 
 /// What a manifest adds up to.
@@ -62,6 +80,19 @@ pub struct ManifestInfo {
     pub next_file: u64,
     /// Live tables by level and number.
     pub tables: Vec<TableInfo>,
+    /// Live segments of the value log by bucket and number.
+    pub segments: Vec<SegmentInfo>,
+}
+
+/// Whether the directory has a value log: its first segment makes one.
+pub fn has_value_log(disk: &dyn Disk, dir: &Path) -> Result<bool> {
+    let path = files::value_log(dir);
+    disk.exists(&path).at(&path, "look for")
+}
+
+/// Segments of the value log that lie in the directory, by bucket and number, whether they are live or not.
+pub fn segment_files(disk: &dyn Disk, dir: &Path) -> Result<Vec<(u8, u64)>> {
+    files::segments(disk, dir).at(dir, "list the value log of")
 }
 
 /// Reads the manifest in force and nothing else. `None`: the directory has no `CURRENT`.
@@ -80,9 +111,22 @@ pub fn manifest(disk: &dyn Disk, dir: &Path) -> Result<Option<ManifestInfo>> {
             tombstones: meta.tombstones,
             smallest: key(&meta.smallest),
             largest: key(&meta.largest),
+            value_bytes: meta.references.values().sum(),
         })
         .collect();
     tables.sort_by_key(|table| (table.level, table.number));
+    let mut segments: Vec<SegmentInfo> = catalog
+        .segments
+        .values()
+        .map(|meta| SegmentInfo {
+            bucket: meta.bucket,
+            number: meta.number,
+            bytes: meta.bytes,
+            values: meta.values,
+            live_bytes: catalog.referenced(meta.number),
+        })
+        .collect();
+    segments.sort_by_key(|segment| (segment.bucket, segment.number));
     Ok(Some(ManifestInfo {
         file: files::manifest(dir, number),
         number,
@@ -91,6 +135,7 @@ pub fn manifest(disk: &dyn Disk, dir: &Path) -> Result<Option<ManifestInfo>> {
         flushed_sequence: catalog.flushed_sequence,
         next_file: catalog.next_file,
         tables,
+        segments,
     }))
 }
 
@@ -149,6 +194,8 @@ pub struct Checked {
     pub entries: u64,
     /// Records of logs and edits of manifests.
     pub records: u64,
+    /// Values of the value log whose checksums were compared, dead ones included.
+    pub values: u64,
 }
 
 impl Checked {
@@ -192,7 +239,8 @@ impl Checked {
     }
 }
 
-/// Checks a database: `CURRENT`, the manifest, every section of every live table, and the log. `deep` also decodes all
+/// Checks a database: `CURRENT`, the manifest, every section of every live table, every value of the value log, and the
+/// write-ahead log. `deep` also decodes all
 /// that is sound and compares it: order and number of entries, key ranges, filters, batches.
 ///
 /// The error is of the kind that keeps the check from being made; damage is in what it returns.
@@ -205,6 +253,15 @@ pub fn check(disk: &dyn Disk, dir: &Path, deep: bool) -> Result<Checked> {
         _ => None,
     });
     if let Some(catalog) = &catalog {
+        for meta in catalog.segments.values() {
+            check_segment(disk, dir, meta, &mut checked)?;
+        }
+        for (bucket, number) in files::segments(disk, dir).at(dir, "list the value log of")? {
+            if !catalog.segments.contains_key(&number) {
+                let what = "no manifest names it: left by an unfinished flush or compaction, removed at the next start";
+                checked.noted(&files::segment(dir, bucket, number), what);
+            }
+        }
         for (_, meta) in catalog.tables.values() {
             check_table(disk, dir, meta.number, Some(meta), deep, &mut checked)?;
         }
@@ -213,7 +270,7 @@ pub fn check(disk: &dyn Disk, dir: &Path, deep: bool) -> Result<Checked> {
                 "no manifest names it: left by an unfinished flush or compaction, removed at the next start";
             checked.noted(&files::table(dir, number), what);
         }
-        forget_tables_that_went(disk, dir, &mut checked);
+        forget_files_that_went(disk, dir, &mut checked);
         let in_force = manifest::read_current(disk, dir).ok().flatten();
         let is_old = |name: &&String| match Kind::of(name) {
             Some(Kind::Manifest(number)) => in_force.is_some_and(|in_force| number < in_force),
@@ -309,14 +366,17 @@ fn check_levels(path: &Path, catalog: &Catalog, checked: &mut Checked) {
     }
 }
 
-/// Beside a running process a compaction may have removed a table since the manifest was read.
-fn forget_tables_that_went(disk: &dyn Disk, dir: &Path, checked: &mut Checked) {
+/// Beside a running process a compaction may have removed a table or a segment since the manifest was read.
+fn forget_files_that_went(disk: &dyn Disk, dir: &Path, checked: &mut Checked) {
     if checked.findings.is_empty() {
         return;
     }
     let Ok(Some(now)) = manifest(disk, dir) else { return };
     let is_live = |file: &Path| {
         let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        if let Some(number) = log::parse_number(name, files::SEGMENT_EXTENSION) {
+            return now.segments.iter().any(|segment| segment.number == number);
+        }
         match Kind::of(name) {
             Some(Kind::Table(number)) => now.tables.iter().any(|table| table.number == number),
             _ => true,
@@ -423,8 +483,8 @@ pub fn check_log(
     Ok(())
 }
 
-/// Entries of a block: encoded key, and value; `None`: a tombstone.
-type Entries = Vec<(Vec<u8>, Option<Bytes>)>;
+/// Entries of a block: encoded key, and what it holds.
+type Entries = Vec<(Vec<u8>, Value)>;
 
 /// One table under the glass.
 struct Table<'a> {
@@ -483,12 +543,18 @@ impl Table<'_> {
     /// The handles in an index block.
     fn handles(&mut self, handle: Handle, name: &str) -> Result<Option<Vec<Handle>>> {
         let Some(entries) = self.block(handle, name)? else { return Ok(None) };
-        let handles: Option<Vec<Handle>> =
-            entries.iter().map(|(_, value)| value.as_deref().and_then(Handle::decode)).collect();
+        let handles: Option<Vec<Handle>> = entries.iter().map(|(_, value)| handle_of(value)).collect();
         if handles.is_none() {
             self.checked.found(self.path, handle.offset, format!("an entry of the {name} holds no handle"));
         }
         Ok(handles)
+    }
+}
+
+fn handle_of(value: &Value) -> Option<Handle> {
+    match value {
+        Value::Inline(handle) => Handle::decode(handle),
+        _ => None,
     }
 }
 
@@ -507,10 +573,56 @@ fn entries_of(body: Bytes) -> Result<Entries, &'static str> {
     let mut entries = Vec::new();
     cursor.first()?;
     while cursor.is_valid() {
-        entries.push((cursor.key().to_vec(), cursor.value()));
+        entries.push((cursor.key().to_vec(), cursor.value()?));
         cursor.advance()?;
     }
     Ok(entries)
+}
+
+/// Reads every record of a segment of the value log.
+fn check_segment(disk: &dyn Disk, dir: &Path, meta: &SegmentMeta, checked: &mut Checked) -> Result<()> {
+    let path = files::segment(dir, meta.bucket, meta.number);
+    let missing = "the segment of the value log is missing although the manifest names it";
+    let Some(data) = checked.read(disk, &path, missing)? else { return Ok(()) };
+    if data.len() as u64 != meta.bytes {
+        let what = format!("the segment has {} bytes, the manifest says {}", data.len(), meta.bytes);
+        checked.found(&path, data.len() as u64, what);
+    }
+    let header = data.get(..record::HEADER_BYTES).unwrap_or(&data);
+    if let Err(what) = record::check_header(meta.number, header) {
+        checked.found(&path, 0, what);
+    }
+    let before = checked.findings.len();
+    let (mut at, mut values, mut lost) = (record::HEADER_BYTES as u64, 0, false);
+    while let Some(rest) = data.get(at as usize..).filter(|rest| !rest.is_empty()) {
+        let place = (meta.number, at);
+        let record = record::len(rest).and_then(|len| rest.get(..usize::try_from(len).ok()?));
+        let opened = match record {
+            Some(record) => record::open(place, record.to_vec()).map(drop),
+            None => Err("the record is cut short, or its length is damaged"),
+        };
+        if let Err(what) = opened {
+            // Two in a row: it was a length that is damaged, and nothing says where the next record begins.
+            if lost {
+                return Ok(());
+            }
+            let sums = record.and_then(|record| record::checksums(place, record));
+            checked.found_by(&path, at, what, sums);
+        }
+        lost = opened.is_err();
+        values += 1;
+        let Some(record) = record else { return Ok(()) };
+        at += record.len() as u64;
+    }
+    checked.values += values;
+    if values != meta.values && checked.findings.len() == before {
+        checked.found(
+            &path,
+            0,
+            format!("the segment holds {values} values, the manifest says {}", meta.values),
+        );
+    }
+    Ok(())
 }
 
 /// `meta`: what the manifest says of the table; without it the table speaks for itself.
@@ -554,7 +666,7 @@ fn check_table(
     let properties = match table.section(parts.properties, "properties")? {
         None => None,
         Some(body) => {
-            let found = TableMeta::decode_properties(&mut Reader::new(&body), len);
+            let found = TableMeta::decode_properties(&body, len);
             if found.is_none() {
                 table.checked.found(&path, parts.properties.offset, "the properties do not decode");
             } else if meta.is_some_and(|meta| meta.bytes == len && found.as_ref() != Some(meta)) {
@@ -565,7 +677,8 @@ fn check_table(
         }
     };
     let filter = if parts.filter.len == 0 { None } else { table.section(parts.filter, "filter")? };
-    let mut walk = Walk { filter, last: None, entries: 0, tombstones: 0, first: None };
+    let mut walk =
+        Walk { filter, last: None, entries: 0, tombstones: 0, first: None, references: BTreeMap::new() };
     let mut whole = properties.is_some();
     if let Some(indexes) = table.handles(parts.top_index, "top index")? {
         for index in indexes {
@@ -614,6 +727,7 @@ struct Walk {
     last: Option<Vec<u8>>,
     entries: u64,
     tombstones: u64,
+    references: BTreeMap<u64, u64>,
 }
 
 impl Walk {
@@ -629,7 +743,10 @@ impl Walk {
                 return Err("the filter denies a key of the table");
             }
             self.entries += 1;
-            self.tombstones += u64::from(value.is_none());
+            self.tombstones += u64::from(value.is_tombstone());
+            if let Value::Stored(pointer) = value {
+                *self.references.entry(pointer.segment).or_default() += u64::from(pointer.len);
+            }
             if self.first.is_none() {
                 self.first = Some(key.clone());
             }
@@ -644,6 +761,9 @@ impl Walk {
                 "the table holds {} entries and {} tombstones, its properties say {} and {}",
                 self.entries, self.tombstones, meta.entries, meta.tombstones
             ));
+        }
+        if self.references != meta.references {
+            return Some("the pointers into the value log are not the ones in the properties".to_owned());
         }
         let ends = (self.first.clone().unwrap_or_default(), self.last.clone().unwrap_or_default());
         let differs = ends != (meta.smallest.encode(), meta.largest.encode());

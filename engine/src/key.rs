@@ -7,6 +7,7 @@
 //! key may be a prefix of another.
 
 use crate::Cf;
+use crate::value::Value;
 use bytes::Bytes;
 use std::cmp::Ordering;
 use std::ops::{Bound, RangeBounds};
@@ -56,6 +57,11 @@ impl InternalKey {
         out.extend_from_slice(&(!self.sequence).to_be_bytes());
     }
 
+    /// Family and user key, as filters and the value log know it.
+    pub(crate) fn prefixed(&self) -> Vec<u8> {
+        [[self.cf].as_slice(), &self.user].concat()
+    }
+
     pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
         let (prefixed, sequence) = split(encoded)?;
         let (cf, user) = prefixed.split_first()?;
@@ -96,8 +102,14 @@ pub(crate) fn compare(a: &[u8], b: &[u8]) -> Ordering {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
     pub(crate) key: InternalKey,
-    /// `None`: a tombstone.
-    pub(crate) value: Option<Bytes>,
+    pub(crate) value: Value,
+}
+
+impl Entry {
+    /// Bytes that it takes in a table, about.
+    pub(crate) fn table_bytes(&self) -> usize {
+        self.key.user.len() + self.value.table_bytes() + 16
+    }
 }
 
 /// A half-open range of internal keys: all versions of the user keys of a range in one family.

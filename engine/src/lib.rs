@@ -1,7 +1,7 @@
 //! A single-node LSM tree: ordered bytes in, ordered bytes out. It has never heard of regions, Raft or SQL.
 //!
 //! Start at [`Db`]. A write walks [`WriteBatch`] → [`log`] (only [`Db::write`]; [`Db::apply`] skips it) →
-//! `memtable` → `table` at level 0 → deeper levels by `compaction`. A read asks every layer of one frozen
+//! `memtable` → `table` at level 0 → deeper levels by `compaction`; large values detour through `vlog`. A read asks every layer of one frozen
 //! `view` (memtables and tables) and takes the highest version it may see. What is live on disk is said by
 //! the `manifest`, a checksummed log of edits that `CURRENT` points at.
 //!
@@ -31,8 +31,10 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod testing;
+mod value;
 mod version;
 mod view;
+mod vlog;
 
 pub use batch::{Cf, WriteBatch};
 pub use db::{Db, Import, Imported, WriteOptions};
@@ -40,7 +42,7 @@ pub use error::{Error, Result};
 pub use files::OWNER_FILE;
 pub use options::{Compression, Options};
 pub use snapshot::{Iter, Snapshot};
-pub use stats::{LevelStats, Pressure, Pruning, Stats, Timing};
+pub use stats::{BucketStats, LevelStats, Pressure, Pruning, Stats, Timing};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

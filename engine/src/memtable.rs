@@ -8,6 +8,7 @@ use crate::batch::WriteBatch;
 use crate::iter::Direction;
 use crate::key::{Entry, InternalKey, Span};
 use crate::table::Hit;
+use crate::value::Value;
 use bytes::Bytes;
 use crossbeam_skiplist::SkipMap;
 use crossbeam_skiplist::map;
@@ -55,7 +56,7 @@ impl Memtable {
     /// The newest version at or below the target's sequence.
     pub(crate) fn get(&self, target: &InternalKey) -> Option<Hit> {
         let entry = self.map.lower_bound(Bound::Included(target))?;
-        let hit = || Hit { sequence: entry.key().sequence, value: entry.value().clone() };
+        let hit = || Hit { sequence: entry.key().sequence, value: Value::of(entry.value().clone()) };
         entry.key().same_user_key(target).then(hit)
     }
 
@@ -69,7 +70,7 @@ impl Memtable {
     ) -> Vec<Entry> {
         let owned = |entry: map::Entry<'_, InternalKey, Option<Bytes>>| Entry {
             key: entry.key().clone(),
-            value: entry.value().clone(),
+            value: Value::of(entry.value().clone()),
         };
         let high = span.high.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         match direction {
@@ -136,8 +137,8 @@ mod tests {
             memtable.get(&InternalKey::new(Cf(0), "k".into(), sequence)).map(|hit| (hit.sequence, hit.value))
         };
         assert_eq!(get(0), None);
-        assert_eq!(get(2), Some((2, Some("2".into()))));
-        assert_eq!(get(9), Some((4, None)));
+        assert_eq!(get(2), Some((2, Value::Inline("2".into()))));
+        assert_eq!(get(9), Some((4, Value::Tombstone)));
         assert_eq!(memtable.get(&InternalKey::new(Cf(1), "k".into(), 9)).map(|hit| hit.sequence), None);
         let all = memtable.chunk(&Span::all(), None, Direction::Forward, 10);
         let mut back = memtable.chunk(&Span::all(), None, Direction::Reverse, 10);

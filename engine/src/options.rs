@@ -39,6 +39,14 @@ pub struct Options {
     pub bloom_bits_per_key: u32,
     /// Compression of new blocks.
     pub compression: Compression,
+    /// Values of so many bytes and more leave the tree when it is flushed or compacted, into segments of the value log: they
+    /// are not rewritten by compactions then, but cost a read of their own. `usize::MAX`: none do.
+    pub value_threshold: usize,
+    /// Bytes at which the next segment of the value log is started.
+    pub value_segment_bytes: u64,
+    /// A segment of the value log with a larger share of garbage gives up its space: what is alive in it moves. Smaller: less
+    /// space, more copying.
+    pub value_garbage_percent: u32,
     /// The manifest is rewritten when it grew by this many bytes.
     pub manifest_bytes: u64,
     /// Who we are, in one line, for whoever finds the lock taken.
@@ -63,6 +71,9 @@ impl Default for Options {
             block_cache_bytes: 256 << 20,
             bloom_bits_per_key: 10,
             compression: Compression::Lz4,
+            value_threshold: 4 << 10,
+            value_segment_bytes: 64 << 20,
+            value_garbage_percent: 50,
             manifest_bytes: 4 << 20,
             lock_owner: "nokv".to_owned(),
             is_owner: false,
@@ -84,6 +95,8 @@ impl Options {
             level_bytes_base: 32 << 10,
             level_multiplier: 4,
             block_cache_bytes: 64 << 10,
+            value_threshold: 200,
+            value_segment_bytes: 32 << 10,
             manifest_bytes: 4 << 10,
             ..Self::default()
         }
@@ -108,6 +121,9 @@ impl Options {
             (self.level_bytes_base >= self.table_bytes, "level_bytes_base must be at least table_bytes"),
             (self.level_multiplier >= 2, "level_multiplier must be at least 2"),
             (self.bloom_bits_per_key <= 64, "bloom_bits_per_key must be at most 64"),
+            (self.value_threshold >= 32, "value_threshold must be at least 32"),
+            (self.value_segment_bytes >= 4 << 10, "value_segment_bytes must be at least 4096"),
+            ((1..=99).contains(&self.value_garbage_percent), "value_garbage_percent must be 1 to 99"),
             (!self.lock_owner.contains('\n'), "lock_owner must be one line"),
         ];
         match sane.iter().find(|(ok, _)| !ok) {

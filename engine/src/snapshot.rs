@@ -3,6 +3,8 @@
 use crate::iter::Direction;
 use crate::iter::merge::Newest;
 use crate::key::{InternalKey, Span};
+use crate::value::Value;
+use crate::version::Version;
 use crate::view::View;
 use crate::{Cf, Result};
 use bytes::Bytes;
@@ -49,31 +51,44 @@ impl Snapshot {
 
     fn walk(&self, cf: Cf, range: &impl RangeBounds<Bytes>, direction: Direction, fill_cache: bool) -> Iter {
         let span = Span::of(cf, range);
-        let empty = || Newest::new(Vec::new(), direction, self.sequence);
-        Iter(if span.is_empty() {
-            empty()
+        let newest = if span.is_empty() {
+            Newest::new(Vec::new(), direction, self.sequence)
         } else {
             self.view.scan(&span, direction, self.sequence, fill_cache)
-        })
+        };
+        Iter { newest, version: self.view.version.clone() }
     }
 }
 
 /// Live keys and values of a range, in order. Ends after the first error.
-pub struct Iter(Newest);
+pub struct Iter {
+    newest: Newest,
+    /// Knows where the values are.
+    version: Arc<Version>,
+}
+
+impl Iter {
+    fn step(&mut self) -> Result<Option<(Bytes, Bytes)>> {
+        while let Some(entry) = self.newest.next().transpose()? {
+            let value = match entry.value {
+                Value::Tombstone => continue,
+                Value::Inline(value) => value,
+                Value::Stored(pointer) => self.version.read_stored(&entry.key.prefixed(), pointer)?.1,
+            };
+            return Ok(Some((entry.key.user, value)));
+        }
+        Ok(None)
+    }
+}
 
 impl Iterator for Iter {
     type Item = Result<(Bytes, Bytes)>;
 
     fn next(&mut self) -> Option<Self::Item> {
-        loop {
-            match self.0.next()? {
-                Err(error) => return Some(Err(error)),
-                Ok(entry) => {
-                    if let Some(value) = entry.value {
-                        return Some(Ok((entry.key.user, value)));
-                    }
-                }
-            }
+        let step = self.step().transpose();
+        if matches!(step, Some(Err(_))) {
+            self.newest.end();
         }
+        step
     }
 }

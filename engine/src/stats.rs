@@ -27,6 +27,21 @@ pub struct LevelStats {
     pub entries: u64,
     /// Tombstones in them.
     pub tombstones: u64,
+    /// Bytes of the value log that their pointers take.
+    pub value_bytes: u64,
+}
+
+/// One bucket of the value log: the values of one generation. 0 is the youngest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct BucketStats {
+    /// Live segments in the bucket.
+    pub segments: u64,
+    /// Bytes of their files.
+    pub bytes: u64,
+    /// Bytes of them that tables point at; the rest is garbage.
+    pub live_bytes: u64,
+    /// Number and length of the newest segment.
+    pub newest: Option<(u64, u64)>,
 }
 
 /// How long one kind of work took since the open.
@@ -133,6 +148,14 @@ pub struct Stats {
     pub memtables_immutable_bytes: u64,
     /// Level 0 first.
     pub levels: Vec<LevelStats>,
+    /// The value log, by bucket.
+    pub buckets: Vec<BucketStats>,
+    /// Collections of garbage in the value log that were made for their own sake.
+    pub collections: u64,
+    /// Bytes of values that moved from one segment into another, by collections and by compactions that passed.
+    pub collected_bytes: u64,
+    /// Segments of the value log that nobody pointed at any more, and that went.
+    pub segments_removed: u64,
     /// The write-ahead log.
     pub wal: LogStats,
     /// Segments of the write-ahead log.

@@ -1,42 +1,61 @@
-//! Which tables are live, and in which level. Immutable; a change makes a new one.
+//! Which tables and segments of the value log are live, and in which level. Immutable; a change makes a new one.
 //!
 //! Level 0 holds flushed memtables, newest first, their ranges overlap. Every deeper level is sorted by key and its
 //! tables are disjoint (by user key).
 
-use crate::Result;
 use crate::iter::source::{LevelSource, TableSource};
 use crate::iter::{Direction, Source};
 use crate::key::Span;
-use crate::stats::LevelStats;
+use crate::stats::{BucketStats, LevelStats};
 use crate::table::Table;
+use crate::value::Pointer;
+use crate::vlog::segment::Segment;
+use crate::vlog::{BUCKETS, SegmentMeta};
+use crate::{Error, Result};
+use bytes::Bytes;
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// Number of levels.
 pub(crate) const LEVELS: usize = 7;
 
-/// The live tables.
+/// The live tables and segments.
 #[derive(Clone, Default)]
 pub(crate) struct Version {
     levels: [Vec<Arc<Table>>; LEVELS],
+    segments: BTreeMap<u64, Arc<Segment>>,
+    /// Bytes of segments that tables point at, by segment. Those that nobody points at are not in it.
+    referenced: BTreeMap<u64, u64>,
 }
 
 impl Version {
     /// A version of these tables; says what is wrong with them, if anything is.
-    pub(crate) fn of(tables: impl IntoIterator<Item = (usize, Arc<Table>)>) -> Result<Self, String> {
-        let mut version = Self::default();
+    pub(crate) fn of(
+        tables: impl IntoIterator<Item = (usize, Arc<Table>)>,
+        segments: impl IntoIterator<Item = Arc<Segment>>,
+    ) -> Result<Self, String> {
+        let segments = segments.into_iter().map(|segment| (segment.meta.number, segment)).collect();
+        let mut version = Self { segments, ..Self::default() };
         for (level, table) in tables {
             version.levels.get_mut(level).ok_or("a table is in a level that does not exist")?.push(table);
         }
         version.sort();
+        version.count_references();
         version.check()?;
         Ok(version)
     }
 
-    /// This version without the tables `removed` and with the tables `added`.
-    pub(crate) fn changed(&self, removed: &BTreeSet<u64>, added: &[(usize, Arc<Table>)]) -> Self {
+    /// This version without the tables `removed` and with the tables and segments `added`; also without the segments that
+    /// no table points at then, which it returns.
+    pub(crate) fn changed(
+        &self,
+        removed: &BTreeSet<u64>,
+        added: &[(usize, Arc<Table>)],
+        segments: &[Arc<Segment>],
+    ) -> (Self, Vec<Arc<Segment>>) {
         let mut next = self.clone();
+        next.segments.extend(segments.iter().map(|segment| (segment.meta.number, segment.clone())));
         for level in &mut next.levels {
             level.retain(|table| !removed.contains(&table.meta.number));
         }
@@ -44,8 +63,20 @@ impl Version {
             next.levels[*level].push(table.clone());
         }
         next.sort();
+        next.count_references();
+        let dead = |number: &u64, _: &mut Arc<Segment>| !next.referenced.contains_key(number);
+        let dead = next.segments.extract_if(.., dead).map(|(_, segment)| segment).collect();
         debug_assert_eq!(next.check(), Ok(()));
-        next
+        (next, dead)
+    }
+
+    fn count_references(&mut self) {
+        self.referenced.clear();
+        for table in self.levels.iter().flatten() {
+            for (segment, bytes) in &table.meta.references {
+                *self.referenced.entry(*segment).or_default() += bytes;
+            }
+        }
     }
 
     fn sort(&mut self) {
@@ -62,7 +93,29 @@ impl Version {
                 return Err(format!("tables {a} and {b} of level {number} overlap"));
             }
         }
-        Ok(())
+        match self.referenced.keys().find(|segment| !self.segments.contains_key(segment)) {
+            Some(segment) => {
+                Err(format!("tables point at segment {segment} of the value log, which is not there"))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The value at `pointer`, which must be one of `key` (family and user key), and the bucket it is in.
+    pub(crate) fn read_stored(&self, key: &[u8], pointer: Pointer) -> Result<(u8, Bytes)> {
+        // Every version holds all segments that its tables point at.
+        let segment = self.segments.get(&pointer.segment).ok_or_else(|| {
+            let what =
+                format!("a table points at segment {} of the value log, which is not live", pointer.segment);
+            Error::Poisoned(what)
+        })?;
+        Ok((segment.meta.bucket, segment.read(pointer, key)?))
+    }
+
+    /// Segments of the value log, each with the bytes of it that tables point at.
+    pub(crate) fn segments(&self) -> impl Iterator<Item = (&SegmentMeta, u64)> {
+        let referenced = |number: &u64| self.referenced.get(number).copied().unwrap_or(0);
+        self.segments.iter().map(move |(number, segment)| (&segment.meta, referenced(number)))
     }
 
     /// The tables of a level, in its order.
@@ -128,7 +181,15 @@ impl Version {
         };
         let touched =
             self.tables().filter(|(_, table)| span.overlaps(&table.meta.smallest, &table.meta.largest));
-        touched.map(|(_, table)| if inside(table) { table.meta.bytes } else { table.meta.bytes / 2 }).sum()
+        touched
+            .map(|(_, table)| {
+                if inside(table) {
+                    table.meta.bytes_with_values()
+                } else {
+                    table.meta.bytes_with_values() / 2
+                }
+            })
+            .sum()
     }
 
     pub(crate) fn level_bytes(&self, level: usize) -> u64 {
@@ -142,9 +203,22 @@ impl Version {
                 bytes: sum.bytes + table.meta.bytes,
                 entries: sum.entries + table.meta.entries,
                 tombstones: sum.tombstones + table.meta.tombstones,
+                value_bytes: sum.value_bytes + table.meta.references.values().sum::<u64>(),
             })
         };
         self.levels.iter().map(of_level).collect()
+    }
+
+    pub(crate) fn bucket_stats(&self) -> Vec<BucketStats> {
+        let mut buckets = vec![BucketStats::default(); usize::from(BUCKETS)];
+        for (meta, live) in self.segments() {
+            let bucket = &mut buckets[usize::from(meta.bucket)];
+            bucket.segments += 1;
+            bucket.bytes += meta.bytes;
+            bucket.live_bytes += live;
+            bucket.newest = Some((meta.number, meta.bytes));
+        }
+        buckets
     }
 }
 

@@ -12,6 +12,7 @@ use crate::key::{InternalKey, Span};
 use crate::memtable::Memtable;
 use crate::stats::PruningCounters;
 use crate::table::Hit;
+use crate::value::Value;
 use crate::version::Version;
 use bytes::Bytes;
 use std::sync::Arc;
@@ -60,7 +61,13 @@ impl View {
             }
         }
         self.pruning.point(self.version.table_count(), asked);
-        Ok(best.and_then(|hit| hit.value))
+        match best {
+            Some(Hit { value: Value::Stored(pointer), .. }) => {
+                self.version.read_stored(&target.prefixed(), pointer).map(|(_, value)| Some(value))
+            }
+            Some(Hit { value: Value::Inline(value), .. }) => Ok(Some(value)),
+            Some(Hit { value: Value::Tombstone, .. }) | None => Ok(None),
+        }
     }
 
     /// The newest version of every key in `span` at or below `sequence`, tombstones included.

@@ -4,7 +4,13 @@ use crate::key::InternalKey;
 use crate::options::Options;
 use crate::table::Table;
 use crate::version::{LEVELS, Version};
+use crate::vlog::SegmentMeta;
+use crate::vlog::record::HEADER_BYTES;
+use std::collections::BTreeSet;
 use std::sync::Arc;
+
+/// A collection of garbage writes at most so many tables again before level 0 gets its turn.
+const COLLECTION_TABLES_MAX: usize = 16;
 
 /// A compaction to run.
 #[derive(Clone)]
@@ -15,14 +21,18 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<Arc<Table>>,
     /// Tables of the next level that share keys with the inputs.
     pub(crate) overlapped: Vec<Arc<Table>>,
-    /// Merge even where moving would do: there are tombstones to drop.
+    /// Level of the outputs: the next one, or the same for a collection of garbage.
+    pub(crate) target: usize,
+    /// Merge even where moving would do: there are tombstones to drop, or values to move.
     rewrite: bool,
+    /// Segments of the value log whose values move into new ones.
+    pub(crate) collect: BTreeSet<u64>,
 }
 
 impl Job {
-    /// Level of the outputs.
-    pub(crate) fn target(&self) -> usize {
-        self.level + 1
+    /// Whether tables are written again where they are, each for itself, only to move their values.
+    pub(crate) fn is_collection(&self) -> bool {
+        self.target == self.level
     }
 
     /// Whether the inputs can go down as they are: nothing there to merge with, nor among themselves.
@@ -30,7 +40,7 @@ impl Job {
         let disjoint = |(index, a): (usize, &Arc<Table>)| {
             self.inputs[index + 1..].iter().all(|b| !a.meta.overlaps(&b.meta))
         };
-        let to_bottom = self.target() == LEVELS - 1;
+        let to_bottom = self.target == LEVELS - 1;
         let may_stay = |table: &Arc<Table>| !to_bottom || table.meta.tombstones == 0;
         !self.rewrite
             && self.overlapped.is_empty()
@@ -56,9 +66,9 @@ pub(crate) fn pick(version: &Version, options: &Options, cursors: &Cursors) -> O
     match urgent {
         Some((level, _)) => {
             let inputs = choose_inputs(version, level, cursors)?;
-            Some(with_overlapped(version, level, inputs, false))
+            Some(with_overlapped(version, options, level, inputs, false))
         }
-        None => tombstone_job(version),
+        None => tombstone_job(version, options).or_else(|| collection(version, options)),
     }
 }
 
@@ -97,15 +107,66 @@ fn choose_inputs(version: &Version, level: usize, cursors: &Cursors) -> Option<V
 }
 
 /// A table that is mostly tombstones holds space below it hostage: push it down until they meet.
-fn tombstone_job(version: &Version) -> Option<Job> {
+fn tombstone_job(version: &Version, options: &Options) -> Option<Job> {
     let heavy = |table: &Table| table.meta.tombstones * 2 > table.meta.entries;
     let (level, table) = version.tables().find(|(level, table)| *level < LEVELS - 1 && heavy(table))?;
     let inputs = if level == 0 { version.level(0).to_vec() } else { vec![table.clone()] };
-    Some(with_overlapped(version, level, inputs, true))
+    Some(with_overlapped(version, options, level, inputs, true))
+}
+
+/// Moves what is alive in segments that are mostly garbage. The table that points at most of it goes first, with others
+/// of its level until the values fill a new segment.
+fn collection(version: &Version, options: &Options) -> Option<Job> {
+    let collect = mostly_garbage(version, options);
+    let live = |table: &Table| -> u64 {
+        table
+            .meta
+            .references
+            .iter()
+            .filter(|(segment, _)| collect.contains(segment))
+            .map(|(_, bytes)| bytes)
+            .sum()
+    };
+    let pointing = version.tables().map(|(level, table)| (live(table), level, table));
+    let (_, level, _) =
+        pointing.max_by_key(|(live, level, _)| (*live, *level)).filter(|(live, ..)| *live > 0)?;
+    if level == 0 {
+        return Some(with_overlapped(version, options, 0, version.level(0).to_vec(), true));
+    }
+    let (mut inputs, mut bytes) = (Vec::new(), 0);
+    for table in version.level(level).iter().filter(|table| live(table) > 0) {
+        inputs.push(table.clone());
+        bytes += live(table);
+        if bytes >= options.value_segment_bytes || inputs.len() == COLLECTION_TABLES_MAX {
+            break;
+        }
+    }
+    Some(Job { level, target: level, inputs, overlapped: Vec::new(), rewrite: true, collect })
+}
+
+/// Segments of the value log that hold more garbage than they may.
+fn mostly_garbage(version: &Version, options: &Options) -> BTreeSet<u64> {
+    let garbage = |(meta, live): &(&SegmentMeta, u64)| {
+        let dead = meta.bytes.saturating_sub(HEADER_BYTES as u64 + live);
+        u128::from(dead) * 100 > u128::from(meta.bytes) * u128::from(options.value_garbage_percent)
+    };
+    version.segments().filter(garbage).map(|(meta, _)| meta.number).collect()
+}
+
+/// Young segments far below the size they should have: short flushes leave them behind.
+fn small(version: &Version, options: &Options) -> impl Iterator<Item = u64> {
+    let is_small = |meta: &&SegmentMeta| meta.bucket == 0 && meta.bytes < options.value_segment_bytes / 8;
+    version.segments().map(|(meta, _)| meta).filter(is_small).map(|meta| meta.number)
 }
 
 /// Adds what the next level holds between the smallest and the largest input key: outputs may span gaps.
-fn with_overlapped(version: &Version, level: usize, inputs: Vec<Arc<Table>>, rewrite: bool) -> Job {
+fn with_overlapped(
+    version: &Version,
+    options: &Options,
+    level: usize,
+    inputs: Vec<Arc<Table>>,
+    rewrite: bool,
+) -> Job {
     let smallest = inputs.iter().map(|table| &table.meta.smallest).min();
     let largest = inputs.iter().map(|table| &table.meta.largest).max();
     let inside = |table: &&Arc<Table>| {
@@ -114,5 +175,9 @@ fn with_overlapped(version: &Version, level: usize, inputs: Vec<Arc<Table>>, rew
             && largest.is_some_and(|high| (meta.smallest.cf, &meta.smallest.user) <= (high.cf, &high.user))
     };
     let overlapped = version.level(level + 1).iter().filter(inside).cloned().collect();
-    Job { level, inputs, overlapped, rewrite }
+    let mut collect = mostly_garbage(version, options);
+    if level == 0 {
+        collect.extend(small(version, options));
+    }
+    Job { level, target: level + 1, inputs, overlapped, rewrite, collect }
 }

@@ -1,11 +1,11 @@
 //! The compaction loop: pick, run, install, until no level asks for more.
 
+use crate::compaction::output::{Output, Written};
 use crate::compaction::pick::{Cursors, Job, pick};
-use crate::compaction::run::{Output, run};
+use crate::compaction::run::run;
 use crate::db::{Inner, add};
 use crate::edit::Edit;
 use crate::error::IoContext;
-use crate::table::format::TableMeta;
 use crate::{Error, Result};
 use nokv_env::Env;
 
@@ -35,31 +35,44 @@ impl Inner {
     async fn compact(&self, env: &Env, job: &Job) -> Result<()> {
         let begun = env.clock.now();
         let removed = job.tables().map(|table| table.meta.number).collect();
-        let tables = if job.is_move() {
+        let written = if job.is_move() {
             add(&self.counters.compaction_moves, 1);
             env.probe("engine.compaction.move");
-            job.inputs.iter().map(|table| table.meta.clone()).collect()
+            Written {
+                tables: job.inputs.iter().map(|table| table.meta.clone()).collect(),
+                ..Written::default()
+            }
         } else {
             self.rewrite(env, job).await?
         };
-        let added = tables.into_iter().map(|meta| (job.target(), meta)).collect();
-        self.install(Edit { added, removed, ..Edit::default() }, |_| {})?;
+        let added = written.tables.into_iter().map(|meta| (job.target, meta)).collect();
+        let edit = Edit { added, removed, segments_added: written.segments, ..Edit::default() };
+        self.install(edit, |_| {})?;
         self.counters.compaction_time.add(env.clock.now().since(begun));
         Ok(())
     }
 
-    async fn rewrite(&self, env: &Env, job: &Job) -> Result<Vec<TableMeta>> {
+    async fn rewrite(&self, env: &Env, job: &Job) -> Result<Written> {
         let next_file = || self.next_file_number();
-        let output = Output::new(&self.context, &self.options, self.options.table_bytes, &next_file);
         let version = self.view().version.clone();
-        let tables = run(env, job, &version, output, || self.check().is_err()).await?;
-        if !tables.is_empty() {
+        let output =
+            Output::new(&self.context, &self.options, self.options.table_bytes, &version, &next_file);
+        let output = output.collecting(job.collect.clone());
+        let written = run(env, job, &version, output, || self.check().is_err()).await?;
+        if !written.tables.is_empty() {
             self.disk().sync_dir(self.dir()).at(self.dir(), "sync")?;
         }
         add(&self.counters.compactions, 1);
         add(&self.counters.compaction_read_bytes, job.tables().map(|table| table.meta.bytes).sum());
-        add(&self.counters.compaction_write_bytes, tables.iter().map(|meta| meta.bytes).sum());
+        add(&self.counters.compaction_write_bytes, written.bytes());
+        add(&self.counters.collected_bytes, written.moved_bytes);
         env.probe("engine.compaction");
-        Ok(tables)
+        if job.is_collection() {
+            add(&self.counters.collections, 1);
+            env.probe("engine.vlog.collect");
+        } else if written.moved_bytes > 0 {
+            env.probe("engine.vlog.collect.passing");
+        }
+        Ok(written)
     }
 }

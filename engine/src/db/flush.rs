@@ -7,7 +7,7 @@
 //! memtable. A tombstone is not written if no table may hold its key, so a key that was put and deleted between
 //! two flushes leaves no trace.
 
-use crate::compaction::run::Output;
+use crate::compaction::output::{Output, Written};
 use crate::db::{Inner, add};
 use crate::edit::Edit;
 use crate::error::IoContext;
@@ -20,7 +20,9 @@ use crate::table::Table;
 use crate::table::format::TableMeta;
 use crate::version::Version;
 use crate::view::View;
-use crate::{Error, Result, files, lock};
+use crate::vlog::SegmentMeta;
+use crate::vlog::segment::Segment;
+use crate::{Error, Result, lock};
 use nokv_env::{Env, TasksExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -110,16 +112,18 @@ impl Inner {
         let begun = env.clock.now();
         self.counters.flush_wait.add(begun.since(memtable.sealed_at()));
         let next_file = || self.next_file_number();
-        let output = Output::new(&self.context, &self.options, u64::MAX, &next_file);
-        let metas = write_memtable(env, memtable, &self.view().version, output).await?;
-        if !metas.is_empty() {
+        let version = self.view().version.clone();
+        let output = Output::new(&self.context, &self.options, u64::MAX, &version, &next_file);
+        let written = write_memtable(env, memtable, &version, output).await?;
+        if !written.tables.is_empty() {
             self.disk().sync_dir(self.dir()).at(self.dir(), "sync")?;
         }
         let built = env.clock.now();
         self.counters.flush_build.add(built.since(begun));
-        add(&self.counters.flush_bytes, metas.iter().map(|meta| meta.bytes).sum());
+        add(&self.counters.flush_bytes, written.bytes());
         let edit = Edit {
-            added: metas.into_iter().map(|meta| (0, meta)).collect(),
+            added: written.tables.into_iter().map(|meta| (0, meta)).collect(),
+            segments_added: written.segments,
             log_start: Some(self.log_start_after(memtable)),
             flushed_sequence: Some(memtable.sequence_max()),
             ..Edit::default()
@@ -164,7 +168,8 @@ impl Inner {
             .unwrap_or(memtable.log_start)
     }
 
-    /// Makes `edit` durable, then shows it: its tables, and what `change` does to the memtables.
+    /// Makes `edit` durable, then shows it: its tables and segments, and what `change` does to the memtables. Segments that
+    /// no table points at any more leave with it.
     pub(super) fn install(&self, mut edit: Edit, change: impl FnOnce(&mut View)) -> Result<()> {
         let open = |(level, meta): &(usize, TableMeta)| {
             Ok((*level, Arc::new(Table::open(&self.context, meta.clone())?)))
@@ -184,11 +189,16 @@ impl Inner {
         let added = added.collect::<Result<Vec<_>>>()?;
         let removed = std::mem::take(&mut edit.removed);
         edit.removed.clone_from(&removed);
+        let open_segment = |meta: &SegmentMeta| Segment::open(&self.context, *meta).map(Arc::new);
+        let segments = edit.segments_added.iter().map(open_segment).collect::<Result<Vec<_>>>()?;
+        // Nobody else installs meanwhile: the manifest is ours.
+        let (version, dead) = current.changed(&removed, &added, &segments);
+        edit.segments_removed = dead.iter().map(|segment| segment.meta.number).collect();
         edit.next_file = Some(self.next_file.load(Ordering::Relaxed));
         manifest.install(edit)?;
         let mut view = lock(&self.view);
         let mut next = View::clone(&view);
-        next.version = Arc::new(next.version.changed(&removed, &added));
+        next.version = Arc::new(version);
         change(&mut next);
         *view = Arc::new(next);
         drop(view);
@@ -196,16 +206,19 @@ impl Inner {
         for (_, table) in moved.iter().filter(|(_, table)| !stays(table.meta.number)) {
             table.mark_obsolete();
         }
+        for segment in &dead {
+            segment.mark_obsolete();
+        }
+        add(&self.counters.segments_removed, dead.len() as u64);
         if manifest.is_long() {
             manifest.rewrite(self.next_file_number())?;
         }
         Ok(())
     }
 
-    /// Removes the files of tables that nobody uses any more.
+    /// Removes the files of tables and segments that nobody uses any more.
     pub(super) fn bury(&self) -> Result<()> {
-        for number in self.context.graveyard.drain() {
-            let path = files::table(self.dir(), number);
+        for path in self.context.graveyard.drain() {
             self.disk().remove_file(&path).at(&path, "remove")?;
         }
         Ok(())
@@ -252,14 +265,14 @@ async fn write_memtable(
     memtable: &Arc<Memtable>,
     version: &Version,
     mut output: Output<'_>,
-) -> Result<Vec<TableMeta>> {
+) -> Result<Written> {
     let source = MemtableSource::new(memtable.clone(), Span::all(), Direction::Forward);
     let mut piece = 0;
     for entry in Newest::new(vec![Box::new(source)], Direction::Forward, SEQUENCE_MAX) {
         let entry = entry?;
-        piece += entry.key.user.len() + entry.value.as_ref().map_or(0, bytes::Bytes::len) + 16;
-        if entry.value.is_some() || may_hold(version, &entry)? {
-            output.add(&entry)?;
+        piece += entry.table_bytes();
+        if !entry.value.is_tombstone() || may_hold(version, &entry)? {
+            output.add(entry)?;
         }
         if piece >= PIECE_BYTES {
             piece = 0;
@@ -271,10 +284,9 @@ async fn write_memtable(
 
 /// Whether a table may hold the key of this tombstone.
 fn may_hold(version: &Version, tombstone: &Entry) -> Result<bool> {
-    let encoded = tombstone.key.encode();
-    let prefixed = &encoded[..encoded.len() - 8];
+    let prefixed = tombstone.key.prefixed();
     for table in version.covering(tombstone.key.cf, &tombstone.key.user) {
-        if table.may_hold(prefixed)? {
+        if table.may_hold(&prefixed)? {
             return Ok(true);
         }
     }

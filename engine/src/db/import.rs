@@ -15,6 +15,7 @@ use crate::error::IoContext;
 use crate::key::{Entry, InternalKey};
 use crate::table::builder::TableBuilder;
 use crate::table::format::TableMeta;
+use crate::value::Value;
 use crate::{Cf, Error, Result, files, lock};
 use bytes::Bytes;
 use nokv_env::Disk;
@@ -86,15 +87,15 @@ impl Db {
 impl Import {
     /// Sets `key` to `value`. Keys come in ascending order of (family, key), each once; anything else is a panic.
     pub fn put(&mut self, cf: Cf, key: Bytes, value: Bytes) -> Result<()> {
-        self.add(cf, key, Some(value))
+        self.add(cf, key, Value::Inline(value))
     }
 
     /// Removes `key`. Comes in order with the keys that are set.
     pub fn delete(&mut self, cf: Cf, key: Bytes) -> Result<()> {
-        self.add(cf, key, None)
+        self.add(cf, key, Value::Tombstone)
     }
 
-    fn add(&mut self, cf: Cf, key: Bytes, value: Option<Bytes>) -> Result<()> {
+    fn add(&mut self, cf: Cf, key: Bytes, value: Value) -> Result<()> {
         self.entries += 1;
         self.builder.add(&Entry { key: InternalKey::new(cf, key, self.sequence), value })
     }

@@ -118,6 +118,9 @@ struct Counters {
     compaction_read_bytes: AtomicU64,
     compaction_write_bytes: AtomicU64,
     compaction_time: Timer,
+    collections: AtomicU64,
+    collected_bytes: AtomicU64,
+    segments_removed: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -385,6 +388,10 @@ impl Inner {
             memtables_immutable: view.immutables.len() as u64,
             memtables_immutable_bytes: view.immutables.iter().map(|memtable| memtable.bytes() as u64).sum(),
             levels,
+            buckets: view.version.bucket_stats(),
+            collections: read(&counters.collections),
+            collected_bytes: read(&counters.collected_bytes),
+            segments_removed: read(&counters.segments_removed),
             wal_segments: wal.segments,
             wal_bytes: wal.bytes,
             wal,

@@ -7,7 +7,7 @@
 //! 5. Replay the log from where the manifest says it matters.
 //! 6. Write a fresh manifest.
 //! 7. Only now remove what nothing refers to: older manifests, log segments below the start, tables that the
-//!    manifest could have named and does not.
+//!    manifest could have named and does not, segments of the value log likewise.
 //!
 //! A read-only open does steps 2 to 5 and changes nothing.
 
@@ -23,12 +23,14 @@ use crate::memtable::Memtable;
 use crate::table::{Table, TableContext};
 use crate::version::Version;
 use crate::view::View;
+use crate::vlog::SegmentMeta;
+use crate::vlog::segment::Segment;
 use crate::{Error, Options, Result};
 use nokv_env::disk::LockGuard;
 use nokv_env::task::Stop;
 use nokv_env::{Disk, Env, Instant, OpenMode};
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
@@ -58,10 +60,10 @@ pub(super) fn open(env: &Env, dir: &Path, mut options: Options) -> Result<Arc<In
     if log.torn_bytes() > 0 {
         env.probe("engine.wal.torn_tail");
     }
-    let stale = recovery.stale_files(&names);
-    let manifest = recovery.write_manifest(&names, number)?;
-    for name in stale {
-        let path = dir.join(&name);
+    let segments = files::segments(disk, dir).at(dir, "list the value log of")?;
+    let stale = recovery.stale_files(&names, &segments);
+    let manifest = recovery.write_manifest(&names, &segments, number)?;
+    for path in stale {
         match disk.remove_file(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
             result => result.at(&path, "remove")?,
@@ -185,8 +187,10 @@ impl Recovery {
         let open =
             |(level, meta): &(usize, _)| Ok((*level, Arc::new(Table::open(&context, Clone::clone(meta))?)));
         let tables = catalog.tables.values().map(open).collect::<Result<Vec<_>>>()?;
-        let version =
-            Version::of(tables).map_err(|what| Error::corrupt(&files::manifest(dir, number), 0, what))?;
+        let open = |meta: &SegmentMeta| Segment::open(&context, *meta).map(Arc::new);
+        let segments = catalog.segments.values().map(open).collect::<Result<Vec<_>>>()?;
+        let version = Version::of(tables, segments)
+            .map_err(|what| Error::corrupt(&files::manifest(dir, number), 0, what))?;
         let memtables = vec![Memtable::new(catalog.log_start)];
         let (sequence, next_file) = (catalog.flushed_sequence, catalog.next_file);
         Ok(Self { options, context, catalog, version, memtables, sequence, next_file })
@@ -238,7 +242,7 @@ impl Recovery {
 
     /// Files that the manifest in force proves useless. A table with a number that it could not know yet stays: should
     /// the manifest be an old one, that table is somebody's data.
-    fn stale_files(&self, names: &[String]) -> Vec<String> {
+    fn stale_files(&self, names: &[String], segments: &[(u8, u64)]) -> Vec<PathBuf> {
         let is_stale = |name: &&String| match Kind::of(name) {
             Some(Kind::Manifest(_)) => true,
             Some(Kind::Table(number)) => {
@@ -247,15 +251,28 @@ impl Recovery {
             Some(Kind::Current | Kind::Wal(_)) => false,
             None => name.as_str() == "CURRENT.tmp",
         };
-        names.iter().filter(is_stale).cloned().collect()
+        let dir = &self.context.dir;
+        let is_stale_segment = |(bucket, number): &&(u8, u64)| {
+            let is_live = self.catalog.segments.get(number).is_some_and(|meta| meta.bucket == *bucket);
+            *number < self.catalog.next_file && !is_live
+        };
+        let stale_segments = segments.iter().filter(is_stale_segment);
+        let stale_segments = stale_segments.map(|(bucket, number)| files::segment(dir, *bucket, *number));
+        names.iter().filter(is_stale).map(|name| dir.join(name)).chain(stale_segments).collect()
     }
 
     /// Writes a fresh manifest with a number above all that exist.
-    fn write_manifest(&mut self, names: &[String], in_force: u64) -> Result<Manifest> {
+    fn write_manifest(
+        &mut self,
+        names: &[String],
+        segments: &[(u8, u64)],
+        in_force: u64,
+    ) -> Result<Manifest> {
         let used = names.iter().filter_map(|name| match Kind::of(name) {
             Some(Kind::Table(number) | Kind::Manifest(number)) => Some(number),
             _ => None,
         });
+        let used = used.chain(segments.iter().map(|(_, number)| *number));
         let number = used.chain([in_force]).map(|number| number + 1).max().unwrap_or(1).max(self.next_file);
         self.next_file = number + 1;
         let catalog = Catalog { next_file: self.next_file, ..self.catalog.clone() };

@@ -91,6 +91,11 @@ impl Newest {
         Self { state: State::Fresh(sources), direction, sequence, shadowed: 0 }
     }
 
+    /// Nothing comes any more.
+    pub(crate) fn end(&mut self) {
+        self.state = State::Done;
+    }
+
     fn step(&mut self) -> Result<Option<Entry>> {
         if let State::Fresh(sources) = &mut self.state {
             self.state = State::Running(Merge::start(std::mem::take(sources), self.direction)?);
@@ -122,7 +127,7 @@ impl Iterator for Newest {
     fn next(&mut self) -> Option<Self::Item> {
         let step = self.step().transpose();
         if !matches!(step, Some(Ok(_))) {
-            self.state = State::Done;
+            self.end();
         }
         step
     }
@@ -132,10 +137,14 @@ impl Iterator for Newest {
 mod tests {
     use super::*;
     use crate::key::InternalKey;
+    use crate::value::Value;
     use crate::{Cf, Error};
 
     fn entry(user: &'static str, sequence: u64, value: Option<&'static str>) -> Result<Entry> {
-        Ok(Entry { key: InternalKey::new(Cf(0), user.into(), sequence), value: value.map(Into::into) })
+        Ok(Entry {
+            key: InternalKey::new(Cf(0), user.into(), sequence),
+            value: Value::of(value.map(Into::into)),
+        })
     }
 
     fn source(mut entries: Vec<Result<Entry>>, direction: Direction) -> Source {
@@ -161,7 +170,8 @@ mod tests {
             if direction == Direction::Reverse {
                 found.reverse();
             }
-            assert_eq!(found, [(5, Some("new".into())), (4, None), (3, Some("c".into()))]);
+            let value = |value: &'static str| Value::Inline(value.into());
+            assert_eq!(found, [(5, value("new")), (4, Value::Tombstone), (3, value("c"))]);
             assert_eq!(newest.shadowed, 2);
         }
     }

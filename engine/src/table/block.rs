@@ -3,18 +3,23 @@
 //! ```text
 //! block = entry* | restart u32 (repeated) | restarts u32 |
 //! entry = | shared varint | unshared varint | value varint | key suffix [unshared] | value |
-//!         value varint: 0 = tombstone, otherwise length of the value + 1
+//!         value varint: 0 = tombstone, 1 + length of the value, or 2^32 + length of a pointer into the value log
 //! ```
 //! A key is the first `shared` bytes of its predecessor's key and the suffix. At a restart point `shared` is 0.
 //! Keys are encoded internal keys. Index blocks have the same form.
 
+use crate::batch::VALUE_BYTES_MAX;
 use crate::coding::{Reader, put_varint};
 use crate::key;
+use crate::value::{Pointer, Value};
 use bytes::Bytes;
 use std::cmp::Ordering;
 
 /// Entries between restart points.
 const RESTART_INTERVAL: usize = 16;
+/// From here on the value's varint is of a pointer.
+const POINTER_TAG: usize = 1 << 32;
+const _: () = assert!(VALUE_BYTES_MAX + 1 < POINTER_TAG);
 
 /// What is wrong with a block whose checksum held. The caller knows file and offset.
 pub(crate) type Malformed = &'static str;
@@ -46,7 +51,24 @@ impl BlockBuilder {
         &self.last_key
     }
 
-    pub(crate) fn add(&mut self, key: &[u8], value: Option<&[u8]>) {
+    /// Adds an entry that sorts behind all before it.
+    pub(crate) fn add(&mut self, key: &[u8], value: &Value) {
+        match value {
+            Value::Tombstone => self.push(key, 0, &[]),
+            Value::Inline(value) => self.push(key, value.len() + 1, value),
+            Value::Stored(pointer) => {
+                let pointer = pointer.encode();
+                self.push(key, POINTER_TAG + pointer.len(), &pointer);
+            }
+        }
+    }
+
+    /// Adds an entry whose value is `value` itself.
+    pub(crate) fn add_inline(&mut self, key: &[u8], value: &[u8]) {
+        self.push(key, value.len() + 1, value);
+    }
+
+    fn push(&mut self, key: &[u8], tag: usize, value: &[u8]) {
         let mut shared = 0;
         if self.since_restart == RESTART_INTERVAL {
             self.restarts.push(self.data.len() as u32);
@@ -56,9 +78,9 @@ impl BlockBuilder {
         }
         put_varint(&mut self.data, shared as u64);
         put_varint(&mut self.data, (key.len() - shared) as u64);
-        put_varint(&mut self.data, value.map_or(0, |value| value.len() as u64 + 1));
+        put_varint(&mut self.data, tag as u64);
         self.data.extend_from_slice(&key[shared..]);
-        self.data.extend_from_slice(value.unwrap_or_default());
+        self.data.extend_from_slice(value);
         self.last_key.truncate(shared);
         self.last_key.extend_from_slice(&key[shared..]);
         self.since_restart += 1;
@@ -122,9 +144,16 @@ impl Block {
 struct RawEntry<'a> {
     shared: usize,
     suffix: &'a [u8],
-    /// Where the value is; `None` for a tombstone.
-    value: Option<(usize, usize)>,
+    value: RawValue,
     end: usize,
+}
+
+/// Where the value is.
+#[derive(Clone, Copy)]
+enum RawValue {
+    Tombstone,
+    Inline(usize, usize),
+    Pointer(usize, usize),
 }
 
 impl<'a> RawEntry<'a> {
@@ -139,12 +168,13 @@ impl<'a> RawEntry<'a> {
         let value_tag = reader.varlen()?;
         let suffix = reader.take(unshared)?;
         let start = reader.position();
-        let value = match value_tag.checked_sub(1) {
-            None => None,
-            Some(len) => {
-                reader.take(len)?;
-                Some((start, reader.position()))
-            }
+        let len =
+            if value_tag >= POINTER_TAG { value_tag - POINTER_TAG } else { value_tag.saturating_sub(1) };
+        reader.take(len)?;
+        let value = match value_tag {
+            0 => RawValue::Tombstone,
+            POINTER_TAG.. => RawValue::Pointer(start, start + len),
+            _ => RawValue::Inline(start, start + len),
         };
         Some(Self { shared, suffix, value, end: reader.position() })
     }
@@ -158,14 +188,14 @@ pub(crate) struct BlockCursor {
     /// Start of the next entry.
     next: usize,
     key: Vec<u8>,
-    value: Option<(usize, usize)>,
+    value: RawValue,
 }
 
 impl BlockCursor {
     /// Off the end until moved.
     pub(crate) fn new(block: Block) -> Self {
         let end = block.entries_end;
-        Self { block, at: end, next: end, key: Vec::new(), value: None }
+        Self { block, at: end, next: end, key: Vec::new(), value: RawValue::Tombstone }
     }
 
     pub(crate) fn is_valid(&self) -> bool {
@@ -177,9 +207,24 @@ impl BlockCursor {
         &self.key
     }
 
-    /// The value here; `None` for a tombstone. Shares the block's memory.
-    pub(crate) fn value(&self) -> Option<Bytes> {
-        self.value.map(|(start, end)| self.block.data.slice(start..end))
+    /// What the key here holds. A value shares the block's memory.
+    pub(crate) fn value(&self) -> Result<Value, Malformed> {
+        match self.value {
+            RawValue::Tombstone => Ok(Value::Tombstone),
+            RawValue::Inline(start, end) => Ok(Value::Inline(self.block.data.slice(start..end))),
+            RawValue::Pointer(start, end) => {
+                let pointer = Pointer::decode(&self.block.data[start..end]);
+                pointer.map(Value::Stored).ok_or("a pointer into the value log does not decode")
+            }
+        }
+    }
+
+    /// The value here if it stands in the block, without a copy.
+    pub(crate) fn inline(&self) -> Option<&[u8]> {
+        match self.value {
+            RawValue::Inline(start, end) => Some(&self.block.data[start..end]),
+            _ => None,
+        }
     }
 
     pub(crate) fn first(&mut self) -> Result<(), Malformed> {
@@ -263,7 +308,7 @@ impl BlockCursor {
         self.at = self.block.entries_end;
         self.next = self.at;
         self.key.clear();
-        self.value = None;
+        self.value = RawValue::Tombstone;
     }
 }
 
@@ -281,7 +326,7 @@ mod tests {
         let mut builder = BlockBuilder::new();
         for n in 0..count {
             let value = format!("value{n}");
-            builder.add(&encoded(2 * n), (n % 5 != 0).then_some(value.as_bytes()));
+            builder.add(&encoded(2 * n), &Value::of((n % 5 != 0).then(|| value.into())));
         }
         Block::parse(builder.finish().into()).unwrap()
     }
@@ -289,11 +334,14 @@ mod tests {
     #[test]
     fn the_bytes_are_these() {
         let mut builder = BlockBuilder::new();
-        builder.add(b"\0ab\xff\xff\xff\xff\xff\xff\xff\xfe", Some(b"v"));
-        builder.add(b"\0ac\xff\xff\xff\xff\xff\xff\xff\xfd", None);
+        builder.add(b"\0ab\xff\xff\xff\xff\xff\xff\xff\xfe", &Value::Inline("v".into()));
+        builder.add(b"\0ac\xff\xff\xff\xff\xff\xff\xff\xfd", &Value::Tombstone);
+        let pointer = Pointer { segment: 7, offset: 300, len: 1000 };
+        builder.add(b"\0ad\xff\xff\xff\xff\xff\xff\xff\xfd", &Value::Stored(pointer));
         let golden = [
             b"\x00\x0b\x02\0ab\xff\xff\xff\xff\xff\xff\xff\xfev".as_slice(),
             b"\x02\x09\x00c\xff\xff\xff\xff\xff\xff\xff\xfd",
+            b"\x02\x09\x85\x80\x80\x80\x10d\xff\xff\xff\xff\xff\xff\xff\xfd\x07\xac\x02\xe8\x07",
             b"\0\0\0\0\x01\0\0\0",
         ]
         .concat();
@@ -307,7 +355,7 @@ mod tests {
             cursor.first().unwrap();
             for n in 0..count {
                 assert_eq!(cursor.key(), encoded(2 * n));
-                assert_eq!(cursor.value().is_none(), n % 5 == 0);
+                assert_eq!(cursor.value().unwrap().is_tombstone(), n % 5 == 0);
                 cursor.advance().unwrap();
             }
             assert!(!cursor.is_valid());

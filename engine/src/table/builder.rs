@@ -7,8 +7,10 @@ use crate::options::{Compression, Options};
 use crate::table::block::BlockBuilder;
 use crate::table::filter;
 use crate::table::format::{Footer, Handle, TRAILER_BYTES, TableMeta, seal_section};
+use crate::value::Value;
 use crate::{Error, Result};
 use nokv_env::{Disk, File, OpenMode};
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -37,6 +39,8 @@ pub(crate) struct TableBuilder {
     sequence_max: u64,
     smallest: Option<InternalKey>,
     largest: Option<InternalKey>,
+    /// Bytes of the value log that the pointers take, by segment.
+    references: BTreeMap<u64, u64>,
     /// Scratch: the encoded key.
     encoded: Vec<u8>,
 }
@@ -70,6 +74,7 @@ impl TableBuilder {
             sequence_max: 0,
             smallest: None,
             largest: None,
+            references: BTreeMap::new(),
             encoded: Vec::new(),
         })
     }
@@ -88,9 +93,12 @@ impl TableBuilder {
         if self.bloom_bits_per_key > 0 && self.largest.as_ref().is_none_or(|last| !last.same_user_key(key)) {
             self.hashes.push(filter::hash(prefixed));
         }
-        self.data.add(&self.encoded, value.as_deref());
+        self.data.add(&self.encoded, value);
+        if let Value::Stored(pointer) = value {
+            *self.references.entry(pointer.segment).or_default() += u64::from(pointer.len);
+        }
         self.entries += 1;
-        self.tombstones += u64::from(value.is_none());
+        self.tombstones += u64::from(value.is_tombstone());
         self.sequence_min = self.sequence_min.min(key.sequence);
         self.sequence_max = self.sequence_max.max(key.sequence);
         if self.smallest.is_none() {
@@ -133,6 +141,7 @@ impl TableBuilder {
             sequence_max: self.sequence_max,
             smallest,
             largest,
+            references: std::mem::take(&mut self.references),
         };
         let mut properties = Vec::new();
         meta.encode_properties(&mut properties);
@@ -151,7 +160,7 @@ impl TableBuilder {
         let last_key = self.data.last_key().to_vec();
         let body = self.data.finish();
         let handle = self.put_section(body, self.compression)?;
-        self.index.add(&last_key, Some(&handle.encode()));
+        self.index.add_inline(&last_key, &handle.encode());
         if self.index.bytes() >= self.block_bytes {
             self.cut_index_block()?;
         }
@@ -165,7 +174,7 @@ impl TableBuilder {
         let last_key = self.index.last_key().to_vec();
         let body = self.index.finish();
         let handle = self.put_section(body, self.compression)?;
-        self.top_index.add(&last_key, Some(&handle.encode()));
+        self.top_index.add_inline(&last_key, &handle.encode());
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use crate::key::{Entry, InternalKey};
 use crate::table::Table;
 use crate::table::block::BlockCursor;
 use crate::table::format::Handle;
-use bytes::Bytes;
+use crate::value::Value;
 use std::sync::Arc;
 
 /// Where to go in the blocks below after the cursor above them moved.
@@ -48,9 +48,12 @@ impl TableCursor {
         self.data.as_ref().map_or(&[], |place| place.cursor.key())
     }
 
-    /// The value here; `None` for a tombstone.
-    pub(crate) fn value(&self) -> Option<Bytes> {
-        self.data.as_ref().and_then(|place| place.cursor.value())
+    /// What the key here holds.
+    pub(crate) fn value(&self) -> Result<Value> {
+        match &self.data {
+            Some(place) => place.cursor.value().map_err(|what| self.table.corrupt(place.offset, what)),
+            None => Ok(Value::Tombstone),
+        }
     }
 
     /// Key and value here, owned.
@@ -58,7 +61,7 @@ impl TableCursor {
         let Some(place) = &self.data else { return Ok(None) };
         let key = InternalKey::decode(place.cursor.key());
         let key = key.ok_or_else(|| self.table.corrupt(place.offset, "a key is too short"))?;
-        Ok(Some(Entry { key, value: place.cursor.value() }))
+        Ok(Some(Entry { key, value: self.value()? }))
     }
 
     /// To the first entry at or after the encoded key `target`.
@@ -130,7 +133,7 @@ impl TableCursor {
     /// Opens the block that `above` points at. It must hold an entry where `enter` wants one: the entry above
     /// promised so.
     fn open_below(&self, above: &BlockCursor, offset: u64, part: Part, enter: Enter<'_>) -> Result<Place> {
-        let handle = above.value().and_then(|value| Handle::decode(&value));
+        let handle = above.inline().and_then(Handle::decode);
         let handle = handle.ok_or_else(|| self.table.corrupt(offset, "an index entry holds no handle"))?;
         let mut cursor = BlockCursor::new(self.table.block(handle, part, self.fill_cache)?);
         apply(&mut cursor, enter).map_err(|what| self.table.corrupt(handle.offset, what))?;

@@ -7,7 +7,8 @@
 //! handle     = | offset u64 | length u32 |                    of a section, trailer included
 //! footer     = | top index handle | filter handle | properties handle | version u32 | crc u32 | magic [8] |
 //! properties = | number u64 | entries u64 | tombstones u64 | sequence min u64 | sequence max u64 |
-//!              | length u32 | smallest key | length u32 | largest key |
+//!              | length u32 | smallest key | length u32 | largest key | reference* |
+//! reference  = | segment u64 | bytes u64 |                    of the value log: what the table's pointers take
 //! ```
 //! Numbers are little-endian, checksums CRC-32C. An index entry's key is the last key below it, its value a
 //! handle. The top index points at index blocks, an index block at data blocks. A filter handle of length 0: none.
@@ -16,6 +17,7 @@ use crate::coding::{Reader, put_bytes};
 use crate::key::InternalKey;
 use crate::options::Compression;
 use bytes::Bytes;
+use std::collections::BTreeMap;
 
 /// Codec of a section. On disk: never renumber.
 const CODEC_RAW: u8 = 0;
@@ -146,10 +148,13 @@ pub(crate) struct TableMeta {
     pub(crate) sequence_max: u64,
     pub(crate) smallest: InternalKey,
     pub(crate) largest: InternalKey,
+    /// Bytes of the value log that the table's pointers take, by segment.
+    pub(crate) references: BTreeMap<u64, u64>,
 }
 
 impl TableMeta {
-    pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
+    /// The properties without the references.
+    pub(crate) fn encode_head(&self, out: &mut Vec<u8>) {
         for number in [self.number, self.entries, self.tombstones, self.sequence_min, self.sequence_max] {
             out.extend_from_slice(&number.to_le_bytes());
         }
@@ -157,8 +162,31 @@ impl TableMeta {
         put_bytes(out, &self.largest.encode());
     }
 
-    /// Reads properties of a table of `bytes` bytes.
-    pub(crate) fn decode_properties(reader: &mut Reader<'_>, bytes: u64) -> Option<Self> {
+    pub(crate) fn encode_properties(&self, out: &mut Vec<u8>) {
+        self.encode_head(out);
+        for (segment, bytes) in &self.references {
+            out.extend_from_slice(&segment.to_le_bytes());
+            out.extend_from_slice(&bytes.to_le_bytes());
+        }
+    }
+
+    /// Reads all the properties of a table of `bytes` bytes.
+    pub(crate) fn decode_properties(data: &[u8], bytes: u64) -> Option<Self> {
+        let mut reader = Reader::new(data);
+        let mut meta = Self::decode_head(&mut reader, bytes)?;
+        while !reader.is_empty() {
+            meta.references.insert(reader.u64()?, reader.u64()?);
+        }
+        Some(meta)
+    }
+
+    /// Bytes of the table and of the values it points at.
+    pub(crate) fn bytes_with_values(&self) -> u64 {
+        self.bytes + self.references.values().sum::<u64>()
+    }
+
+    /// Reads the properties but for the references.
+    pub(crate) fn decode_head(reader: &mut Reader<'_>, bytes: u64) -> Option<Self> {
         Some(Self {
             bytes,
             number: reader.u64()?,
@@ -168,6 +196,7 @@ impl TableMeta {
             sequence_max: reader.u64()?,
             smallest: InternalKey::decode(reader.bytes()?)?,
             largest: InternalKey::decode(reader.bytes()?)?,
+            references: BTreeMap::new(),
         })
     }
 
@@ -221,11 +250,13 @@ mod tests {
             sequence_max: 9,
             smallest: key("a", 9),
             largest: key("z", 3),
+            references: BTreeMap::from([(6, 100), (8, 1)]),
         };
         let mut out = Vec::new();
         meta.encode_properties(&mut out);
-        assert_eq!(TableMeta::decode_properties(&mut Reader::new(&out), 77), Some(meta));
-        assert_eq!(TableMeta::decode_properties(&mut Reader::new(&out[..out.len() - 1]), 77), None);
+        assert_eq!(TableMeta::decode_properties(&out, 77), Some(meta.clone()));
+        assert_eq!(TableMeta::decode_properties(&out[..out.len() - 1], 77), None);
+        assert_eq!(meta.bytes_with_values(), 178);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! Blocks and filters are read through the block cache; of an open table only the top index stays in memory.
 //! Every section is checked against its checksum when it is read.
 //!
-//! A table that a compaction replaced is marked obsolete. When the last reader lets go of it, its number lands in
+//! A table that a compaction replaced is marked obsolete. When the last reader lets go of it, its file lands in
 //! the [`Graveyard`], and background work removes the file: readers never delete.
 
 pub(crate) mod block;
@@ -13,9 +13,9 @@ pub(crate) mod filter;
 pub(crate) mod format;
 
 use crate::cache::{BlockCache, Cached, Part};
-use crate::coding::Reader;
 use crate::error::IoContext;
 use crate::key::{InternalKey, split};
+use crate::value::Value;
 use crate::{Error, Result, files};
 use block::Block;
 use bytes::Bytes;
@@ -26,16 +26,20 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
 
-/// Numbers of tables that nobody uses any more.
+/// Files of tables and segments that nobody uses any more.
 #[derive(Default)]
-pub(crate) struct Graveyard(Mutex<Vec<u64>>);
+pub(crate) struct Graveyard(Mutex<Vec<PathBuf>>);
 
 impl Graveyard {
-    /// Takes the numbers out.
-    pub(crate) fn drain(&self) -> Vec<u64> {
-        let mut numbers = std::mem::take(&mut *crate::lock(&self.0));
-        numbers.sort_unstable();
-        numbers
+    pub(crate) fn add(&self, file: PathBuf) {
+        crate::lock(&self.0).push(file);
+    }
+
+    /// Takes the files out.
+    pub(crate) fn drain(&self) -> Vec<PathBuf> {
+        let mut files = std::mem::take(&mut *crate::lock(&self.0));
+        files.sort_unstable();
+        files
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -52,8 +56,15 @@ pub(crate) struct TableContext {
     pub(crate) graveyard: Arc<Graveyard>,
     /// Lookups that a filter answered.
     pub(crate) filter_rejections: Arc<AtomicU64>,
-    /// The first part of a table that could not be read: damaged, or refused by the disk.
+    /// The first part of a table or segment that could not be read: damaged, or refused by the disk.
     pub(crate) unreadable: Arc<OnceLock<Error>>,
+}
+
+impl TableContext {
+    /// Remembers that something could not be read.
+    pub(crate) fn note_unreadable(&self, error: &Error) {
+        let _ = self.unreadable.set(error.clone());
+    }
 }
 
 /// An open table.
@@ -70,8 +81,7 @@ pub(crate) struct Table {
 /// What a table knows about a key: the newest version that may be seen.
 pub(crate) struct Hit {
     pub(crate) sequence: u64,
-    /// `None`: deleted.
-    pub(crate) value: Option<Bytes>,
+    pub(crate) value: Value,
 }
 
 impl Table {
@@ -94,7 +104,7 @@ impl Table {
         let footer = file.read_exact_at(FOOTER_BYTES, footer_at).at(&path, "read")?;
         let footer = Footer::decode(&footer).map_err(|what| Error::corrupt(&path, footer_at, what))?;
         let properties = read_section(&*file, &path, len, footer.properties)?;
-        let found = TableMeta::decode_properties(&mut Reader::new(&properties), len);
+        let found = TableMeta::decode_properties(&properties, len);
         if found.as_ref() != Some(&meta) {
             let what = "the table's properties differ from the manifest's";
             return Err(Error::corrupt(&path, footer.properties.offset, what));
@@ -118,7 +128,9 @@ impl Table {
             return Ok(None);
         }
         match split(cursor.key()) {
-            Some((found, sequence)) if found == prefixed => Ok(Some(Hit { sequence, value: cursor.value() })),
+            Some((found, sequence)) if found == prefixed => {
+                Ok(Some(Hit { sequence, value: cursor.value()? }))
+            }
             _ => Ok(None),
         }
     }
@@ -167,7 +179,7 @@ impl Table {
 
     /// Whoever meets the damage sees an error; whoever runs the engine must hear of it too.
     fn noted(&self, error: Error) -> Error {
-        let _ = self.context.unreadable.set(error.clone());
+        self.context.note_unreadable(&error);
         error
     }
 
@@ -179,7 +191,7 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         if *self.obsolete.get_mut() {
-            crate::lock(&self.context.graveyard.0).push(self.meta.number);
+            self.context.graveyard.add(std::mem::take(&mut self.path));
         }
     }
 }

@@ -24,7 +24,7 @@ fn context(platter: &Arc<MemDisk>) -> TableContext {
 fn entry(n: u64) -> Entry {
     let key = InternalKey::new(Cf(1), format!("key{:05}", n * 2).into(), 100 + n % 7);
     let value = (n % 10 != 3).then(|| Bytes::from(format!("value {n} ").repeat(1 + n as usize % 5)));
-    Entry { key, value }
+    Entry { key, value: Value::of(value) }
 }
 
 fn build(context: &TableContext, entries: u64) -> TableMeta {
@@ -121,7 +121,7 @@ fn a_replaced_table_is_buried_after_its_last_reader() {
     let reader = table.clone();
     table.mark_obsolete();
     drop(table);
-    assert_eq!(context.graveyard.drain(), []);
+    assert!(context.graveyard.drain().is_empty());
     drop(reader);
-    assert_eq!(context.graveyard.drain(), [7]);
+    assert_eq!(context.graveyard.drain(), [files::table(&context.dir, 7)]);
 }

@@ -1,0 +1,134 @@
+//! Where flushes and compactions write to: tables, and beside them the segments of the value log.
+
+use crate::Result;
+use crate::key::Entry;
+use crate::options::Options;
+use crate::table::TableContext;
+use crate::table::builder::TableBuilder;
+use crate::table::format::TableMeta;
+use crate::value::{Pointer, Value};
+use crate::version::Version;
+use crate::vlog::writer::ValueWriter;
+use crate::vlog::{BUCKETS, SegmentMeta};
+use std::collections::BTreeSet;
+
+/// Writes entries into as many tables as it takes, and large values into segments.
+pub(crate) struct Output<'a> {
+    context: &'a TableContext,
+    options: &'a Options,
+    next_file: &'a (dyn Fn() -> u64 + Send + Sync),
+    table_bytes: u64,
+    builder: Option<TableBuilder>,
+    tables: Vec<TableMeta>,
+    values: ValueWriter<'a>,
+    /// Knows the segments that stored values are in.
+    version: &'a Version,
+    /// Segments whose values are to move.
+    collect: BTreeSet<u64>,
+    /// Bytes of records that moved.
+    moved_bytes: u64,
+}
+
+/// What was written.
+#[derive(Debug, Default)]
+pub(crate) struct Written {
+    pub(crate) tables: Vec<TableMeta>,
+    pub(crate) segments: Vec<SegmentMeta>,
+    /// Bytes of records that moved from one segment to another.
+    pub(crate) moved_bytes: u64,
+}
+
+impl Written {
+    /// Bytes of all new files.
+    pub(crate) fn bytes(&self) -> u64 {
+        let tables = self.tables.iter().map(|meta| meta.bytes);
+        tables.chain(self.segments.iter().map(|meta| meta.bytes)).sum()
+    }
+}
+
+impl<'a> Output<'a> {
+    /// Tables are cut at `table_bytes`; files are numbered by `next_file`.
+    pub(crate) fn new(
+        context: &'a TableContext,
+        options: &'a Options,
+        table_bytes: u64,
+        version: &'a Version,
+        next_file: &'a (dyn Fn() -> u64 + Send + Sync),
+    ) -> Self {
+        let values = ValueWriter::new(context, options.compression, options.value_segment_bytes);
+        let (tables, collect) = (Vec::new(), BTreeSet::new());
+        let builder = None;
+        Self {
+            context,
+            options,
+            next_file,
+            table_bytes,
+            builder,
+            tables,
+            values,
+            version,
+            collect,
+            moved_bytes: 0,
+        }
+    }
+
+    /// Moves the values of these segments into new ones as they come by.
+    pub(crate) fn collecting(self, collect: BTreeSet<u64>) -> Self {
+        Self { collect, ..self }
+    }
+
+    /// Adds an entry; at most one version a key comes here, so tables may be cut anywhere.
+    pub(crate) fn add(&mut self, mut entry: Entry) -> Result<()> {
+        entry.value = self.place(&entry)?;
+        let mut builder = match self.builder.take() {
+            Some(builder) => builder,
+            None => {
+                let context = self.context;
+                TableBuilder::create(&*context.disk, &context.dir, (self.next_file)(), self.options)?
+            }
+        };
+        builder.add(&entry)?;
+        if builder.bytes() >= self.table_bytes {
+            self.tables.push(builder.finish()?);
+        } else {
+            self.builder = Some(builder);
+        }
+        Ok(())
+    }
+
+    /// Ends the current table.
+    pub(crate) fn cut(&mut self) -> Result<()> {
+        if let Some(builder) = self.builder.take() {
+            self.tables.push(builder.finish()?);
+        }
+        Ok(())
+    }
+
+    /// Puts the entry's value where it belongs.
+    fn place(&mut self, entry: &Entry) -> Result<Value> {
+        match &entry.value {
+            Value::Inline(value) if value.len() >= self.options.value_threshold => {
+                self.store(0, &entry.key.prefixed(), value).map(Value::Stored)
+            }
+            Value::Stored(pointer) if self.collect.contains(&pointer.segment) => {
+                let key = entry.key.prefixed();
+                let (bucket, value) = self.version.read_stored(&key, *pointer)?;
+                self.moved_bytes += u64::from(pointer.len);
+                let bucket = (bucket + 1).min(BUCKETS - 1);
+                self.store(bucket, &key, &value).map(Value::Stored)
+            }
+            other => Ok(other.clone()),
+        }
+    }
+
+    fn store(&mut self, bucket: u8, key: &[u8], value: &[u8]) -> Result<Pointer> {
+        self.values.add(bucket, key, value, &self.next_file)
+    }
+
+    /// The finished files. Their content is durable, and the names of segments are; those of tables are not yet.
+    pub(crate) fn finish(mut self) -> Result<Written> {
+        self.cut()?;
+        let segments = self.values.finish()?;
+        Ok(Written { tables: self.tables, segments, moved_bytes: self.moved_bytes })
+    }
+}
