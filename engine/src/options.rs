@@ -33,7 +33,7 @@ pub struct Options {
     pub level_bytes_base: u64,
     /// Size ratio of neighbouring levels.
     pub level_multiplier: u64,
-    /// Memory for table blocks.
+    /// Memory for blocks and filters of tables.
     pub block_cache_bytes: u64,
     /// Filter bits a key; 10 give about one false positive in a hundred. 0: no filter.
     pub bloom_bits_per_key: u32,

@@ -186,6 +186,8 @@ pub struct Stats {
     pub change_bytes: u64,
     /// How long a written batch waited until its group was led. Applied ones never wait.
     pub write_wait: Timing,
+    /// Waits of writers because background work fell behind: the slowdown before a stop.
+    pub slowdown_time: Timing,
     /// Insertions of batches into the memtable.
     pub apply_time: Timing,
     /// Batches that wait for a leader just now.

@@ -7,7 +7,9 @@
 //!   what was written past raft, in a store little more than its first regions, and the raft log (`raft/NNNNN.raft`) is the
 //!   log of everything else. `wal.active_segment`, `segment_count`, `active_size` and `segments_removed` are the engine's,
 //!   `wal.raft_log` has the same of the raft log. Records are counted in the segments that are there.
-//! - *No value log.* Values stay in the tables, so everything under `value_log` is 0, as are value bytes and densities.
+//! - *The value log* is written once by flushes and compactions: nothing is appended to it, so heads never move
+//!   (`head_updates`), and what nobody points at leaves with the edit of the manifest that removed the last pointer, so no
+//!   deletion is pending and no discard is queued. Densities are value bytes for each byte of tables.
 //! - *No ingest buffer.* Tables of level 0 are merged into level 1 at once, so all `ingest_*` members are 0.
 //! - *No hot-key ring.* Load is measured per region (see `auto_split`), so `hot` is empty and nothing is limited by it.
 //! - *One block cache* for all levels: `block_l0_hit_rate` and `block_l1_hit_rate` are both that of all data blocks,
@@ -24,7 +26,7 @@ use crate::mode::{self, Mode};
 use crate::status::{self, StoreStatus};
 use crate::store::Shared;
 use crate::{Error, Result};
-use nokv_engine::{Db, Options, Pressure, Timing};
+use nokv_engine::{BucketStats, Db, Options, Pressure, Timing};
 use nokv_env::Disk;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionReplicaState};
 use nokv_replica::{BIRTH, Counters, LogStatus};
@@ -77,7 +79,7 @@ members! {
         flush: FlushStats,
         /// Merging tables.
         compaction: CompactionStats,
-        /// All 0: there is no value log.
+        /// The value log.
         value_log: ValueLogStats,
         /// The engine's log, and the raft log.
         wal: WalStats,
@@ -167,28 +169,32 @@ members! {
         value_weight_suggested: f64,
     }
 
-    /// The value log that there is not.
+    /// The value log.
     ValueLogStats {
-        /// 0.
+        /// Live segments.
         segments: u64,
-        /// 0.
+        /// 0: what nobody points at is gone already.
         pending_deletes: u64,
-        /// 0.
+        /// 0: what nobody points at is gone already.
         discard_queue: u64,
-        /// Empty.
+        /// The newest segment of every bucket that has one, by bucket.
         heads: BTreeMap<String, ValueLogHead>,
-        /// All 0.
+        /// Collecting garbage.
         gc: ValueLogGc,
+        /// Ours: bytes of live segments.
+        total_bytes: u64,
+        /// Ours: bytes of them that tables point at; the rest is garbage.
+        live_bytes: u64,
     }
 
     /// The end of one bucket.
     #[serde(rename_all = "PascalCase")]
     ValueLogHead {
-        /// Bytes of the entry.
+        /// 0: a segment ends where it ends.
         len: u64,
-        /// Where it begins.
+        /// Length of the segment.
         offset: u64,
-        /// The file.
+        /// The segment's number.
         fid: u64,
         /// The bucket.
         bucket: u64,
@@ -196,9 +202,9 @@ members! {
 
     /// Collecting garbage of the value log.
     ValueLogGc {
-        /// 0.
+        /// Collections made for their own sake; compactions that pass collect too.
         gc_runs: u64,
-        /// 0.
+        /// Segments that nobody pointed at any more, and that went.
         segments_removed: u64,
         /// 0.
         head_updates: u64,
@@ -214,6 +220,8 @@ members! {
         gc_rejected: u64,
         /// 0.
         gc_parallelism: u64,
+        /// Ours: bytes of values that moved into new segments.
+        moved_bytes: u64,
     }
 
     /// The engine's log, and the raft log.
@@ -316,7 +324,7 @@ members! {
         avg_batch_bytes: f64,
         /// How long a batch waited for its group; applied ones do not wait.
         avg_request_wait_ms: f64,
-        /// 0: there is no value log.
+        /// 0: writes do not touch the value log.
         avg_vlog_ms: f64,
         /// Inserting a batch into the memtable.
         avg_apply_ms: f64,
@@ -428,11 +436,11 @@ members! {
     LsmStats {
         /// All levels, newest first.
         levels: Vec<LevelStats>,
-        /// 0: values stay in tables.
+        /// Bytes of the value log that tables point at.
         value_bytes_total: u64,
-        /// 0.
+        /// The largest density of a level.
         value_density_max: f64,
-        /// Never.
+        /// Never: a high density is what the value log is for.
         value_density_alert: bool,
         /// What key ranges of tables spared reads.
         range_filter: RangeFilterStats,
@@ -446,7 +454,7 @@ members! {
         tables: u64,
         /// Bytes of their files.
         size_bytes: u64,
-        /// 0.
+        /// Bytes of the value log that its tables point at.
         value_bytes: u64,
         /// 0: tables do not know what of them is stale; `tombstones` hints at it.
         stale_bytes: u64,
@@ -456,7 +464,7 @@ members! {
         ingest_size_bytes: u64,
         /// 0.
         ingest_value_bytes: u64,
-        /// 0.
+        /// Value bytes for each byte of its tables.
         value_density: f64,
         /// 0.
         ingest_value_density: f64,
@@ -607,6 +615,7 @@ impl StatsSnapshot {
                 ),
                 iterator_reused: 0,
             },
+            value_log: value_log(engine),
             lsm: lsm(engine),
             transport: raft.map(transport).unwrap_or_default(),
             ..Self::default()
@@ -731,6 +740,27 @@ fn mode_name(pressure: Pressure) -> String {
     name.to_owned()
 }
 
+fn value_log(engine: &nokv_engine::Stats) -> ValueLogStats {
+    let head = |(bucket, stats): (usize, &BucketStats)| {
+        let (fid, offset) = stats.newest?;
+        Some((bucket.to_string(), ValueLogHead { len: 0, offset, fid, bucket: bucket as u64 }))
+    };
+    let sum = |of: fn(&BucketStats) -> u64| engine.buckets.iter().map(of).sum();
+    ValueLogStats {
+        segments: sum(|bucket| bucket.segments),
+        heads: engine.buckets.iter().enumerate().filter_map(head).collect(),
+        gc: ValueLogGc {
+            gc_runs: engine.collections,
+            segments_removed: engine.segments_removed,
+            moved_bytes: engine.collected_bytes,
+            ..ValueLogGc::default()
+        },
+        total_bytes: sum(|bucket| bucket.bytes),
+        live_bytes: sum(|bucket| bucket.live_bytes),
+        ..ValueLogStats::default()
+    }
+}
+
 fn lsm(engine: &nokv_engine::Stats) -> LsmStats {
     let level = |(number, level): (usize, &nokv_engine::LevelStats)| LevelStats {
         level: number as u64,
@@ -738,10 +768,15 @@ fn lsm(engine: &nokv_engine::Stats) -> LsmStats {
         size_bytes: level.bytes,
         entries: level.entries,
         tombstones: level.tombstones,
+        value_bytes: level.value_bytes,
+        value_density: rounded(ratio(level.value_bytes, level.bytes)),
         ..LevelStats::default()
     };
+    let levels: Vec<LevelStats> = engine.levels.iter().enumerate().map(level).collect();
     LsmStats {
-        levels: engine.levels.iter().enumerate().map(level).collect(),
+        value_bytes_total: levels.iter().map(|level| level.value_bytes).sum(),
+        value_density_max: levels.iter().map(|level| level.value_density).fold(0.0, f64::max),
+        levels,
         range_filter: RangeFilterStats {
             point_candidates: engine.pruning.point_candidates,
             point_pruned: engine.pruning.point_pruned,

@@ -119,7 +119,7 @@ pub enum Command {
     Stats(inspect::Stats),
     /// Show which tables a directory's manifest says are live
     Manifest(inspect::Manifest),
-    /// Show the value log of a directory; there is none, values stay in the tables
+    /// Show the value log of a directory; live segments and what of them is garbage
     Vlog(inspect::Vlog),
     /// Read everything in a directory and list what is damaged, changing nothing
     Check(inspect::Check),

@@ -5,7 +5,7 @@ use crate::args::{Format, Global};
 use crate::cmd::workdir::Workdir;
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, base64, quote};
-use nokv_engine::inspect::{self, ManifestInfo, TableInfo};
+use nokv_engine::inspect::{self, ManifestInfo, SegmentInfo, TableInfo};
 use nokv_env::Env;
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -14,11 +14,11 @@ use std::collections::BTreeMap;
 #[derive(Serialize)]
 struct Document {
     log_pointer: LogPointer,
-    /// Empty: there is no value log.
-    value_log_heads: [(); 0],
+    /// The newest segment of every bucket of the value log.
+    value_log_heads: Vec<Place>,
     levels: Vec<Level>,
-    /// Empty: there is no value log.
-    value_logs: [(); 0],
+    /// All live segments of the value log.
+    value_logs: Vec<Place>,
     manifest: File,
     flushed_sequence: u64,
     next_file: u64,
@@ -44,8 +44,17 @@ struct Level {
     file_count: usize,
     file_ids: Vec<u64>,
     total_bytes: u64,
-    /// 0: there is no value log.
+    /// Bytes of the value log that its tables point at.
     value_bytes: u64,
+}
+
+/// A live segment of the value log, and where it ends.
+#[derive(Serialize)]
+struct Place {
+    bucket: u8,
+    fid: u64,
+    offset: u64,
+    valid: bool,
 }
 
 #[derive(Serialize)]
@@ -55,6 +64,7 @@ struct Table {
     bytes: u64,
     entries: u64,
     tombstones: u64,
+    value_bytes: u64,
     smallest: Key,
     largest: Key,
 }
@@ -102,7 +112,7 @@ fn levels(info: &ManifestInfo) -> Vec<Level> {
         file_count: tables.len(),
         file_ids: tables.iter().map(|table| table.number).collect(),
         total_bytes: tables.iter().map(|table| table.bytes).sum(),
-        value_bytes: 0,
+        value_bytes: tables.iter().map(|table| table.value_bytes).sum(),
     };
     levels.into_iter().map(level).collect()
 }
@@ -115,17 +125,27 @@ fn table(table: &TableInfo) -> Table {
         bytes: table.bytes,
         entries: table.entries,
         tombstones: table.tombstones,
+        value_bytes: table.value_bytes,
         smallest: key(&table.smallest),
         largest: key(&table.largest),
     }
 }
 
+fn place(segment: &SegmentInfo) -> Place {
+    Place { bucket: segment.bucket, fid: segment.number, offset: segment.bytes, valid: true }
+}
+
+fn heads(info: &ManifestInfo) -> Vec<Place> {
+    let same = |a: &SegmentInfo, b: &SegmentInfo| a.bucket == b.bucket;
+    info.segments.chunk_by(same).filter_map(|bucket| bucket.last().map(place)).collect()
+}
+
 fn document(info: &ManifestInfo) -> Document {
     Document {
         log_pointer: LogPointer { offset: 0, segment: info.log_start },
-        value_log_heads: [],
+        value_log_heads: heads(info),
         levels: levels(info),
-        value_logs: [],
+        value_logs: info.segments.iter().map(place).collect(),
         manifest: File { name: name(info), edits: info.edits },
         flushed_sequence: info.flushed_sequence,
         next_file: info.next_file,
@@ -140,14 +160,18 @@ fn lines(info: &ManifestInfo) -> Vec<String> {
         format!("Flushed Sequence     : {}", info.flushed_sequence),
         format!("Next File            : {}", info.next_file),
     ];
+    let place = |place: &Place| format!("fid={} offset={} valid={}", place.fid, place.offset, place.valid);
+    let head = |head: &Place| format!("ValueLog Head[{}]     : {}", head.bucket, place(head));
+    lines.extend(heads(info).iter().map(head));
     lines.push(if info.tables.is_empty() { "Levels: (none)".to_owned() } else { "Levels:".to_owned() });
     for level in levels(info) {
         let ids: Vec<String> = level.file_ids.iter().map(u64::to_string).collect();
         lines.push(format!(
-            "  - L{} files={} total={} bytes value=0 bytes ids=[{}]",
+            "  - L{} files={} total={} bytes value={} bytes ids=[{}]",
             level.level,
             level.file_count,
             level.total_bytes,
+            level.value_bytes,
             ids.join(" ")
         ));
     }
@@ -168,6 +192,11 @@ fn lines(info: &ManifestInfo) -> Vec<String> {
             quote(&table.largest.1)
         ));
     }
-    lines.push("ValueLog segments: (none)".to_owned());
+    let none = info.segments.is_empty();
+    lines.push(if none { "ValueLog segments: (none)".to_owned() } else { "ValueLog segments:".to_owned() });
+    let segment = |segment: &SegmentInfo| {
+        format!("  - bucket={} {} live={}", segment.bucket, place(&self::place(segment)), segment.live_bytes)
+    };
+    lines.extend(info.segments.iter().map(segment));
     lines
 }

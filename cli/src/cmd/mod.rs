@@ -92,7 +92,7 @@ pub fn run(cli: Cli) -> Result<u8> {
         Command::Manifest(args) => {
             client(Dial::nobody(), async |env| manifest::run(&env, &args, global).await)
         }
-        Command::Vlog(args) => client(Dial::nobody(), async |env| vlog::run(&env, &args, global)),
+        Command::Vlog(args) => client(Dial::nobody(), async |env| vlog::run(&env, &args, global).await),
         Command::Check(args) => client(Dial::nobody(), async |env| check::run(&env, &args, global).await),
         Command::Regions(args) => {
             client(Dial::cluster(&args.cluster), async |env| regions::run(&env, &args, global).await)

@@ -135,6 +135,10 @@ fn flush_and_compaction(text: &mut Text, stats: &StatsSnapshot) {
 fn value_log_and_writes(text: &mut Text, stats: &StatsSnapshot) {
     let value_log = &stats.value_log;
     text.put("ValueLog.Segments", value_log.segments);
+    if value_log.segments > 0 {
+        let (total, live) = (value_log.total_bytes, value_log.live_bytes);
+        text.put("ValueLog.Bytes", format!("total={total} live={live}"));
+    }
     text.put("ValueLog.PendingDelete", value_log.pending_deletes);
     text.put("ValueLog.DiscardQueue", value_log.discard_queue);
     let gc = &value_log.gc;
@@ -153,6 +157,9 @@ fn value_log_and_writes(text: &mut Text, stats: &StatsSnapshot) {
                 gc.gc_parallelism
             ),
         );
+    }
+    if gc.moved_bytes > 0 {
+        text.put("ValueLog.MovedBytes", gc.moved_bytes);
     }
     for (bucket, head) in &value_log.heads {
         let place = format!("fid={} offset={} len={}", head.fid, head.offset, head.len);

@@ -36,7 +36,9 @@ pub fn regions() -> Vec<RegionDescriptor> {
 fn batch(from: usize, to: usize) -> WriteBatch {
     let mut batch = WriteBatch::new();
     for n in from..to {
-        batch.put(Cf(0), format!("key{n:05}"), format!("value {n} ").repeat(8));
+        // A few are large enough for the value log.
+        let times = if n % 100 == 7 { 600 } else { 8 };
+        batch.put(Cf(0), format!("key{n:05}"), format!("value {n} ").repeat(times));
     }
     batch.delete(Cf(0), format!("key{from:05}"));
     batch
@@ -55,6 +57,17 @@ async fn fill(env: &Env, dir: &Path) {
         db.write(batch(2_000 + n * 3, 2_000 + n * 3 + 3), sync).await.unwrap();
     }
     db.close().await.unwrap();
+}
+
+/// A database that belongs to no cluster, with one small value.
+pub fn small(dir: &Path) {
+    real(async |env| {
+        let db = Db::open(&env, dir, Options::default()).await.unwrap();
+        let mut batch = WriteBatch::new();
+        batch.put(Cf(0), "key", "value");
+        db.write(batch, WriteOptions { sync: true }).await.unwrap();
+        db.close().await.unwrap();
+    });
 }
 
 /// A database that belongs to no cluster.

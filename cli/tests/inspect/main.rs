@@ -12,7 +12,7 @@
 mod fixture;
 mod schema;
 
-use fixture::{Server, Shape, fails, flip, json, newest, nokv, port, seeded, shape, standalone, text};
+use fixture::{Server, Shape, fails, flip, json, newest, nokv, port, seeded, shape, small, standalone, text};
 use schema::Schema;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -81,10 +81,17 @@ fn a_database_without_a_cluster_has_no_regions_and_that_is_no_error() {
     let note = String::from_utf8_lossy(&output.stderr);
     assert!(note.contains("mode standalone: no region catalog"), "{note}");
     assert_eq!(text(&["regions", "--workdir", path(&dir)]), "Regions: (none)\n");
+    assert_eq!(json(&["stats", "--workdir", path(&dir), "--json"])["raft"]["group_count"], 0);
+}
+
+#[test]
+fn a_database_of_small_values_has_no_value_log() {
+    let (_home, dir) = home("db");
+    small(&dir);
     let output = nokv(&["vlog", "--workdir", path(&dir), "--json"]);
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), serde_json::json!({"buckets": []}));
     assert!(String::from_utf8_lossy(&output.stderr).contains("this database has no value log"));
-    assert_eq!(json(&["stats", "--workdir", path(&dir), "--json"])["raft"]["group_count"], 0);
+    assert!(text(&["vlog", "--workdir", path(&dir)]).contains("all values are in its tables"));
 }
 
 /// Every command that looks at a directory.

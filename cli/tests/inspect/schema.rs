@@ -156,7 +156,7 @@ fn unknown(value: &Value, at: &str, known: &BTreeSet<String>, problems: &mut Vec
 #[test]
 fn the_validator_finds_what_is_wrong() {
     let schema = Schema::load("vlog");
-    let good = serde_json::json!({"buckets": [{"bucket": 0, "active_fid": 2, "head": {"fid": 2, "offset": 9}, "segments": [1]}]});
+    let good = serde_json::json!({"buckets": [{"bucket": 0, "active_fid": 2, "head": {"fid": 2, "offset": 9}, "segments": [1], "total_bytes": 9, "live_bytes": 4, "values": 1}]});
     assert_eq!(schema.problems(&good), Vec::<String>::new());
     let bad = serde_json::json!({"buckets": [{"bucket": -1, "active_fid": "2", "head": {"fid": 2}, "segments": [1], "more": 1}]});
     let problems = schema.problems(&bad);

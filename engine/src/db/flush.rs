@@ -129,6 +129,9 @@ impl Inner {
             ..Edit::default()
         };
         let log_start = edit.log_start;
+        if !edit.segments_added.is_empty() {
+            env.probe("engine.vlog");
+        }
         self.install(edit, |view| {
             view.immutables.pop();
         })?;

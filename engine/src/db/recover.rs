@@ -20,7 +20,7 @@ use crate::files::{self, Kind, WAL_EXTENSION};
 use crate::log::{Log, LogOptions, Position};
 use crate::manifest::{self, Manifest};
 use crate::memtable::Memtable;
-use crate::table::{Table, TableContext};
+use crate::table::{Pinned, Table, TableContext};
 use crate::version::Version;
 use crate::view::View;
 use crate::vlog::SegmentMeta;
@@ -35,11 +35,18 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
+/// Open tables may keep filters in one part of so many of the memory for blocks.
+const PINNED_SHARE: u64 = 8;
+
 /// Opens for reading and writing.
 pub(super) fn open(env: &Env, dir: &Path, mut options: Options) -> Result<Arc<Inner>> {
     options.validate()?;
     if env.chance("engine.memtable.small", 0.3) {
         options.memtable_bytes = options.memtable_bytes.min(8 << 10);
+    }
+    if env.chance("engine.vlog.small", 0.3) {
+        options.value_threshold = options.value_threshold.min(48);
+        options.value_segment_bytes = options.value_segment_bytes.min(4 << 10);
     }
     let disk = &*env.disk;
     disk.create_dir_all(dir).at(dir, "create")?;
@@ -176,10 +183,12 @@ impl Recovery {
     /// Adds up the manifest and opens its tables.
     fn read(disk: Arc<dyn Disk>, dir: &Path, options: Options, number: u64) -> Result<Self> {
         let (catalog, _) = manifest::read_in_force(&*disk, dir, number)?;
+        let pinned_bytes = options.block_cache_bytes / PINNED_SHARE;
         let context = TableContext {
             disk,
             dir: dir.to_owned(),
-            cache: Arc::new(BlockCache::new(options.block_cache_bytes, options.block_bytes)),
+            cache: Arc::new(BlockCache::new(options.block_cache_bytes - pinned_bytes, options.block_bytes)),
+            pinned: Arc::new(Pinned::new(pinned_bytes)),
             graveyard: Arc::default(),
             filter_rejections: Arc::default(),
             unreadable: Arc::default(),

@@ -567,3 +567,28 @@ fn a_walk_that_nobody_asked_for_leaves_the_cache_to_others() {
     assert_eq!(read, model);
     assert!(db.stats().cache_bytes > before);
 }
+
+#[test]
+fn writers_are_slowed_down_before_they_are_stopped() {
+    let world = World::new(1);
+    let db = world.open(&options()).unwrap();
+    let memtable = options().memtable_bytes;
+    let large = |n: usize| put(key(n), vec![b'v'; memtable / 2]);
+    world.run(db.write(large(0), NO_SYNC)).unwrap();
+    assert_eq!((db.pressure(), db.stats().slowdown_time.count), (Pressure::None, 0));
+    // Nobody flushes meanwhile: the executor stands still.
+    for n in 0..8 {
+        db.apply(large(n)).unwrap();
+    }
+    assert_eq!(db.pressure(), Pressure::Slowdown);
+    world.run(db.write(put(key(9), "small"), NO_SYNC)).unwrap();
+    assert_eq!(db.stats().slowdown_time.count, 0, "it is owed");
+    for n in 0..8 {
+        db.apply(large(n)).unwrap();
+    }
+    world.run(db.write(large(9), NO_SYNC)).unwrap();
+    assert_eq!(db.stats().slowdown_time.count, 1);
+    assert!(db.stats().slowdown_time.max <= std::time::Duration::from_millis(100));
+    world.run(db.flush()).unwrap();
+    assert_eq!(db.pressure(), Pressure::None);
+}

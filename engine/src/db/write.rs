@@ -15,16 +15,24 @@ use crate::memtable::Memtable;
 use crate::view::View;
 use crate::{Cf, Error, Pressure, Result, lock};
 use bytes::Bytes;
-use nokv_env::Instant;
+use nokv_env::{ClockExt, Instant};
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 use tokio::sync::oneshot;
 
 /// Log record that holds one batch. On disk: never renumber.
 pub(crate) const KIND_BATCH: u8 = 1;
 /// A leader stops gathering here.
 const GROUP_BYTES: usize = 1 << 20;
+/// What the leaders of groups may write for themselves just before a stop.
+const SLOWDOWN_BYTES_PER_SECOND: u64 = 4 << 20;
+/// A change without bytes costs something too.
+const SLOWDOWN_CHANGE_BYTES: usize = 64;
+/// Waits are saved up to this, and are never longer than that.
+const SLOWDOWN_NANOS_MIN: u64 = 1_000_000;
+const SLOWDOWN_NANOS_MAX: u64 = 100_000_000;
 
 /// Writers that wait for a leader.
 #[derive(Default)]
@@ -128,10 +136,33 @@ async fn wait_for_room(inner: &Inner) -> Result<()> {
     inner.until(room).await
 }
 
+/// Between [`Pressure::Slowdown`] and [`Pressure::Stop`] lets writers wait the longer, the nearer the stop is, so that they
+/// come down to what background work can do instead of running into a wall. Short waits are saved up: no clock does them well.
+async fn slow_down(inner: &Inner, batch: &WriteBatch) -> Result<()> {
+    let permille = inner.pressure_permille();
+    if permille == 0 {
+        return Ok(());
+    }
+    let bytes = (batch.bytes() + SLOWDOWN_CHANGE_BYTES * batch.len()) as u64;
+    let nanos = bytes.saturating_mul(permille) * 1_000_000 / SLOWDOWN_BYTES_PER_SECOND;
+    let owed = inner.counters.slowdown_owed.fetch_add(nanos, Ordering::Relaxed) + nanos;
+    if owed < SLOWDOWN_NANOS_MIN {
+        return Ok(());
+    }
+    inner.counters.slowdown_owed.fetch_sub(owed, Ordering::Relaxed);
+    let pause = Duration::from_nanos(owed.min(SLOWDOWN_NANOS_MAX));
+    inner.counters.slowdown_time.add(pause);
+    let env = inner.env()?;
+    env.probe("engine.write.slowed");
+    env.clock.sleep(pause).await;
+    Ok(())
+}
+
 /// Writes the leader's batch and everything that waits, answers, and passes the baton on.
 async fn lead(baton: Baton, batch: WriteBatch, sync: bool, asked: Instant) -> Result<u64> {
     let inner = baton.0.clone();
     inner.counters.write_wait.add(inner.now().since(asked));
+    slow_down(&inner, &batch).await?;
     let (batches, mut answers, sync) = gather(&inner, batch, sync);
     let mut results = inner.commit(batches, sync).into_iter();
     let mine = results.next().unwrap_or(Err(Error::Closed));

@@ -56,8 +56,36 @@ pub(crate) struct TableContext {
     pub(crate) graveyard: Arc<Graveyard>,
     /// Lookups that a filter answered.
     pub(crate) filter_rejections: Arc<AtomicU64>,
+    /// Bytes of filters that open tables keep for themselves, and how many they may.
+    pub(crate) pinned: Arc<Pinned>,
     /// The first part of a table or segment that could not be read: damaged, or refused by the disk.
     pub(crate) unreadable: Arc<OnceLock<Error>>,
+}
+
+/// A budget for what open tables keep in memory, beside the block cache.
+pub(crate) struct Pinned {
+    used: AtomicU64,
+    limit: u64,
+}
+
+impl Pinned {
+    pub(crate) fn new(limit: u64) -> Self {
+        Self { used: AtomicU64::new(0), limit }
+    }
+
+    /// Whether there is room for so much more; it counts as used then.
+    fn take(&self, bytes: u64) -> bool {
+        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
+        self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
+    }
+
+    fn give_back(&self, bytes: u64) {
+        self.used.fetch_sub(bytes, Ordering::Relaxed);
+    }
+
+    pub(crate) fn bytes(&self) -> u64 {
+        self.used.load(Ordering::Relaxed)
+    }
 }
 
 impl TableContext {
@@ -74,6 +102,8 @@ pub(crate) struct Table {
     path: PathBuf,
     top_index: Block,
     filter: Handle,
+    /// The filter, once it was needed and if there was room for it. Otherwise it is looked for in the cache.
+    pinned_filter: OnceLock<Bytes>,
     context: TableContext,
     obsolete: AtomicBool,
 }
@@ -113,7 +143,16 @@ impl Table {
         let top_index =
             Block::parse(top_index).map_err(|what| Error::corrupt(&path, footer.top_index.offset, what))?;
         let obsolete = AtomicBool::new(false);
-        Ok(Self { meta, file, path, top_index, filter: footer.filter, context: context.clone(), obsolete })
+        Ok(Self {
+            meta,
+            file,
+            path,
+            top_index,
+            filter: footer.filter,
+            pinned_filter: OnceLock::new(),
+            context: context.clone(),
+            obsolete,
+        })
     }
 
     /// The newest version at or below the target's sequence.
@@ -140,19 +179,32 @@ impl Table {
         if self.filter.len == 0 {
             return Ok(true);
         }
-        let cached = self.context.cache.get(self.meta.number, self.filter.offset, Part::Index);
-        let filter = if let Some(Cached::Filter(filter)) = cached {
-            filter
-        } else {
-            let filter = self.section(self.filter)?;
-            self.context.cache.insert(self.meta.number, self.filter.offset, Cached::Filter(filter.clone()));
-            filter
+        let hash = filter::hash(prefixed);
+        let may_hold = match self.pinned_filter.get() {
+            Some(filter) => filter::may_hold(filter, hash),
+            None => filter::may_hold(&self.fetch_filter()?, hash),
         };
-        let may_hold = filter::may_hold(&filter, filter::hash(prefixed));
         if !may_hold {
             self.context.filter_rejections.fetch_add(1, Ordering::Relaxed);
         }
         Ok(may_hold)
+    }
+
+    /// The filter from the cache or the file. It is pinned if there is room.
+    fn fetch_filter(&self) -> Result<Bytes> {
+        let offset = self.filter.offset;
+        if let Some(Cached::Filter(filter)) = self.context.cache.get(self.meta.number, offset, Part::Index) {
+            return Ok(filter);
+        }
+        let filter = self.section(self.filter)?;
+        let bytes = filter.len() as u64;
+        if !self.context.pinned.take(bytes) {
+            self.context.cache.insert(self.meta.number, offset, Cached::Filter(filter.clone()));
+        } else if self.pinned_filter.set(filter.clone()).is_err() {
+            // Somebody else was faster.
+            self.context.pinned.give_back(bytes);
+        }
+        Ok(filter)
     }
 
     /// From now on nothing refers to the table but readers that already do.
@@ -190,6 +242,9 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
+        if let Some(filter) = self.pinned_filter.get() {
+            self.context.pinned.give_back(filter.len() as u64);
+        }
         if *self.obsolete.get_mut() {
             self.context.graveyard.add(std::mem::take(&mut self.path));
         }

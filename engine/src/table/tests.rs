@@ -17,6 +17,7 @@ fn context(platter: &Arc<MemDisk>) -> TableContext {
         cache: Arc::new(BlockCache::new(64 << 10, 512)),
         graveyard: Arc::default(),
         filter_rejections: Arc::default(),
+        pinned: Arc::new(Pinned::new(1 << 10)),
         unreadable: Arc::default(),
     }
 }
