@@ -82,6 +82,16 @@ pub enum Error {
     /// An option makes no sense.
     #[error("invalid option: {0}")]
     InvalidOption(&'static str),
+    /// Options in a text are wrong. Whoever wrote the text corrects it.
+    #[error("line {line}, column {column}: {what}")]
+    InvalidText {
+        /// Counted from 1.
+        line: usize,
+        /// In characters, counted from 1.
+        column: usize,
+        /// What is wrong there.
+        what: String,
+    },
 }
 
 impl Error {

@@ -1,4 +1,7 @@
 //! What one process may tune. Nothing here changes what is on disk already, so every field may differ at the next open.
+//! As text it is a flat piece of TOML: [`Options::from_toml`], [`Options::to_toml`].
+
+mod toml;
 
 use crate::{Error, Result};
 
@@ -12,8 +15,8 @@ pub enum Compression {
     Lz4,
 }
 
-/// Sizes and thresholds of one database.
-#[derive(Debug, Clone)]
+/// Sizes and thresholds of one database. Sizes are in bytes.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {
     /// A memtable of this many bytes is flushed. Larger: fewer tables, more memory, longer replay.
     pub memtable_bytes: usize,
