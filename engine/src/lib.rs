@@ -31,6 +31,8 @@ mod stats;
 mod table;
 #[cfg(test)]
 mod testing;
+#[cfg(test)]
+mod trials;
 mod value;
 mod version;
 mod view;

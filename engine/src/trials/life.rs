@@ -1,0 +1,397 @@
+//! A short life in which everything happens, beside a model of what may be found after a crash.
+//!
+//! Writes go three ways, each into a family of its own: through the log, past it, and as imported tables. Of each family
+//! the model keeps every state that was attempted. A crash may take the newest of them, but it leaves *one* of the
+//! states, whole, and none older than the last one that was promised to last.
+
+use crate::files::{self, Kind};
+use crate::testing::{Map, World};
+use crate::{Cf, Db, Error, Import, Options, Result, Snapshot, WriteBatch, WriteOptions, inspect};
+use bytes::Bytes;
+use nokv_env::mem_disk::CrashMode;
+use std::io;
+use std::path::Path;
+
+/// Something that a database is asked to do.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Step {
+    /// A batch through the log, synced or not.
+    Write { sync: bool },
+    /// A batch past the log.
+    Apply,
+    /// Everything so far into tables.
+    Flush,
+    /// The same, without waiting for it.
+    RequestFlush,
+    /// Background work runs until there is none.
+    Settle,
+    /// A snapshot is taken, and kept over what follows.
+    Hold,
+    /// The snapshot must still be what it was. It goes.
+    Release,
+    /// A table is written beside the database and joins it.
+    Import,
+    /// A table is written beside the database and thrown away.
+    DropImport,
+    /// An orderly end, and a new beginning.
+    Reopen,
+    /// The process is killed, and another one begins.
+    Die,
+}
+
+use Step::{Apply, Die, DropImport, Flush, Hold, Import as Adopt, Release, Reopen, RequestFlush, Settle};
+const WRITE: Step = Step::Write { sync: false };
+const SYNC: Step = Step::Write { sync: true };
+
+/// Memtables switch, the log rolls, levels fill, the manifest is rewritten: all of it within a hundred steps.
+pub(super) fn script() -> Vec<Step> {
+    let parts: [&[Step]; 9] = [
+        &[WRITE, SYNC, Apply, WRITE, Apply, WRITE, SYNC, WRITE, SYNC, Settle, SYNC, WRITE],
+        &[Flush, WRITE, Apply, WRITE, Hold, SYNC, Apply, WRITE, RequestFlush, WRITE, Apply, Settle],
+        &[Adopt, WRITE, Release, Reopen],
+        &[WRITE, SYNC, WRITE, SYNC, WRITE, WRITE, Apply, DropImport, Apply, Flush, Hold, SYNC],
+        &[Apply, Adopt, WRITE, Settle, WRITE, WRITE, Die],
+        &[SYNC, WRITE, Apply, WRITE, SYNC, Flush, Settle, SYNC, WRITE, SYNC, Apply, Apply, Apply],
+        &[Apply, Apply, Settle, Adopt, Settle, WRITE, Die],
+        &[Apply, Flush, WRITE, WRITE, SYNC, WRITE, SYNC, WRITE, Settle, WRITE, Flush, Settle, SYNC],
+        &[WRITE, Reopen, Settle, WRITE, SYNC, WRITE],
+    ];
+    parts.concat()
+}
+
+pub(super) fn options() -> Options {
+    Options {
+        memtable_bytes: 3 << 10,
+        wal_segment_bytes: 4 << 10,
+        table_bytes: 4 << 10,
+        level_bytes_base: 4 << 10,
+        level_multiplier: 2,
+        block_bytes: 256,
+        manifest_bytes: 700,
+        ..Options::tiny()
+    }
+}
+
+const LOGGED: usize = 0;
+const APPLIED: usize = 1;
+const IMPORTED: usize = 2;
+/// Content of all three families.
+pub(super) type Content = [Map; 3];
+
+/// What one family may hold.
+#[derive(Debug, Clone)]
+pub(super) struct Stream {
+    /// Every state that was attempted, in order. No two are alike.
+    states: Vec<Map>,
+    /// The newest state that was acknowledged.
+    acknowledged: usize,
+    /// The newest state that was promised to survive anything.
+    durable: usize,
+}
+
+impl Stream {
+    fn of(state: Map) -> Self {
+        Self { states: vec![state], acknowledged: 0, durable: 0 }
+    }
+
+    fn last(&self) -> &Map {
+        &self.states[self.states.len() - 1]
+    }
+
+    /// The newest state lasts as long as the machine does.
+    fn acknowledge(&mut self) {
+        self.acknowledged = self.states.len() - 1;
+    }
+
+    /// The newest state lasts.
+    fn endure(&mut self) {
+        self.acknowledge();
+        self.durable = self.acknowledged;
+    }
+
+    /// Which state this is.
+    pub(super) fn position(&self, found: &Map) -> Option<usize> {
+        self.states.iter().position(|state| state == found)
+    }
+}
+
+/// A machine, its database and the model.
+pub(super) struct Life {
+    pub(super) world: World,
+    options: Options,
+    pub(super) db: Option<Db>,
+    streams: [Stream; 3],
+    held: Option<(Snapshot, Content)>,
+    /// Since the last opening. Otherwise the operating system still has what was handed to it.
+    lost_power: bool,
+    /// Batches so far.
+    count: usize,
+    pub(super) reached: Reached,
+    /// The manifest in force after the last opening.
+    manifest: u64,
+}
+
+/// What the engine did, to know that a life is worth surviving.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Reached {
+    pub(super) flushes: u64,
+    pub(super) compactions: u64,
+    pub(super) moves: u64,
+    /// Log segments that were removed.
+    pub(super) purged: u64,
+    /// Lives of a process in which the manifest was rewritten.
+    pub(super) rewritten: u64,
+    /// Openings that found a log to replay.
+    pub(super) replayed: u64,
+}
+
+impl Life {
+    pub(super) fn new(seed: u64, options: Options) -> Self {
+        let streams = std::array::from_fn(|_| Stream::of(Map::new()));
+        Self {
+            world: World::new(seed),
+            options,
+            db: None,
+            streams,
+            held: None,
+            lost_power: false,
+            count: 0,
+            reached: Reached::default(),
+            manifest: 0,
+        }
+    }
+
+    /// Begins, and goes through the script up to its first failure.
+    pub(super) fn live(&mut self, script: &[Step]) -> Result<()> {
+        self.open()?;
+        script.iter().try_for_each(|step| self.take(*step))
+    }
+
+    fn db(&self) -> Db {
+        self.db.clone().expect("open")
+    }
+
+    /// Takes one step.
+    pub(super) fn take(&mut self, step: Step) -> Result<()> {
+        let db = self.db();
+        match step {
+            Step::Write { sync } => {
+                let batch = self.batch(LOGGED);
+                self.world.run(db.write(batch, WriteOptions { sync }))?;
+                self.streams[LOGGED].acknowledge();
+                if sync {
+                    self.streams[LOGGED].endure();
+                }
+            }
+            Step::Apply => {
+                let batch = self.batch(APPLIED);
+                db.apply(batch)?;
+            }
+            Step::Flush => {
+                self.world.run(db.flush())?;
+                self.streams.iter_mut().for_each(Stream::endure);
+            }
+            Step::RequestFlush => db.request_flush(),
+            Step::Settle => {
+                self.world.settle();
+                if let Some(failure) = db.failed() {
+                    return Err(Error::Poisoned(failure));
+                }
+            }
+            Step::Hold => self.held = Some((db.snapshot(), self.content())),
+            Step::Release => {
+                let (snapshot, content) = self.held.take().expect("held");
+                assert_eq!(read(&snapshot)?, content, "the snapshot moved");
+            }
+            Step::Import | Step::DropImport => {
+                let mut import = db.import(Path::new(STAGED))?;
+                let state = self.import(&mut import)?;
+                let imported = self.world.run(import.finish())?;
+                // What is older than an import is in tables when it is finished.
+                self.streams[LOGGED].endure();
+                self.streams[APPLIED].endure();
+                if matches!(step, Step::Import) {
+                    self.streams[IMPORTED].states.push(state);
+                    db.adopt(imported)?;
+                    self.streams[IMPORTED].endure();
+                }
+            }
+            Step::Reopen => {
+                self.held = None;
+                self.look_back();
+                self.world.run(db.close())?;
+                self.streams[LOGGED].endure();
+                drop(db);
+                self.open()?;
+            }
+            Step::Die => {
+                self.look_back();
+                drop(db);
+                self.crash(CrashMode::ProcessKill);
+                self.open()?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The machine goes down.
+    pub(super) fn crash(&mut self, mode: CrashMode) {
+        (self.db, self.held) = (None, None);
+        self.world.crash(mode);
+        self.lost_power |= mode != CrashMode::ProcessKill;
+    }
+
+    /// The process ends: counts what it did.
+    pub(super) fn look_back(&mut self) {
+        let stats = self.db().stats();
+        self.reached.flushes += stats.flushes;
+        self.reached.compactions += stats.compactions;
+        self.reached.moves += stats.compaction_moves;
+        self.reached.purged += stats.wal_purged;
+        self.reached.rewritten += u64::from(stats.manifest_number > self.manifest);
+    }
+
+    /// Opens the database and judges what is found. From then on that is the state, and it lasts.
+    pub(super) fn open(&mut self) -> Result<()> {
+        self.db = None;
+        self.world.disk.create_dir_all(&World::dir().join("staged")).map_err(crashed)?;
+        match self.world.disk.remove_file(Path::new(STAGED)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(crashed(error)),
+            _ => {}
+        }
+        let db = self.world.open(&self.options)?;
+        let found = read(&db.snapshot())?;
+        self.judge(&found);
+        self.streams = found.map(Stream::of);
+        self.lost_power = false;
+        self.manifest = db.stats().manifest_number;
+        self.reached.replayed += u64::from(db.stats().wal.records.total() > 0);
+        self.db = Some(db);
+        Ok(())
+    }
+
+    /// What is found must be one whole state of each family, and none older than was promised.
+    pub(super) fn judge(&self, found: &Content) {
+        for (family, (stream, found)) in self.streams.iter().zip(found).enumerate() {
+            let Some(position) = stream.position(found) else {
+                panic!("family {family} is in a state that it never was in: {:?}", found.keys());
+            };
+            let promised = if self.lost_power { stream.durable } else { stream.acknowledged };
+            assert!(position >= promised, "family {family}: state {position}, but {promised} was promised");
+        }
+    }
+
+    /// What the database holds, by the model.
+    pub(super) fn content(&self) -> Content {
+        std::array::from_fn(|family| self.streams[family].last().clone())
+    }
+
+    /// The database goes on as if nothing had been: it takes writes, and gives up what nobody needs.
+    pub(super) fn go_on(&mut self) {
+        let steps = [SYNC, Apply, Adopt, Flush, Settle, WRITE, Reopen, Settle];
+        steps.iter().for_each(|step| self.take(*step).unwrap());
+        assert_eq!(read(&self.db().snapshot()).unwrap(), self.content());
+        let checked = inspect::check(&*self.world.disk, World::dir(), true).unwrap();
+        assert_eq!((checked.findings, checked.notes), (vec![], vec![]));
+        self.expect_no_orphans();
+    }
+
+    /// After two openings every file is one that somebody needs.
+    fn expect_no_orphans(&self) {
+        let info = inspect::manifest(&*self.world.disk, World::dir()).unwrap().expect("CURRENT");
+        for (path, _) in self.world.platter.files() {
+            let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
+            let is_needed = match Kind::of(name) {
+                Some(Kind::Current) => true,
+                Some(Kind::Manifest(number)) => number == info.number,
+                Some(Kind::Table(number)) => info.tables.iter().any(|table| table.number == number),
+                Some(Kind::Wal(number)) => number >= info.log_start,
+                None => path == files::lock(World::dir()),
+            };
+            assert!(is_needed, "{} is needed by nobody", path.display());
+        }
+    }
+
+    /// Changes of several keys, in the model too. A counter makes every state unlike all others.
+    fn batch(&mut self, family: usize) -> WriteBatch {
+        let n = self.next();
+        let cf = Cf(family as u8);
+        let mut batch = WriteBatch::new();
+        batch.put(cf, "counter", format!("{n}"));
+        batch.put(cf, key(n * 7), value(n));
+        batch.delete(cf, key(n * 5 + 3));
+        batch.put(cf, key(n * 3 + 1), format!("short {n}"));
+        let mut state = self.streams[family].last().clone();
+        for change in &batch.changes {
+            match &change.value {
+                Some(value) => drop(state.insert(change.key.clone(), value.clone())),
+                None => drop(state.remove(&change.key)),
+            }
+        }
+        self.streams[family].states.push(state);
+        batch
+    }
+
+    /// Fills an import, and says what it makes of its family.
+    fn import(&mut self, import: &mut Import) -> Result<Map> {
+        let n = self.next();
+        let cf = Cf(IMPORTED as u8);
+        let mut state = self.streams[IMPORTED].last().clone();
+        import.put(cf, "counter".into(), format!("{n}").into())?;
+        state.insert("counter".into(), format!("{n}").into());
+        for k in 0..KEYS {
+            match (n + k) % 4 {
+                0 => {
+                    import.put(cf, key(k), value(n + k))?;
+                    state.insert(key(k), value(n + k));
+                }
+                1 => {
+                    import.delete(cf, key(k))?;
+                    state.remove(&key(k));
+                }
+                _ => {}
+            }
+        }
+        Ok(state)
+    }
+
+    fn next(&mut self) -> usize {
+        self.count += 1;
+        self.count
+    }
+}
+
+const STAGED: &str = "/db/staged/import.sst";
+const KEYS: usize = 24;
+
+fn key(n: usize) -> Bytes {
+    format!("key{:02}", n % KEYS).into()
+}
+
+/// Mostly a few hundred bytes, now and then more than a page of the disk. Not worth compressing.
+fn value(n: usize) -> Bytes {
+    let words = if n.is_multiple_of(11) { 700 } else { 10 + n % 30 };
+    let word = |at: usize| crc32c::crc32c(&[n.to_le_bytes(), at.to_le_bytes()].concat()).to_le_bytes();
+    (0..words).flat_map(word).chain(*b"words").collect()
+}
+
+fn crashed(error: io::Error) -> Error {
+    Error::Io { file: STAGED.into(), doing: "stage", source: error.into() }
+}
+
+/// Everything, read forward and checked against reading backward and key by key.
+pub(super) fn read(snapshot: &Snapshot) -> Result<Content> {
+    let mut content = Content::default();
+    for (family, map) in content.iter_mut().enumerate() {
+        let cf = Cf(family as u8);
+        let forward = snapshot.iter(cf, ..).collect::<Result<Vec<_>>>()?;
+        let mut backward = snapshot.iter_rev(cf, ..).collect::<Result<Vec<_>>>()?;
+        backward.reverse();
+        assert_eq!(forward, backward);
+        *map = forward.into_iter().collect();
+        for key in (0..KEYS).map(key) {
+            assert_eq!(snapshot.get(cf, &key)?.as_ref(), map.get(&key), "{key:?}");
+        }
+    }
+    Ok(content)
+}
