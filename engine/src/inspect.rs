@@ -403,7 +403,7 @@ fn check_frames(
     visit: &mut dyn FnMut(u64, Frame<'_>),
 ) -> Tail {
     if let Err(fault) = frame::check_header(magic, id, data) {
-        if !fault.checksum_holds && !frame::holds_a_frame(id, data) {
+        if fault.is_unborn {
             return Tail { sealed: false, bytes: None, unborn: true };
         }
         checked.found_by(path, 0, fault.what, frame::header_checksums(data));

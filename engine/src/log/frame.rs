@@ -65,27 +65,28 @@ pub(crate) fn encode_header(magic: Magic, id: u64) -> [u8; HEADER_BYTES] {
 /// Why a header is not the expected one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeaderFault {
-    /// The header was written like this. Otherwise it may never have been written as a whole.
-    pub(crate) checksum_holds: bool,
+    /// The file may never have had a whole header: its checksum fails, and nothing follows it. A header is synced before
+    /// anything does.
+    pub(crate) is_unborn: bool,
     pub(crate) what: String,
 }
 
 /// Checks the header of what should be segment `id`.
 pub(crate) fn check_header(magic: Magic, id: u64, data: &[u8]) -> Result<(), HeaderFault> {
-    let fault = |checksum_holds, what: String| Err(HeaderFault { checksum_holds, what });
+    let fault = |is_unborn, what: String| Err(HeaderFault { is_unborn, what });
     let Some(header) = data.get(..HEADER_BYTES) else {
-        return fault(false, "the header is incomplete".to_owned());
+        return fault(true, "the header is incomplete".to_owned());
     };
     if read_u32(header, 20) != crc32c::crc32c(&header[..20]) {
-        return fault(false, "the header fails its checksum".to_owned());
+        return fault(data.len() == HEADER_BYTES, "the header fails its checksum".to_owned());
     }
     if header[..8] != magic {
-        return fault(true, "this is another kind of file".to_owned());
+        return fault(false, "this is another kind of file".to_owned());
     }
     match (read_u32(header, 8), read_u64(header, 12)) {
         (VERSION, found) if found == id => Ok(()),
-        (VERSION, found) => fault(true, format!("the header belongs to number {found}")),
-        (version, _) => fault(true, format!("format version {version} is not known to this release")),
+        (VERSION, found) => fault(false, format!("the header belongs to number {found}")),
+        (version, _) => fault(false, format!("format version {version} is not known to this release")),
     }
 }
 
@@ -164,11 +165,6 @@ pub(crate) fn scan(
         return Err(Error::corrupt(file, offset, what));
     }
     Ok(End { offset, claimed, sealed, torn_bytes })
-}
-
-/// Whether any sound frame stands in `data`, wherever.
-pub(crate) fn holds_a_frame(id: u64, data: &[u8]) -> bool {
-    frames_from(id, 0, data).next().is_some()
 }
 
 /// A frame after `offset` that claims `offset` was durable, and its claim.
@@ -353,6 +349,6 @@ mod tests {
         assert!(decode(8, starts[0] as u64, &data).is_none());
         let mut shifted = vec![0];
         shifted.extend_from_slice(&data);
-        assert!(!holds_a_frame(7, &shifted));
+        assert_eq!(frames_from(7, 0, &shifted).count(), 0);
     }
 }

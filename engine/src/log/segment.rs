@@ -29,10 +29,7 @@ pub(crate) fn read(
 ) -> Result<Found> {
     let data = disk::read_all(disk, path).at(path, "read")?;
     if let Err(fault) = frame::check_header(magic, id, &data) {
-        if fault.checksum_holds || frame::holds_a_frame(id, &data) {
-            return Err(Error::corrupt(path, 0, fault.what));
-        }
-        return Ok(Found::Unborn);
+        return if fault.is_unborn { Ok(Found::Unborn) } else { Err(Error::corrupt(path, 0, fault.what)) };
     }
     frame::scan(path, id, &data, visit).map(Found::Frames)
 }

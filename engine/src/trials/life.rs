@@ -45,7 +45,7 @@ const SYNC: Step = Step::Write { sync: true };
 
 /// Memtables switch, the log rolls, levels fill, the manifest is rewritten: all of it within a hundred steps.
 pub(super) fn script() -> Vec<Step> {
-    let parts: [&[Step]; 9] = [
+    let parts: [&[Step]; 10] = [
         &[WRITE, SYNC, Apply, WRITE, Apply, WRITE, SYNC, WRITE, SYNC, Settle, SYNC, WRITE],
         &[Flush, WRITE, Apply, WRITE, Hold, SYNC, Apply, WRITE, RequestFlush, WRITE, Apply, Settle],
         &[Adopt, WRITE, Release, Reopen],
@@ -55,13 +55,15 @@ pub(super) fn script() -> Vec<Step> {
         &[Apply, Apply, Settle, Adopt, Settle, WRITE, Die],
         &[Apply, Flush, WRITE, WRITE, SYNC, WRITE, SYNC, WRITE, Settle, WRITE, Flush, Settle, SYNC],
         &[WRITE, Reopen, Settle, WRITE, SYNC, WRITE],
+        &[SYNC, WRITE, SYNC, SYNC, WRITE, WRITE, SYNC, SYNC, WRITE, SYNC, WRITE, SYNC, WRITE, SYNC, SYNC],
     ];
     parts.concat()
 }
 
-pub(super) fn options() -> Options {
+/// A memtable of less than a log segment, or of several.
+pub(super) fn options(seed: u64) -> Options {
     Options {
-        memtable_bytes: 3 << 10,
+        memtable_bytes: if seed.is_multiple_of(2) { 3 << 10 } else { 16 << 10 },
         wal_segment_bytes: 4 << 10,
         table_bytes: 4 << 10,
         level_bytes_base: 4 << 10,
@@ -139,6 +141,8 @@ pub(super) struct Reached {
     pub(super) moves: u64,
     /// Log segments that were removed.
     pub(super) purged: u64,
+    /// Log segments that there were at once.
+    pub(super) segments: u64,
     /// Lives of a process in which the manifest was rewritten.
     pub(super) rewritten: u64,
     /// Openings that found a log to replay.
@@ -167,6 +171,11 @@ impl Life {
         script.iter().try_for_each(|step| self.take(*step))
     }
 
+    /// Goes on; nothing can fail.
+    pub(super) fn live_on(&mut self, script: &[Step]) {
+        script.iter().for_each(|step| self.take(*step).unwrap());
+    }
+
     fn db(&self) -> Db {
         self.db.clone().expect("open")
     }
@@ -179,6 +188,7 @@ impl Life {
                 let batch = self.batch(LOGGED);
                 self.world.run(db.write(batch, WriteOptions { sync }))?;
                 self.streams[LOGGED].acknowledge();
+                self.reached.segments = self.reached.segments.max(db.stats().wal_segments);
                 if sync {
                     self.streams[LOGGED].endure();
                 }
@@ -241,6 +251,11 @@ impl Life {
         self.lost_power |= mode != CrashMode::ProcessKill;
     }
 
+    /// The power has been lost, as far as promises go.
+    pub(super) fn lose_power(&mut self) {
+        self.lost_power = true;
+    }
+
     /// The process ends: counts what it did.
     pub(super) fn look_back(&mut self) {
         let stats = self.db().stats();
@@ -288,8 +303,7 @@ impl Life {
 
     /// The database goes on as if nothing had been: it takes writes, and gives up what nobody needs.
     pub(super) fn go_on(&mut self) {
-        let steps = [SYNC, Apply, Adopt, Flush, Settle, WRITE, Reopen, Settle];
-        steps.iter().for_each(|step| self.take(*step).unwrap());
+        self.live_on(&[SYNC, Apply, Adopt, Flush, Settle, WRITE, Reopen, Settle]);
         assert_eq!(read(&self.db().snapshot()).unwrap(), self.content());
         let checked = inspect::check(&*self.world.disk, World::dir(), true).unwrap();
         assert_eq!((checked.findings, checked.notes), (vec![], vec![]));
@@ -370,7 +384,7 @@ fn key(n: usize) -> Bytes {
 
 /// Mostly a few hundred bytes, now and then more than a page of the disk. Not worth compressing.
 fn value(n: usize) -> Bytes {
-    let words = if n.is_multiple_of(11) { 700 } else { 10 + n % 30 };
+    let words = if n.is_multiple_of(5) { 900 } else { 10 + n % 30 };
     let word = |at: usize| crc32c::crc32c(&[n.to_le_bytes(), at.to_le_bytes()].concat()).to_le_bytes();
     (0..words).flat_map(word).chain(*b"words").collect()
 }

@@ -2,8 +2,10 @@
 //!
 //! - `life`: a script that makes the engine do all it can, and a model that says what may be found after any of it.
 //! - `crash`: the machine goes down in every single operation of the disk, in every way.
+//! - `damage`: every file is damaged in every place.
 //!
 //! A new operation of the engine becomes a [`life::Step`]: one line there, one where steps are taken, one in the script.
 
 mod crash;
+mod damage;
 mod life;
