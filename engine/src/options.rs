@@ -1,12 +1,12 @@
 //! What one process may tune. Nothing here changes what is on disk already, so every field may differ at the next open.
 //! As text it is a flat piece of TOML: [`Options::from_toml`], [`Options::to_toml`].
 
-mod toml;
-
 use crate::{Error, Result};
+use serde::{Deserialize, Serialize};
 
 /// How table blocks are compressed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Compression {
     /// Not at all.
     None,
@@ -16,7 +16,8 @@ pub enum Compression {
 }
 
 /// Sizes and thresholds of one database. Sizes are in bytes.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
 pub struct Options {
     /// A memtable of this many bytes is flushed. Larger: fewer tables, more memory, longer replay.
     pub memtable_bytes: usize,
@@ -53,9 +54,11 @@ pub struct Options {
     /// The manifest is rewritten when it grew by this many bytes.
     pub manifest_bytes: u64,
     /// Who we are, in one line, for whoever finds the lock taken.
+    #[serde(skip)]
     pub lock_owner: String,
     /// Whether the caller is the store that owns the directory. Such a directory has a [`crate::OWNER_FILE`]; anybody
     /// else who wrote there would make this replica differ from the others, and is refused.
+    #[serde(skip)]
     pub is_owner: bool,
 }
 
@@ -105,6 +108,39 @@ impl Options {
         }
     }
 
+    /// Reads options from TOML: one `name = value` a line, with the names of the fields. What is not said keeps its default;
+    /// a name that is not known is an error, as is a value that cannot work. Who the caller is (`lock_owner`, `is_owner`) is
+    /// not a file's to say.
+    ///
+    /// ```
+    /// let options = nokv_engine::Options::from_toml("memtable_bytes = 1_048_576\ncompression = \"none\"")?;
+    /// assert_eq!(options.memtable_bytes, 1 << 20);
+    /// let error = nokv_engine::Options::from_toml("\nmemtable_byte = 1").unwrap_err().to_string();
+    /// assert!(error.starts_with("line 2, column 1: unknown field `memtable_byte`"), "{error}");
+    /// # Ok::<(), nokv_engine::Error>(())
+    /// ```
+    pub fn from_toml(text: &str) -> Result<Self> {
+        let options: Self = toml::from_str(text).map_err(|error| {
+            let before = text.get(..error.span().map_or(0, |span| span.start)).unwrap_or_default();
+            let line = before.matches('\n').count() + 1;
+            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+            Error::InvalidText { line, column, what: error.message().to_owned() }
+        })?;
+        options.validate()?;
+        Ok(options)
+    }
+
+    /// The options as TOML that [`Options::from_toml`] reads.
+    pub fn to_toml(&self) -> String {
+        // Numbers above 2^63, which TOML has no way to write, are the only thing that could fail.
+        toml::to_string(&self.bounded()).unwrap_or_default()
+    }
+
+    /// With the largest sizes that TOML can write, where they are larger.
+    fn bounded(&self) -> Self {
+        Self { value_threshold: self.value_threshold.min(i64::MAX as usize), ..self.clone() }
+    }
+
     /// Refuses values that cannot work, before anything is opened.
     pub fn validate(&self) -> Result<()> {
         let sane = [
@@ -146,5 +182,22 @@ mod tests {
         Options::tiny().validate().unwrap();
         let bad = Options { level_multiplier: 1, ..Options::default() };
         assert!(matches!(bad.validate(), Err(Error::InvalidOption(_))));
+    }
+
+    #[test]
+    fn options_come_back_from_text() {
+        for options in [Options::default(), Options::tiny()] {
+            assert_eq!(Options::from_toml(&options.to_toml()).unwrap(), options);
+        }
+        let endless = Options { value_threshold: usize::MAX, ..Options::default() };
+        assert_eq!(Options::from_toml(&endless.to_toml()).unwrap().value_threshold, i64::MAX as usize);
+        let error = |text: &str| Options::from_toml(text).unwrap_err().to_string();
+        assert!(
+            error("block_bytes = 512\n  level_multiplier = \"two\"")
+                .starts_with("line 2, column 22: invalid type")
+        );
+        assert!(error("lock_owner = \"me\"").contains("unknown field"));
+        assert!(error("compression = \"zstd\"").contains("unknown variant"));
+        assert_eq!(error("level_multiplier = 1"), "invalid option: level_multiplier must be at least 2");
     }
 }
