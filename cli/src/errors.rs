@@ -120,12 +120,20 @@ pub struct Failure {
     why: Option<String>,
     next: Option<String>,
     details: Map<String, Value>,
+    trace_id: Option<String>,
 }
 
 impl Failure {
     /// A failure of kind `code`.
     pub fn new(code: Code, message: impl Display) -> Self {
-        Self { code, message: message.to_string(), why: None, next: None, details: Map::new() }
+        Self {
+            code,
+            message: message.to_string(),
+            why: None,
+            next: None,
+            details: Map::new(),
+            trace_id: None,
+        }
     }
 
     /// Wrong use of the command line.
@@ -161,6 +169,12 @@ impl Failure {
         self
     }
 
+    /// Adds what stores call the requests of this command in their logs.
+    pub fn trace(mut self, id: &str) -> Self {
+        self.trace_id = Some(id.to_owned());
+        self
+    }
+
     /// Says where it happened, before everything else.
     pub fn at(mut self, place: impl Display) -> Self {
         self.message = format!("{place}: {}", self.message);
@@ -190,7 +204,9 @@ impl Failure {
     /// The human form.
     pub fn to_text(&self) -> String {
         let mut text = format!("error[{}]: {}", self.code.name(), self.message.trim_end());
-        for (label, line) in [("why: ", &self.why), ("next:", &self.next)] {
+        let trace =
+            self.trace_id.as_ref().map(|id| format!("{id} (in the logs of stores where a request was slow)"));
+        for (label, line) in [("why: ", &self.why), ("next:", &self.next), ("trace:", &trace)] {
             if let Some(line) = line {
                 text.push_str(&format!("\n  {label} {}", line.trim_end().replace('\n', "\n        ")));
             }
@@ -209,6 +225,9 @@ impl Failure {
         });
         if let Some(why) = &self.why {
             error["why"] = json!(why);
+        }
+        if let Some(id) = &self.trace_id {
+            error["trace_id"] = json!(id);
         }
         json!({ "error": error })
     }
@@ -235,7 +254,7 @@ pub fn table() -> String {
     text.push_str(
         "\nretry: the same command may succeed later without anybody doing something first.\n\
          With --json the failure is one JSON object on standard error:\n\
-         {\"error\": {\"code\", \"message\", \"hint\", \"retryable\", \"details\"}}\n",
+         {\"error\": {\"code\", \"message\", \"hint\", \"retryable\", \"details\"}}, with \"why\" and \"trace_id\" where known\n",
     );
     text
 }
@@ -257,6 +276,14 @@ mod tests {
     fn both_forms_say_the_same() {
         let failure =
             Failure::new(Code::WorkdirInUse, "/d is open").why("one writer").next("stop it").detail("pid", 7);
+        assert_eq!(failure.to_json()["error"].get("trace_id"), None);
+        let traced = failure.clone().trace("order-17");
+        assert!(
+            traced
+                .to_text()
+                .ends_with("\n  trace: order-17 (in the logs of stores where a request was slow)")
+        );
+        assert_eq!(traced.to_json()["error"]["trace_id"], "order-17");
         assert_eq!(
             failure.to_text(),
             "error[workdir_in_use]: /d is open\n  why:  one writer\n  next: stop it"

@@ -13,10 +13,11 @@ mod errors;
 mod holder;
 mod logging;
 mod output;
+mod rows;
 mod signals;
 mod usage;
 
-use args::{Cli, Format};
+use args::{Cli, Command, Format, Output};
 use clap::Parser;
 use clap::error::ErrorKind;
 use errors::{Code, Failure};
@@ -77,12 +78,56 @@ fn wants_json() -> bool {
     })
 }
 
-/// Refuses two answers to one question.
-fn check_format(global: &args::Global) -> errors::Result {
+/// Refuses two answers to one question, and rows of what has none.
+fn check_format(global: &args::Global, command: &Command) -> errors::Result {
     match global.output {
-        Some(Format::Plain) if global.json => {
-            Err(Failure::usage("--json and -o plain contradict each other"))
+        Some(output @ (Output::Plain | Output::Table | Output::Csv)) if global.json => {
+            Err(Failure::usage(format!("--json and -o {} contradict each other", output.name())))
         }
+        Some(output @ (Output::Table | Output::Csv)) if !command.lists_rows() => Err(Failure::usage(
+            format!("this command lists no rows, so there is no -o {}", output.name()),
+        )
+        .next("scan, regions, operators, transitions, store list and status --hot do; others have -o json")),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn checked(line: &str) -> std::result::Result<(), String> {
+        let cli = Cli::try_parse_from(line.split(' ')).expect("a command line");
+        check_format(&cli.global, &cli.command).map_err(|failure| failure.message().to_owned())
+    }
+
+    #[test]
+    fn one_question_has_one_answer() {
+        for format in ["plain", "text", "table", "csv"] {
+            let text = checked(&format!("nokv --json -o {format} scan")).unwrap_err();
+            assert!(text.starts_with("--json and -o") && text.ends_with("contradict each other"), "{text}");
+        }
+        for format in ["json", "jsonl"] {
+            assert_eq!(checked(&format!("nokv --json -o {format} scan")), Ok(()));
+        }
+    }
+
+    #[test]
+    fn rows_are_laid_out_where_there_are_some() {
+        for command in [
+            "scan",
+            "regions",
+            "operators",
+            "transitions",
+            "store list",
+            "status --hot",
+            "regions --workdir d",
+        ] {
+            assert_eq!(checked(&format!("nokv {command} -o csv")), Ok(()), "{command}");
+        }
+        for command in ["get k", "status", "stats", "store decommission 1", "version"] {
+            let text = checked(&format!("nokv -o table {command}")).unwrap_err();
+            assert_eq!(text, "this command lists no rows, so there is no -o table", "{command}");
+        }
     }
 }

@@ -15,13 +15,14 @@ use nokv_proto::coordinator::v1::{ListOperatorsResponse, RegionRoute, StoreInfo,
 use nokv_proto::id::Timestamp;
 use nokv_proto::key::KeyRange;
 use nokv_proto::kv::v1::{GetRequest, Mutation, mutation::Op};
-use nokv_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use nokv_proto::limits::{KEY_BYTES_MAX, VALUE_BYTES_MAX, is_trace_id};
 use nokv_proto::meta::v1::root_event::Payload;
 use nokv_proto::meta::v1::{RootEvent, RootEventKind, RootStoreMembership};
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
+use tonic::metadata::AsciiMetadataValue;
 
 /// What all clones of a client have in common.
 pub(crate) struct Shared {
@@ -34,6 +35,8 @@ pub(crate) struct Shared {
     /// Salt of the next roll of the dice.
     rolls: AtomicU64,
     dice_name: String,
+    /// Goes with every request to a store.
+    pub(crate) trace_id: AsciiMetadataValue,
 }
 
 impl Shared {
@@ -55,12 +58,16 @@ impl Client {
     pub fn new(env: Env, config: ClientConfig) -> Self {
         let allowed = config.deadline;
         let dice_name = format!("client/{}", config.name);
+        let drawn = || format!("{:016x}", env.rng.pure(&format!("{dice_name}/trace"), 0));
+        let trace_id = if is_trace_id(&config.trace_id) { config.trace_id.clone() } else { drawn() };
         let shared = Shared {
             coordinators: Coordinators::new(&env, &config.coordinators, &dice_name),
             stores: Stores::default(),
             tso: TsoBatcher::default(),
             background: Background::default(),
             rolls: AtomicU64::new(0),
+            // Letters and digits always fit.
+            trace_id: trace_id.parse().unwrap_or(AsciiMetadataValue::from_static("none")),
             dice_name,
             env,
             config,
@@ -71,6 +78,11 @@ impl Client {
     /// The same client with another deadline per operation.
     pub fn with_deadline(&self, deadline: Duration) -> Self {
         Self { shared: self.shared.clone(), allowed: deadline }
+    }
+
+    /// What stores call this client in their logs, where a request of it was slow.
+    pub fn trace_id(&self) -> &str {
+        self.shared.trace_id.to_str().unwrap_or_default()
     }
 
     pub(crate) fn shared(&self) -> &Arc<Shared> {
@@ -220,7 +232,11 @@ impl Client {
     pub async fn locate(&self, key: impl Into<Bytes>) -> Result<RegionRoute> {
         let mut attempt = self.attempt("locating a key");
         let route = self.shared.route(&key.into(), &mut attempt).await?;
-        Ok(RegionRoute { descriptor: Some((*route.region).clone()), leader: Some(route.target) })
+        Ok(RegionRoute {
+            descriptor: Some((*route.region).clone()),
+            leader: Some(route.target),
+            ..Default::default()
+        })
     }
 
     /// Every region, in key order, as a coordinator sees it.

@@ -28,6 +28,8 @@ pub struct ClientConfig {
     pub async_commit: bool,
     /// Separates the jitter of clients that share one node's randomness.
     pub name: String,
+    /// What stores call this client in their logs: up to 64 letters, digits and `-_.:/`. Otherwise one is drawn.
+    pub trace_id: String,
 }
 
 impl ClientConfig {
@@ -45,6 +47,7 @@ impl ClientConfig {
             follower_reads: false,
             async_commit: true,
             name: String::new(),
+            trace_id: String::new(),
         }
     }
 }

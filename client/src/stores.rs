@@ -19,11 +19,13 @@ use nokv_proto::kv::v1::{
     ResolveLockRequest, ResolveLockResponse, ScanRequest, ScanResponse, TxnHeartBeatRequest,
     TxnHeartBeatResponse,
 };
+use nokv_proto::limits::TRACE_ID_METADATA;
 use nokv_proto::meta::v1::RegionPeer;
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use tonic::Status;
+use tonic::metadata::AsciiMetadataValue;
 
 /// Routes and connections of one client.
 #[derive(Default)]
@@ -45,6 +47,7 @@ pub(crate) trait RegionRequest: Clone + Send + Sync {
         stub: NoKvClient<Channel>,
         context: Context,
         limit: std::time::Duration,
+        trace_id: AsciiMetadataValue,
     ) -> BoxFuture<'static, Answer<Self::Response>>;
 }
 
@@ -57,11 +60,13 @@ macro_rules! region_request {
                 mut stub: NoKvClient<Channel>,
                 context: Context,
                 limit: std::time::Duration,
+                trace_id: AsciiMetadataValue,
             ) -> BoxFuture<'static, Answer<$response>> {
                 Box::pin(async move {
                 let mut request = tonic::Request::new($envelope { context: Some(context), request: Some(self) });
                 // The server need not work for a caller who has gone.
                 request.set_timeout(limit);
+                request.metadata_mut().insert(TRACE_ID_METADATA, trace_id);
                 let reply = stub.$method(request).await?.into_inner();
                 Ok((reply.response, reply.region_error))
                 })
@@ -245,7 +250,7 @@ impl Shared {
         reading.write_into(&mut context);
         let impatient = self.env.chance("client.call.impatient", 0.003);
         let limit = if impatient { limit.min(Duration::from_millis(1)) } else { limit };
-        let call = request.send(self.stub(&addr), context, limit);
+        let call = request.send(self.stub(&addr), context, limit, self.trace_id.clone());
         let failure = match self.env.clock.timeout(limit, call).await {
             Ok(Ok((_, Some(error)))) => Failure::Region(Box::new(error)),
             Ok(Ok((Some(response), None))) => return Ok(Ok(response)),

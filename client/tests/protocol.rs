@@ -17,6 +17,24 @@ async fn a_put_is_one_timestamp_request_and_one_round_trip() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn every_request_to_a_store_says_on_whose_behalf_it_is() {
+    let work = async |client: &nokv_client::Client| {
+        client.put("a", "1").await.unwrap();
+        client.get("a").await.unwrap();
+        client.scan(KeyRange::default(), 10).await.unwrap();
+    };
+    let (cluster, client) = Cluster::with(|config| config.trace_id = "order-17".into());
+    work(&client).await;
+    assert_eq!((cluster.trace_ids(), client.trace_id()), (vec!["order-17".to_owned()], "order-17"));
+    // What would not fit into a log line is not sent, and there is always one.
+    let (cluster, client) = Cluster::with(|config| config.trace_id = "two words".into());
+    work(&client).await;
+    let [drawn] = &cluster.trace_ids()[..] else { panic!("{:?}", cluster.trace_ids()) };
+    assert!(drawn.len() == 16 && drawn.bytes().all(|byte| byte.is_ascii_hexdigit()), "{drawn}");
+    assert_eq!(client.trace_id(), drawn);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_refused_round_trip_goes_on_with_a_fresh_commit_timestamp() {
     let (cluster, client) = Cluster::new();
     cluster.script("prewrite", [Say::Locked]);

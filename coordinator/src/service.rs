@@ -159,14 +159,19 @@ impl Coordinator for Service {
 
     async fn list_regions(&self, request: Request<pb::ListRegionsRequest>) -> Reply<pb::ListRegionsResponse> {
         let request = request.into_inner();
+        let (now, down_after) = (self.0.env.clock.now(), self.0.config.store_down_after);
         let view = self.0.view();
         let limit = if request.limit == 0 { usize::MAX } else { request.limit as usize };
+        let traffic = view.traffic(now, down_after);
+        let reports = view.leader_reports(now, down_after);
         let regions = view
             .regions_from(&request.start_key)
             .take(limit)
             .map(|region| pb::RegionRoute {
                 descriptor: Some(region.clone()),
                 leader: view.leader(region.region_id),
+                traffic: traffic.get(&region.region_id).copied(),
+                bytes: reports.get(&region.region_id).map_or(0, |(_, report)| report.bytes),
             })
             .collect();
         Ok(Response::new(pb::ListRegionsResponse { regions }))

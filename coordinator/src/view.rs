@@ -217,6 +217,22 @@ impl View {
             .flat_map(|(id, store)| store.heartbeat.regions.iter().map(move |report| (*id, store.at, report)))
     }
 
+    /// What the replicas of each region serve together, by what stores that are up said last. Writes, and mostly reads, are
+    /// its leader's; while that changes, both old and new have something to tell of the last seconds.
+    pub fn traffic(&self, now: Instant, down_after: Duration) -> BTreeMap<u64, pb::RegionTraffic> {
+        let mut sums: BTreeMap<u64, pb::RegionTraffic> = BTreeMap::new();
+        for (_, at, report) in self.reports() {
+            let Some(more) = report.traffic.filter(|_| now.since(at) < down_after) else { continue };
+            let sum = sums.entry(region_of(report)).or_default();
+            sum.requests += more.requests;
+            sum.read_keys += more.read_keys;
+            sum.read_bytes += more.read_bytes;
+            sum.write_keys += more.write_keys;
+            sum.write_bytes += more.write_bytes;
+        }
+        sums
+    }
+
     /// Ranges of which some store said that nothing below `target` has a lock there, or ever will.
     pub fn resolved(&self, target: u64) -> Vec<(Bytes, Bytes)> {
         let reports = self.stores.values().flat_map(|store| &store.heartbeat.regions);
@@ -298,6 +314,30 @@ mod tests {
         view.install(checkpoint(8), token(8));
         assert_eq!((view.state.cluster_epoch, view.token), (9, Some(token(9))));
         assert!(view.root_error.is_some(), "who lags behind is no proof that the roots serve");
+    }
+
+    #[test]
+    fn the_traffic_of_a_region_is_that_of_its_replicas_on_live_stores() {
+        let beat = |store_id, region_id, requests| {
+            let descriptor = Some(meta::RegionDescriptor { region_id, ..Default::default() });
+            let traffic =
+                Some(pb::RegionTraffic { requests, write_bytes: requests * 10, ..Default::default() });
+            let regions = vec![pb::RegionReport { descriptor, traffic, ..Default::default() }];
+            pb::StoreHeartbeatRequest { store_id, regions, ..Default::default() }
+        };
+        let mut view = View::default();
+        let second = 1_000_000_000;
+        view.heard(beat(1, 7, 100), Instant(0));
+        view.heard(beat(2, 7, 5), Instant(9 * second));
+        view.heard(beat(3, 7, 2), Instant(9 * second));
+        view.heard(beat(4, 8, 1), Instant(9 * second));
+        let of = |down_after| {
+            let traffic = view.traffic(Instant(10 * second), Duration::from_secs(down_after));
+            traffic.into_iter().map(|(id, sum)| (id, sum.requests, sum.write_bytes)).collect::<Vec<_>>()
+        };
+        assert_eq!(of(20), [(7, 107, 1_070), (8, 1, 10)]);
+        assert_eq!(of(5), [(7, 7, 70), (8, 1, 10)]);
+        assert_eq!(of(1), []);
     }
 
     #[test]

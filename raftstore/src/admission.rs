@@ -47,7 +47,7 @@ pub(crate) enum Touch<'a> {
 
 impl<'a> Touch<'a> {
     /// The keys that stand for the request when load is measured: of a scan the one where it begins.
-    fn keys(&self) -> impl Iterator<Item = &'a Bytes> {
+    pub(crate) fn keys(&self) -> impl Iterator<Item = &'a Bytes> {
         let (keys, scan) = match self {
             Touch::Keys(keys) => (&keys[..], None),
             Touch::Scan(scan) => (&[][..], Some(&scan.start_key)),

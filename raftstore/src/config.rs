@@ -51,6 +51,8 @@ pub struct Config {
     pub coordinator_timeout: Duration,
     /// How long a request of a client may take here.
     pub command_timeout: Duration,
+    /// A request that takes at least this long is told of in the log; zero: none is.
+    pub slow_log: Duration,
     /// Time between two looks at the coordinators' list of store addresses.
     pub address_refresh: Duration,
     /// A peer that has known no leader for this long asks the coordinators whether it is still a member.
@@ -97,6 +99,7 @@ impl Config {
             heartbeat_interval: Duration::from_secs(3),
             coordinator_timeout: Duration::from_secs(2),
             command_timeout: Duration::from_secs(3),
+            slow_log: Duration::from_millis(300),
             address_refresh: Duration::from_secs(5),
             orphan_after: Duration::from_secs(30),
             split: SplitLimits::default(),

@@ -61,7 +61,7 @@ pub(crate) async fn beat(shared: &Shared, at: usize) {
 }
 
 fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
-    let mut regions = Vec::new();
+    let (mut regions, now) = (Vec::new(), shared.env.clock.now());
     for region in shared.door.regions.all() {
         let state = region.state();
         if !state.is_hosted() {
@@ -81,6 +81,7 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
             applied_index: state.applied.index,
             peer_id: state.peer.unwrap_or(0),
             gc_resolved: region.swept().resolved(version),
+            traffic: region.traffic().rates(now),
         });
     }
     let disk = &shared.env.disk;

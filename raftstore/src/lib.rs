@@ -66,6 +66,7 @@ mod room;
 mod sealed;
 pub mod seed;
 mod service;
+mod slow;
 mod snapshot;
 mod split;
 pub mod stats;
@@ -76,6 +77,7 @@ mod store_tests;
 #[cfg(test)]
 mod testing;
 mod topology;
+mod traffic;
 
 pub use auto_split::SplitLimits;
 pub use config::Config;

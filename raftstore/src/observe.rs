@@ -32,6 +32,8 @@ pub struct Observation {
     pub snapshot_sent_bytes: u64,
     /// Bytes of snapshots taken in.
     pub snapshot_received_bytes: u64,
+    /// Requests that took at least as long as the slow log's limit.
+    pub slow_requests: u64,
     /// Versions below may be gone; zero: none yet.
     pub safe_point: Timestamp,
     /// The next safe point, as the coordinator wants it; zero: none.
@@ -144,6 +146,7 @@ fn observe(shared: &Shared) -> Observation {
         pending_root_events: shared.publications.pending() as u64,
         snapshot_sent_bytes: shared.snapshots.sent_bytes(),
         snapshot_received_bytes: shared.snapshots.received_bytes(),
+        slow_requests: shared.slow.count(),
         safe_point: Timestamp(shared.points.safe_point()),
         safe_point_target: Timestamp(shared.points.target()),
         unix_millis: shared.env.clock.unix_millis(),

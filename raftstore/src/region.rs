@@ -5,6 +5,7 @@ use crate::catalog::{Entry, Gc, Members, Position};
 use crate::follow::Confirmed;
 use crate::gc::Swept;
 use crate::one_pc::OnePc;
+use crate::traffic::Traffic;
 use nokv_env::{Env, Fact, Peer};
 use nokv_proto::error::v1::{EpochNotMatch, KeyNotInRegion, NotLeader, RegionError, RegionNotFound};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer, RegionReplicaState};
@@ -42,6 +43,8 @@ pub(crate) struct Region {
     /// How far it is from being split, while it is led here.
     fill: Mutex<Fill>,
     burden: Mutex<Burden>,
+    /// What it serves here.
+    traffic: Traffic,
 }
 
 /// Numbers of a region's reads begin here, above those that its raft driver gives to read rounds.
@@ -110,6 +113,7 @@ impl Region {
             load: Mutex::default(),
             fill: Mutex::default(),
             burden: Mutex::default(),
+            traffic: Traffic::default(),
         }
     }
 
@@ -177,6 +181,10 @@ impl Region {
 
     pub(crate) fn set_burden(&self, burden: Burden) {
         *lock(&self.burden) = burden;
+    }
+
+    pub(crate) fn traffic(&self) -> &Traffic {
+        &self.traffic
     }
 
     pub(crate) fn swept(&self) -> MutexGuard<'_, Swept> {

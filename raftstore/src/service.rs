@@ -5,8 +5,9 @@ use crate::apply::Outcome;
 use crate::follow::{self, Terms};
 use crate::machine::{Proposal, Reply};
 use crate::region::refuse;
+use crate::slow::Trip;
 use crate::store::Shared;
-use crate::{command, gc, mvcc, read, room};
+use crate::{command, gc, mvcc, read, room, traffic};
 use bytes::Bytes;
 use nokv_engine::{Pressure, Snapshot};
 use nokv_env::{ClockExt, Fact};
@@ -58,9 +59,10 @@ macro_rules! respond {
 /// A write RPC: take the request apart, replicate the command, unwrap the answer of its kind.
 macro_rules! write_rpc {
     ($self:ident, $request:ident, $response:ident, $kind:ident) => {{
+        let mut trip = Trip::begin(&$self.0, concat!("Kv", stringify!($kind)), &$request);
         let request = $request.into_inner();
         let cmd = Cmd::$kind(payload(request.request)?);
-        let ended = match $self.write(request.context.as_ref(), cmd).await {
+        let ended = match $self.write(&mut trip, request.context.as_ref(), cmd).await {
             Ok(response::Cmd::$kind(response)) => Ok(response),
             Ok(_) => return Err(Status::internal("the answer is of another kind than the command")),
             Err(refused) => Err(refused),
@@ -72,15 +74,17 @@ macro_rules! write_rpc {
 #[tonic::async_trait]
 impl NoKv for KvService {
     async fn kv_get(&self, request: Request<KvGetRequest>) -> RpcResult<KvGetResponse> {
+        let mut trip = Trip::begin(&self.0, "KvGet", &request);
         let request = request.into_inner();
         let get = payload(request.request)?;
         let cmd = Cmd::Get(get.clone());
         check_limits(&cmd)?;
         let touch = Touch::Keys(vec![&get.key]);
         let context = request.context.as_ref();
-        let ended = self.read(context, &touch, get.version).await;
+        let ended = self.read(&mut trip, context, &touch, get.version).await;
         let ended =
             ended.and_then(|(admitted, moment)| self.look(|ms| self.get(&admitted, &moment, &get, ms)));
+        trip.ended(&ended);
         if let Ok(GetResponse { error: None, .. }) = &ended {
             self.shown(context, get.version, [&get.key]);
         }
@@ -88,6 +92,7 @@ impl NoKv for KvService {
     }
 
     async fn kv_batch_get(&self, request: Request<KvBatchGetRequest>) -> RpcResult<KvBatchGetResponse> {
+        let mut trip = Trip::begin(&self.0, "KvBatchGet", &request);
         let request = request.into_inner();
         let batch = payload(request.request)?;
         for get in &batch.requests {
@@ -95,13 +100,14 @@ impl NoKv for KvService {
         }
         let touch = Touch::Keys(batch.requests.iter().map(|get| &get.key).collect());
         let version = batch.requests.iter().map(|get| get.version).filter(|v| *v != u64::MAX).max();
-        let ended = self.read(request.context.as_ref(), &touch, version.unwrap_or(0)).await;
+        let ended = self.read(&mut trip, request.context.as_ref(), &touch, version.unwrap_or(0)).await;
         let ended = ended.and_then(|(admitted, moment)| {
             self.look(|ms| {
                 let gets = batch.requests.iter().map(|get| self.get(&admitted, &moment, get, ms));
                 Ok(BatchGetResponse { responses: gets.collect::<mvcc::Result<_>>()? })
             })
         });
+        trip.ended(&ended);
         if let Ok(response) = &ended {
             let got = batch.requests.iter().zip(&response.responses).filter(|(_, got)| got.error.is_none());
             got.for_each(|(get, _)| self.shown(request.context.as_ref(), get.version, [&get.key]));
@@ -110,16 +116,23 @@ impl NoKv for KvService {
     }
 
     async fn kv_scan(&self, request: Request<KvScanRequest>) -> RpcResult<KvScanResponse> {
+        let mut trip = Trip::begin(&self.0, "KvScan", &request);
         let request = request.into_inner();
         let scan = payload(request.request)?;
         check_limits(&Cmd::Scan(scan.clone()))?;
-        let ended = self.read(request.context.as_ref(), &Touch::Scan(&scan), scan.version).await;
+        let ended = self.read(&mut trip, request.context.as_ref(), &Touch::Scan(&scan), scan.version).await;
         let ended = ended.and_then(|(admitted, moment)| {
             self.look(|ms| match self.too_old(&admitted, scan.version) {
                 Some(error) => Ok(ScanResponse { error: Some(error), ..Default::default() }),
-                None => mvcc::scan(&moment, &scan, &admitted.descriptor.range(), ms),
+                None => {
+                    let found = mvcc::scan(&moment, &scan, &admitted.descriptor.range(), ms)?;
+                    let bytes = found.kvs.iter().map(|pair| pair.key.len() + pair.value.len()).sum();
+                    admitted.region.traffic().read(found.kvs.len(), bytes);
+                    Ok(found)
+                }
             })
         });
+        trip.ended(&ended);
         if let Ok(ScanResponse { error: None, kvs, .. }) = &ended {
             self.shown(request.context.as_ref(), scan.version, kvs.iter().map(|pair| &pair.key));
         }
@@ -181,9 +194,12 @@ impl NoKv for KvService {
     }
 
     async fn kv_read_index(&self, request: Request<KvReadIndexRequest>) -> RpcResult<KvReadIndexResponse> {
+        let mut trip = Trip::begin(&self.0, "KvReadIndex", &request);
         let request = request.into_inner();
         let version = payload(request.request)?.version;
+        trip.touches(request.context.as_ref().map_or(0, |context| context.region_id), std::iter::empty());
         let ended = self.read_index(request.context.as_ref(), version).await;
+        trip.ended(&ended);
         respond!(KvReadIndexResponse, ended)
     }
 }
@@ -192,12 +208,15 @@ impl KvService {
     /// Admits a read and waits for the moment it may look at.
     async fn read(
         &self,
+        trip: &mut Trip<'_>,
         context: Option<&Context>,
         touch: &Touch<'_>,
         version: u64,
     ) -> Result<(Admitted, Snapshot), Refused> {
         let shared = &self.0;
+        trip.touches(context.map_or(0, |context| context.region_id), touch.keys());
         let admitted = shared.door.admit(Class::Read, context, touch, shared.env.clock.unix_millis())?;
+        admitted.region.traffic().asked();
         let terms = Terms::of(context);
         let leads = admitted.region.state().role.is_leader;
         let moment = async {
@@ -209,7 +228,11 @@ impl KvService {
             }
         };
         match shared.env.clock.timeout(self.patience(), moment).await {
-            Ok(moment) => Ok((admitted, moment?)),
+            Ok(moment) => {
+                let moment = moment?;
+                trip.confirmed();
+                Ok((admitted, moment))
+            }
             Err(_) => Err(self.timed_out(Class::Read, context)),
         }
     }
@@ -261,7 +284,11 @@ impl KvService {
     ) -> mvcc::Result<GetResponse> {
         match self.too_old(admitted, get.version) {
             Some(error) => Ok(GetResponse { error: Some(error), ..Default::default() }),
-            None => mvcc::get(moment, get, wall_ms),
+            None => {
+                let found = mvcc::get(moment, get, wall_ms)?;
+                admitted.region.traffic().read(1, get.key.len() + found.value.len());
+                Ok(found)
+            }
         }
     }
 
@@ -271,13 +298,32 @@ impl KvService {
     }
 
     /// Admits a command, replicates it and waits until it is applied here.
-    async fn write(&self, context: Option<&Context>, cmd: Cmd) -> Result<response::Cmd, Refused> {
+    async fn write(
+        &self,
+        trip: &mut Trip<'_>,
+        context: Option<&Context>,
+        cmd: Cmd,
+    ) -> Result<response::Cmd, Refused> {
+        let ended = self.replicate(trip, context, cmd).await;
+        trip.ended(&ended);
+        ended
+    }
+
+    async fn replicate(
+        &self,
+        trip: &mut Trip<'_>,
+        context: Option<&Context>,
+        cmd: Cmd,
+    ) -> Result<response::Cmd, Refused> {
         let shared = &self.0;
+        let marks = trip.proposes();
         if context.is_some() {
             check_limits(&cmd)?;
         }
         let keys = Touch::Keys(command::keys(&cmd));
+        trip.touches(context.map_or(0, |context| context.region_id), keys.keys());
         let admitted = shared.door.admit(Class::Write, context, &keys, shared.env.clock.unix_millis())?;
+        admitted.region.traffic().asked();
         if shared.db.pressure() == Pressure::Stop {
             shared.env.probe("store.write.pressure");
             return Err(Status::resource_exhausted("the engine is behind with its background work").into());
@@ -293,9 +339,18 @@ impl KvService {
         let Some(epoch) = admitted.descriptor.epoch else {
             return Err(Status::internal("the region has no epoch").into());
         };
-        let proposal = shared.raft.propose(admitted.region.group(), Proposal::Data { epoch, cmd });
+        let written = match &cmd {
+            Cmd::Prewrite(prewrite) => traffic::weight(&prewrite.mutations),
+            _ => (0, 0),
+        };
+        let proposal = Proposal::Data { epoch, cmd };
+        let proposal = shared.raft.propose_marked(admitted.region.group(), proposal, marks);
         match shared.env.clock.timeout(self.patience(), proposal).await {
-            Ok(Ok(Reply::Outcome(outcome))) => Ok(unwrap(outcome)?),
+            Ok(Ok(Reply::Outcome(outcome))) => {
+                let response = unwrap(outcome)?;
+                admitted.region.traffic().wrote(written);
+                Ok(response)
+            }
             Ok(Ok(Reply::Gone)) => {
                 let text = "the peer was removed meanwhile; the command may still take effect";
                 Err(Status::unavailable(text).into())

@@ -17,6 +17,7 @@ use crate::publish::{self, Publications};
 use crate::region::{Regions, is_tombstone};
 use crate::resolve::StoreAddresses;
 use crate::service::KvService;
+use crate::slow::SlowLog;
 use crate::snapshot::{self, SnapshotService, Snapshots};
 use crate::split::{self, Halves};
 use crate::stats::{self, StatsSnapshot};
@@ -69,6 +70,7 @@ pub(crate) struct Shared {
     pub(crate) identity: Identity,
     pub(crate) topology: Topology,
     pub(crate) room: room::Room,
+    pub(crate) slow: SlowLog,
     /// The address in use, once the port is open.
     served: OnceLock<String>,
     pub(crate) stop: Stop,
@@ -130,6 +132,7 @@ impl Store {
             identity: Identity::begin(&*env.net, state.cluster_id),
             topology: Topology::default(),
             room: room::Room::default(),
+            slow: SlowLog::default(),
             addresses,
             snapshots,
             checks,

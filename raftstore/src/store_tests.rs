@@ -25,6 +25,7 @@ use std::time::Duration;
 use tonic::Code;
 
 mod by_hand;
+mod load;
 mod numbers;
 mod room;
 

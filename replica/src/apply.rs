@@ -22,6 +22,10 @@ enum Outcome<M: Machine> {
 impl<M: Machine> Core<M> {
     pub(crate) fn apply_entry(&mut self, id: GroupId, entry: Entry) -> Result<(), Halt> {
         let place = Place { index: entry.index, term: entry.term };
+        let waiter = self.groups.get(&id).and_then(|group| group.waiters.get(&place.index));
+        if let Some(marks) = waiter.and_then(|waiter| waiter.reply.marks()) {
+            marks.commit(self.env.clock.now());
+        }
         let outcome = match entry.entry_type {
             EntryType::EntryNormal if entry.data.is_empty() => self.apply_empty(id, place, None)?,
             EntryType::EntryNormal => {

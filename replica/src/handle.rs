@@ -2,7 +2,7 @@
 
 use crate::config::{GroupConfig, GroupId};
 use crate::error::{AdminError, ProposeError, ReadError, StepError};
-use crate::inbox::{AdminReply, Desk, Import, Refused, Request};
+use crate::inbox::{AdminReply, Desk, Import, Marks, ProposeReply, Refused, Request};
 use crate::machine::{ConfChange, Machine, MachineSnapshot};
 use crate::shared::{Counters, GroupStatus, LogStatus, Shared};
 use crate::transport::RaftService;
@@ -38,6 +38,19 @@ impl<M: Machine> Handle<M> {
     /// Dropping the future does not take the proposal back.
     pub async fn propose(&self, group: GroupId, proposal: M::Proposal) -> Result<M::Reply, ProposeError> {
         let (reply, answer) = oneshot::channel();
+        let reply = ProposeReply::new(reply, None);
+        self.proposed(Request::Propose { group, proposal, reply }, answer).await
+    }
+
+    /// The same, and `marks` tell how far it is.
+    pub async fn propose_marked(
+        &self,
+        group: GroupId,
+        proposal: M::Proposal,
+        marks: Arc<Marks>,
+    ) -> Result<M::Reply, ProposeError> {
+        let (reply, answer) = oneshot::channel();
+        let reply = ProposeReply::new(reply, Some(marks));
         self.proposed(Request::Propose { group, proposal, reply }, answer).await
     }
 
@@ -49,6 +62,7 @@ impl<M: Machine> Handle<M> {
         change: ConfChange,
     ) -> Result<M::Reply, ProposeError> {
         let (reply, answer) = oneshot::channel();
+        let reply = ProposeReply::new(reply, None);
         self.proposed(Request::ConfChange { group, change, reply }, answer).await
     }
 

@@ -8,14 +8,74 @@ use crate::error::{AdminError, ProposeError, ReadError, StepError};
 use crate::machine::{ConfChange, Machine, MachineSnapshot};
 use crate::shared::GroupStatus;
 use crate::wire::Incoming;
+use nokv_env::Instant;
 use nokv_proto::meta::v1::RegionDescriptor;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use tokio::sync::{Notify, mpsc, oneshot};
 
-/// Answer of a proposal.
-pub(crate) type ProposeReply<M> = oneshot::Sender<Result<<M as Machine>::Reply, ProposeError>>;
+/// Where the answer of a proposal goes, and where is noted how far the proposal is.
+pub(crate) struct ProposeReply<M: Machine> {
+    answer: oneshot::Sender<Result<M::Reply, ProposeError>>,
+    marks: Option<Arc<Marks>>,
+}
+
+impl<M: Machine> ProposeReply<M> {
+    pub(crate) fn new(
+        answer: oneshot::Sender<Result<M::Reply, ProposeError>>,
+        marks: Option<Arc<Marks>>,
+    ) -> Self {
+        Self { answer, marks }
+    }
+
+    pub(crate) fn send(
+        self,
+        answer: Result<M::Reply, ProposeError>,
+    ) -> Result<(), Result<M::Reply, ProposeError>> {
+        self.answer.send(answer)
+    }
+
+    /// Nobody waits for the answer any more.
+    pub(crate) fn is_closed(&self) -> bool {
+        self.answer.is_closed()
+    }
+
+    pub(crate) fn marks(&self) -> Option<&Marks> {
+        self.marks.as_deref()
+    }
+}
+
+/// When a proposal passed which point of its way. Whoever proposed it may look at any time, also if it never ends.
+#[derive(Debug, Default)]
+pub struct Marks {
+    appended: AtomicU64,
+    committed: AtomicU64,
+}
+
+impl Marks {
+    /// When the driver put it into the log; `None`: not yet.
+    pub fn appended(&self) -> Option<Instant> {
+        Self::read(&self.appended)
+    }
+
+    /// When the driver found it committed and began to apply it; `None`: not yet.
+    pub fn committed(&self) -> Option<Instant> {
+        Self::read(&self.committed)
+    }
+
+    pub(crate) fn append(&self, now: Instant) {
+        self.appended.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    pub(crate) fn commit(&self, now: Instant) {
+        self.committed.store(now.0.max(1), Ordering::Relaxed);
+    }
+
+    fn read(mark: &AtomicU64) -> Option<Instant> {
+        Some(mark.load(Ordering::Relaxed)).filter(|nanos| *nanos > 0).map(Instant)
+    }
+}
 /// Answer of a read.
 pub(crate) type ReadReply = oneshot::Sender<Result<u64, ReadError>>;
 /// Answer of an administrative request.

@@ -59,6 +59,7 @@ pub use config::{BIRTH, Config, GroupConfig, GroupId, Joint};
 pub use driver::Driver;
 pub use error::{AdminError, Error, Fatal, ProposeError, ReadError, StepError};
 pub use handle::Handle;
+pub use inbox::Marks;
 pub use machine::{
     Applied, ConfChange, ConfChangeInfo, Fetching, Machine, MachineSnapshot, Needed, PeerChange, Reception,
     Role,

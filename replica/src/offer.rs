@@ -80,7 +80,11 @@ impl<M: Machine> Core<M> {
         }
         let last = group.raw.raft.raft_log.last_index();
         assert!(last + 1 == first + replies.len() as u64, "{id}: proposals from {first} end at {last}");
+        let now = self.env.clock.now();
         for (index, reply) in (first..).zip(replies) {
+            if let Some(marks) = reply.marks() {
+                marks.append(now);
+            }
             group.waiters.insert(index, Waiter { term, is_change: false, reply });
         }
         self.touched(id);

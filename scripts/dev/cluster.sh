@@ -18,6 +18,7 @@
 #   --insecure                listen beyond loopback without TLS
 #   --metrics                 stores and meta-roots serve /metrics etc. on their port + 10000 (off)
 #   --disk-reserve            bytes that stores keep free                (that of nokv serve)
+#   --slow-log                which requests stores log as slow          (that of nokv serve)
 #   --background              return once all ports answer; without it, logs go to the terminal until Ctrl-C
 #
 # The binary is NOKV_BIN or target/release/nokv, which is built when missing.
@@ -26,7 +27,7 @@ cd "$(dirname "$(readlink -f "$0")")/../.."
 
 workdir=./artifacts/cluster config=./raft_config.example.json
 coordinators=1 listen=127.0.0.1:2379 coordinator_id=coordinator-1
-root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false split_bytes= disk_reserve= metrics=false
+root_refresh=200ms lease_ttl=10s lease_renew_before=3s raft_debug_log=false split_bytes= disk_reserve= slow_log= metrics=false
 background=false command=start name= tls=false more=()
 
 say() { printf '== %s\n' "$*"; }
@@ -52,6 +53,7 @@ while [ $# -gt 0 ]; do
     --lease-renew-before) value "$@" && lease_renew_before=$2 && shift ;;
     --split-bytes) value "$@" && split_bytes=$2 && shift ;;
     --disk-reserve) value "$@" && disk_reserve=$2 && shift ;;
+    --slow-log) value "$@" && slow_log=$2 && shift ;;
     --metrics) metrics=true ;;
     --raft-debug-log) raft_debug_log=true ;;
     --no-raft-debug-log) raft_debug_log=false ;;
@@ -136,7 +138,8 @@ role_arguments() {
         [ -n "$addr" ] || die "$config has no store $n"
         args=(serve --config "$config" --store-id "$n" --workdir "$workdir/$1" --coordinator-addr "$(coordinator_list)"
             "--raft-debug-log=$raft_debug_log" ${split_bytes:+--split-bytes "$split_bytes"}
-            ${disk_reserve:+--disk-reserve "$disk_reserve"})
+            ${disk_reserve:+--disk-reserve "$disk_reserve"}
+            ${slow_log:+--slow-log "$slow_log"})
         ;;
     *)
         for n in $(seq "$coordinators") 0; do

@@ -119,6 +119,13 @@ expect 2 usage 'must be above zero' get --timeout 0s k
 expect 2 usage 'has no port' get --coordinator-addr localhost k
 expect 2 usage 'has port 0' get --coordinator-addr localhost:0 k
 expect 2 usage 'contradict' get --json -o plain k
+expect 2 usage 'contradict' scan --json -o table
+expect 2 usage 'contradict' scan -o csv --json
+expect 2 usage 'lists no rows' get -o csv k
+expect 2 usage 'leave --watch out' status --watch --hot -o table
+expect 2 usage 'neither sizes nor rates' regions --workdir . --sort write
+expect 2 usage 'letters, digits' get --trace-id 'two words' k
+expect 2 usage 'needs a unit' serve --store-id 1 --slow-log 30
 expect 2 usage 'json' scan -o xml
 expect 2 usage 'lies before' scan --start b --end a
 expect 2 usage 'hexadecimal' get --hex abc

@@ -2,7 +2,7 @@
 
 use super::Scope;
 use super::security::ClientSecurity;
-use super::values::{Addresses, IdAddress, address, addresses, id, id_address, positive_duration};
+use super::values::{Addresses, IdAddress, address, addresses, id, id_address, positive_duration, trace_id};
 use clap::{Args, Subcommand, ValueEnum};
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -23,6 +23,9 @@ pub struct Cluster {
     /// How long one operation may take, retries included
     #[arg(long, env = "NOKV_TIMEOUT", value_name = "DURATION", default_value = "10s", value_parser = positive_duration, help_heading = "Cluster")]
     pub timeout: Duration,
+    /// What stores call the requests of this command in their slow logs [default: drawn, and part of an error]
+    #[arg(long, env = "NOKV_TRACE_ID", value_name = "ID", value_parser = trace_id, help_heading = "Cluster")]
+    pub trace_id: Option<String>,
     /// Whom to trust, and who we are.
     #[command(flatten)]
     pub security: ClientSecurity,
@@ -254,6 +257,9 @@ pub struct Status {
     /// Look again and again, until Ctrl-C; the exit code is that of the last look
     #[arg(long, value_name = "INTERVAL", num_args = 0..=1, default_missing_value = "2s", value_parser = positive_duration)]
     pub watch: Option<Duration>,
+    /// Also show the regions with most requests, so many of them; with -o table or csv, only these
+    #[arg(long, value_name = "N", num_args = 0..=1, default_missing_value = "10", value_parser = clap::value_parser!(u32).range(1..))]
+    pub hot: Option<u32>,
     /// A meta-root's gRPC address [default: from --config]
     #[arg(long, env = "NOKV_ROOT_PEER", value_delimiter = ',', value_name = "NODE=HOST:PORT", value_parser = id_address, help_heading = "Cluster")]
     pub root_peer: Vec<IdAddress>,
@@ -262,12 +268,39 @@ pub struct Status {
     pub cluster: Cluster,
 }
 
+/// By what regions are sorted. What is measured comes largest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum RegionOrder {
+    /// Their ids
+    Id,
+    /// Their first keys
+    Start,
+    /// Bytes on the leader's disk
+    Size,
+    /// Requests a second, of any kind
+    Requests,
+    /// Keys read a second
+    Read,
+    /// Keys written a second
+    Write,
+    /// Bytes read a second
+    ReadBytes,
+    /// Bytes written a second
+    WriteBytes,
+}
+
 /// `nokv regions`.
 #[derive(Debug, Clone, Args)]
+#[command(
+    after_help = "Example:\n  nokv regions --sort write -o table\n\nRates are those of the last ten seconds, as stores report them every three."
+)]
 pub struct Regions {
     /// Read the catalog of this store directory, changing nothing
     #[arg(long, value_name = "DIR")]
     pub workdir: Option<PathBuf>,
+    /// In which order, and with what of it in the text; a directory knows ids and first keys only
+    #[arg(long, value_enum, value_name = "ORDER", default_value = "id")]
+    pub sort: RegionOrder,
     /// How to reach the cluster.
     #[command(flatten)]
     pub cluster: Cluster,
@@ -485,8 +518,18 @@ pub struct Operators {
 /// `nokv store`.
 #[derive(Debug, Clone, Subcommand)]
 pub enum Store {
+    /// List the stores, with what they hold and serve
+    List(StoreList),
     /// Have everything moved off a store; it goes on serving what it still has
     Decommission(Decommission),
+}
+
+/// `nokv store list`.
+#[derive(Debug, Clone, Args)]
+pub struct StoreList {
+    /// How to reach the cluster.
+    #[command(flatten)]
+    pub cluster: Cluster,
 }
 
 /// `nokv store decommission`.

@@ -37,7 +37,7 @@ pub struct Cli {
 }
 
 /// How results and failures are printed.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// Text for people.
     Plain,
@@ -45,6 +45,44 @@ pub enum Format {
     Json,
     /// One JSON object a line.
     Jsonl,
+}
+
+/// How rows are laid out, by the commands that list some.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Layout {
+    /// Columns that line up, under a header.
+    Table,
+    /// RFC 4180, with a header.
+    Csv,
+}
+
+/// What `-o` takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Output {
+    /// Text for people
+    #[value(alias = "text")]
+    Plain,
+    /// One JSON document
+    Json,
+    /// One JSON object a line
+    Jsonl,
+    /// Columns under a header, from commands that list rows
+    Table,
+    /// Comma-separated values (RFC 4180) under a header, from commands that list rows
+    Csv,
+}
+
+impl Output {
+    /// As on the command line.
+    pub fn name(self) -> &'static str {
+        match self {
+            Output::Plain => "plain",
+            Output::Json => "json",
+            Output::Jsonl => "jsonl",
+            Output::Table => "table",
+            Output::Csv => "csv",
+        }
+    }
 }
 
 /// Options of every command.
@@ -62,16 +100,26 @@ pub struct Global {
         value_name = "FORMAT",
         help_heading = "Output"
     )]
-    pub output: Option<Format>,
+    pub output: Option<Output>,
 }
 
 impl Global {
-    /// The format in force.
+    /// The format in force. Rows that are laid out are text for everything around them: notes, and failures.
     pub fn format(&self) -> Format {
         match self.output {
-            Some(format) => format,
+            Some(Output::Json) => Format::Json,
+            Some(Output::Jsonl) => Format::Jsonl,
             None if self.json => Format::Json,
-            None => Format::Plain,
+            Some(Output::Plain | Output::Table | Output::Csv) | None => Format::Plain,
+        }
+    }
+
+    /// How rows are to be laid out, if that was asked for.
+    pub fn layout(&self) -> Option<Layout> {
+        match self.output? {
+            Output::Table => Some(Layout::Table),
+            Output::Csv => Some(Layout::Csv),
+            Output::Plain | Output::Json | Output::Jsonl => None,
         }
     }
 }
@@ -84,6 +132,18 @@ pub enum Scope {
     Host,
     /// The docker_* members, where given
     Docker,
+}
+
+impl Command {
+    /// Whether it lists rows, which `-o table` and `-o csv` lay out.
+    pub fn lists_rows(&self) -> bool {
+        match self {
+            Command::Status(args) => args.hot.is_some(),
+            Command::Scan(_) | Command::Regions(_) | Command::Operators(_) | Command::Transitions(_) => true,
+            Command::Store(client::Store::List(_)) => true,
+            _ => false,
+        }
+    }
 }
 
 /// Every command.

@@ -2,7 +2,9 @@
 
 use super::Scope;
 use super::security::ServerSecurity;
-use super::values::{Addresses, IdAddress, address, addresses, duration, id, id_address, positive_duration};
+use super::values::{
+    Addresses, IdAddress, address, addresses, duration, duration_or_off, id, id_address, positive_duration,
+};
 use clap::{ArgAction, Args};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -77,6 +79,9 @@ pub struct Serve {
     /// whichever is less]; 0: none, and a full disk stops the store
     #[arg(long, env = "NOKV_DISK_RESERVE", value_name = "BYTES")]
     pub disk_reserve: Option<u64>,
+    /// Log requests that take at least this long here, with where the time went, ten a second at most; 0 or off: none
+    #[arg(long, env = "NOKV_SLOW_LOG", value_name = "DURATION", default_value = "300ms", value_parser = duration_or_off)]
+    pub slow_log: Duration,
     /// Patience with one request to a coordinator
     #[arg(long, env = "NOKV_COORDINATOR_TIMEOUT", value_name = "DURATION", default_value = "2s", value_parser = positive_duration)]
     pub coordinator_timeout: Duration,

@@ -49,6 +49,19 @@ pub fn positive_duration(text: &str) -> Result<Duration, String> {
     }
 }
 
+/// A duration, or `off` for none.
+pub fn duration_or_off(text: &str) -> Result<Duration, String> {
+    if text == "off" { Ok(Duration::ZERO) } else { duration(text) }
+}
+
+/// What may be a trace id.
+pub fn trace_id(text: &str) -> Result<String, String> {
+    match nokv_proto::limits::is_trace_id(text) {
+        true => Ok(text.to_owned()),
+        false => Err("is not 1 to 64 letters, digits and - _ . : /".into()),
+    }
+}
+
 /// Writes a duration the way [`duration`] reads it.
 pub fn show_duration(duration: Duration) -> String {
     match duration.as_millis() {
@@ -188,6 +201,24 @@ pub fn show_hex(bytes: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_limit_may_be_off() {
+        assert_eq!(duration_or_off("off"), Ok(Duration::ZERO));
+        assert_eq!(duration_or_off("0"), Ok(Duration::ZERO));
+        assert_eq!(duration_or_off("200ms"), Ok(Duration::from_millis(200)));
+        assert!(duration_or_off("none").is_err() && duration_or_off("5").is_err());
+    }
+
+    #[test]
+    fn a_trace_id_fits_into_a_line_of_a_log() {
+        for good in ["7", "order-17", "a.b:c/d_e", &"x".repeat(64)] {
+            assert_eq!(trace_id(good), Ok(good.to_owned()));
+        }
+        for bad in ["", "a b", "a\n", "\"", "é", &"x".repeat(65)] {
+            assert!(trace_id(bad).is_err(), "{bad:?}");
+        }
+    }
 
     #[test]
     fn durations_need_a_unit() {

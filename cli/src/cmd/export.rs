@@ -13,6 +13,7 @@ use crate::cmd::kv::key_range;
 use crate::cmd::reach::reach;
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, put_bytes, quote};
+use crate::rows::quoted;
 use nokv_env::Env;
 use nokv_proto::key::KeyRange;
 use serde_json::{Map, Value, json};
@@ -136,17 +137,6 @@ fn encode(format: ImportFormat, key: &[u8], value: &[u8], into: &mut Vec<u8>) ->
     }
     into.push(b'\n');
     Ok(())
-}
-
-fn quoted(bytes: &[u8], into: &mut Vec<u8>) {
-    into.push(b'"');
-    for &byte in bytes {
-        if byte == b'"' {
-            into.push(b'"');
-        }
-        into.push(byte);
-    }
-    into.push(b'"');
 }
 
 #[cfg(test)]

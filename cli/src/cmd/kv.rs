@@ -8,6 +8,7 @@ use crate::cmd::reach::{Reach, reach};
 use crate::cmd::standalone;
 use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, put_bytes, quote};
+use crate::rows::{Cell, Rows};
 use bytes::Bytes;
 use nokv_client::Page;
 use nokv_env::Env;
@@ -112,7 +113,7 @@ pub async fn scan(env: &Env, args: &Scan, global: &Global) -> Result<u8> {
     if args.keys_only {
         scanner = scanner.keys_only();
     }
-    let mut printer = Printer::new(args, global.format());
+    let mut printer = Printer::new(args, global)?;
     printer.begin(scanner.version())?;
     let mut more = false;
     loop {
@@ -142,6 +143,7 @@ async fn next(reach: &Reach, scanner: &mut nokv_client::Scanner) -> Result<Optio
 /// Prints rows in a format.
 pub struct Printer {
     out: Out,
+    laid_out: Option<Rows<'static>>,
     format: Format,
     hex: bool,
     keys_only: bool,
@@ -149,9 +151,12 @@ pub struct Printer {
 }
 
 impl Printer {
-    /// Begins nothing yet.
-    pub fn new(args: &Scan, format: Format) -> Self {
-        Self { out: Out::new(), format, hex: args.hex, keys_only: args.keys_only, rows: 0 }
+    /// Rows as the flags want them; the header of some is printed at once.
+    pub fn new(args: &Scan, global: &Global) -> Result<Self> {
+        let columns: &[&str] = if args.keys_only { &["key"] } else { &["key", "value"] };
+        let laid_out = global.layout().map(|layout| Rows::begin(layout, columns)).transpose()?;
+        let (format, out) = (global.format(), Out::new());
+        Ok(Self { out, laid_out, format, hex: args.hex, keys_only: args.keys_only, rows: 0 })
     }
 
     /// What comes before the rows.
@@ -165,6 +170,10 @@ impl Printer {
     /// A row.
     pub fn row(&mut self, key: &[u8], value: &[u8]) -> Result {
         let value = (!self.keys_only).then_some(value);
+        if let Some(rows) = &mut self.laid_out {
+            let cells = [Some(key), value].into_iter().flatten();
+            return rows.row(cells.map(|bytes| Cell::Bytes(shown(bytes, self.hex))).collect());
+        }
         match self.format {
             Format::Plain => {
                 self.out.write(&shown(key, self.hex))?;
@@ -186,6 +195,9 @@ impl Printer {
 
     /// What comes behind the rows.
     pub fn end(mut self, more: bool) -> Result {
+        if let Some(rows) = self.laid_out {
+            return rows.end();
+        }
         if self.format == Format::Json {
             let newline = if self.rows == 0 { "" } else { "\n" };
             self.out.line(&format!("{newline}], \"more\": {more}}}"))?;

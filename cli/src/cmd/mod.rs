@@ -38,11 +38,15 @@ mod standalone;
 mod startup;
 mod stats;
 mod status;
+mod stores;
 mod transitions;
 mod txn;
 mod vars;
 mod vlog;
 mod workdir;
+
+#[cfg(test)]
+pub use import::read_all as read_import;
 
 use crate::args::{Cli, Command, Global};
 use crate::errors::{Failure, Result};
@@ -56,7 +60,7 @@ use std::sync::Arc;
 
 /// Carries out a parsed command line; the value is the exit code.
 pub fn run(cli: Cli) -> Result<u8> {
-    check_format(&cli.global)?;
+    check_format(&cli.global, &cli.command)?;
     let global = &cli.global;
     match cli.command {
         Command::Demo(args) => demo::run(&args),

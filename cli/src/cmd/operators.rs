@@ -4,8 +4,10 @@ use crate::args::client::{Decommission, Operators, Store};
 use crate::args::values::show_duration;
 use crate::args::{Format, Global};
 use crate::cmd::reach::{self, Reach};
+use crate::cmd::stores;
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
+use crate::rows::{self, Cell};
 use nokv_env::{ClockExt, Env};
 use nokv_proto::coordinator::v1::{ListOperatorsResponse, OperatorRecord, OperatorState, StoreInfo};
 use serde_json::{Value, json};
@@ -19,6 +21,12 @@ pub async fn run(env: &Env, args: &Operators, global: &Global) -> Result<u8> {
     let reach = reach::reach(env, &args.cluster)?;
     let listed = reach.client.list_operators(args.region.unwrap_or(0)).await;
     let listed = listed.map_err(|error| reach.failure(&error))?;
+    if let Some(layout) = global.layout() {
+        rows::print(layout, &COLUMNS, listed.operators.iter().map(cells))?;
+        // Words, not rows: beside the table, where a pipe does not take them for one.
+        listed.waiting.iter().for_each(|waiting| eprintln!("waiting: {waiting}"));
+        return Ok(0);
+    }
     let mut out = Out::new();
     match global.format() {
         Format::Plain => {
@@ -37,7 +45,7 @@ pub async fn run(env: &Env, args: &Operators, global: &Global) -> Result<u8> {
             let operators: Vec<Value> = listed.operators.iter().map(to_json).collect();
             out.json(&json!({ "operators": operators, "waiting": listed.waiting }))?;
         }
-        Format::Jsonl => rows(&listed).try_for_each(|row| out.line(&row.to_string()))?,
+        Format::Jsonl => objects(&listed).try_for_each(|row| out.line(&row.to_string()))?,
     }
     out.flush()?;
     Ok(0)
@@ -75,6 +83,36 @@ fn line(record: &OperatorRecord) -> String {
     )
 }
 
+/// Those of `-o table` and `-o csv`.
+const COLUMNS: [&str; 10] = [
+    "operator_id",
+    "kind",
+    "region_id",
+    "from_store_id",
+    "to_store_id",
+    "state",
+    "age_ms",
+    "took_ms",
+    "progress",
+    "reason",
+];
+
+fn cells(record: &OperatorRecord) -> Vec<Cell> {
+    let store = |id: u64| Cell::maybe((id != 0).then_some(id));
+    vec![
+        Cell::of(record.operator_id),
+        Cell::of(&record.kind),
+        Cell::of(record.region_id),
+        store(record.from_store_id),
+        store(record.to_store_id),
+        Cell::of(state(record)),
+        Cell::of(record.age_ms),
+        Cell::of(record.took_ms),
+        Cell::of(&record.progress),
+        Cell::of(&record.reason),
+    ]
+}
+
 fn seconds(millis: u64) -> String {
     format!("{}.{} s", millis / 1_000, millis % 1_000 / 100)
 }
@@ -95,7 +133,7 @@ pub(super) fn to_json(record: &OperatorRecord) -> Value {
 }
 
 /// One object an operator, then one for each thing that waits.
-fn rows(listed: &ListOperatorsResponse) -> impl Iterator<Item = Value> {
+fn objects(listed: &ListOperatorsResponse) -> impl Iterator<Item = Value> {
     let waiting = listed.waiting.iter().map(|what| json!({ "waiting": what }));
     listed.operators.iter().map(to_json).chain(waiting)
 }
@@ -103,6 +141,7 @@ fn rows(listed: &ListOperatorsResponse) -> impl Iterator<Item = Value> {
 /// Carries out a verb of `nokv store`.
 pub async fn store(env: &Env, command: &Store, global: &Global) -> Result<u8> {
     match command {
+        Store::List(args) => stores::list(env, args, global).await,
         Store::Decommission(args) => decommission(env, args, global).await,
     }
 }
@@ -180,7 +219,7 @@ mod tests {
     fn what_waits_comes_behind_the_operators() {
         let record = OperatorRecord { operator_id: 7, ..OperatorRecord::default() };
         let listed = ListOperatorsResponse { operators: vec![record], waiting: vec!["region 5".into()] };
-        let rows: Vec<Value> = rows(&listed).collect();
+        let rows: Vec<Value> = objects(&listed).collect();
         assert_eq!(
             (&rows[0]["operator_id"], &rows[1..]),
             (&json!(7), &[json!({ "waiting": "region 5" })][..])

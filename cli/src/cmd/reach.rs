@@ -57,13 +57,19 @@ pub fn reach(env: &Env, args: &Cluster) -> Result<Reach> {
     let coordinators = coordinators(args, file(args)?.as_ref())?;
     let mut config = ClientConfig::new(coordinators.clone());
     config.deadline = args.timeout;
+    config.trace_id = args.trace_id.clone().unwrap_or_default();
     Ok(Reach { client: Client::new(env.clone(), config), coordinators })
 }
 
 impl Reach {
     /// Words a client's error.
     pub fn failure(&self, error: &ClientError) -> Failure {
-        failure(error, &self.coordinators)
+        let failure = failure(error, &self.coordinators);
+        // What a store may have something to say about.
+        match failure.code() {
+            Code::Usage | Code::TooLarge | Code::WrongService => failure,
+            _ => failure.trace(self.client.trace_id()),
+        }
     }
 }
 

@@ -58,6 +58,7 @@ impl<'a> Dial<'a> {
     /// The way of `nokv store`.
     pub fn store(command: &'a Store) -> Self {
         match command {
+            Store::List(args) => Self::cluster(&args.cluster),
             Store::Decommission(args) => Self::cluster(&args.cluster),
         }
     }

@@ -152,6 +152,7 @@ pub(super) fn settings(args: &Serve) -> Result<Config> {
     config.split.bytes = args.split_bytes;
     config.split.requests = args.split_requests;
     config.check_interval = args.check_interval;
+    config.slow_log = args.slow_log;
     config.coordinator_timeout = args.coordinator_timeout;
     config.engine.lock_owner = format!("pid {}, nokv serve --store-id {}", std::process::id(), args.store_id);
     config.validate().map_err(|error| startup::store(&error))?;

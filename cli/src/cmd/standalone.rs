@@ -97,7 +97,7 @@ pub fn scan(env: &Env, dir: &Path, args: &Scan, global: &Global) -> Result<u8> {
     let snapshot = db.snapshot();
     let upper = if end.is_empty() { Bound::Unbounded } else { Bound::Excluded(end) };
     let mut rows = snapshot.iter_uncached(CF, (Bound::Included(start), upper));
-    let mut printer = kv::Printer::new(args, global.format());
+    let mut printer = kv::Printer::new(args, global)?;
     printer.begin(Timestamp(snapshot.sequence()))?;
     let limit = if args.limit == 0 { u64::MAX } else { args.limit };
     let mut more = false;

@@ -6,13 +6,16 @@
 mod look;
 mod show;
 
+pub use show::bytes;
+
 use crate::args::client::Status;
 use crate::args::values::IdAddress;
 use crate::args::{Format, Global, Scope};
-use crate::cmd::{reach, security};
+use crate::cmd::{reach, regions, security};
 use crate::config::Cluster;
 use crate::errors::{Code, Failure, Result};
 use crate::output::Out;
+use crate::rows;
 use crate::signals::Signals;
 use look::{Asked, Picture, Root};
 use nokv_env::Env;
@@ -25,11 +28,16 @@ use std::io::IsTerminal;
 pub async fn run(env: &Env, args: &Status, global: &Global) -> Result<u8> {
     let asked = whom(args)?;
     let (picture, judgement) = look(env, &asked).await?;
+    if let Some(layout) = global.layout() {
+        let hot = regions::hottest(&picture.regions, args.hot.unwrap_or_default());
+        rows::print(layout, &regions::COLUMNS, hot.iter().map(regions::Listed::cells))?;
+        return Ok(judgement.health.exit());
+    }
     let mut out = Out::new();
     match global.format() {
-        Format::Plain => out.write(show::text(&picture, &judgement).as_bytes())?,
-        Format::Json => out.json(&show::json(&picture, &judgement))?,
-        Format::Jsonl => out.line(&show::json(&picture, &judgement).to_string())?,
+        Format::Plain => out.write(show::text(&picture, &judgement, args.hot).as_bytes())?,
+        Format::Json => out.json(&show::json(&picture, &judgement, args.hot))?,
+        Format::Jsonl => out.line(&show::json(&picture, &judgement, args.hot).to_string())?,
     }
     out.flush()?;
     Ok(judgement.health.exit())
@@ -39,6 +47,11 @@ pub async fn run(env: &Env, args: &Status, global: &Global) -> Result<u8> {
 pub fn watch(args: &Status, global: &Global) -> Result<u8> {
     crate::logging::start("error")?;
     let interval = args.watch.unwrap_or_default();
+    if global.layout().is_some() {
+        return Err(
+            Failure::usage("--watch prints whole pictures, not rows").next("-o jsonl, or leave --watch out")
+        );
+    }
     let asked = whom(args)?;
     let tls = security::Dial::cluster(&args.cluster).tls()?;
     let runtime = crate::cmd::runtime()?;
@@ -55,11 +68,11 @@ pub fn watch(args: &Status, global: &Global) -> Result<u8> {
             let mut out = Out::new();
             match global.format() {
                 Format::Plain => {
-                    let text = show::text(&picture, &judgement);
+                    let text = show::text(&picture, &judgement, args.hot);
                     out.write(frame(&text, &env, redraws).as_bytes())?;
                 }
                 // Documents that follow one another are lines.
-                _ => out.line(&show::json(&picture, &judgement).to_string())?,
+                _ => out.line(&show::json(&picture, &judgement, args.hot).to_string())?,
             }
             out.flush()?;
             drop(out);
@@ -120,7 +133,7 @@ async fn look(env: &Env, whom: &Whom) -> Result<(Picture, Judgement)> {
 pub async fn gather(env: &Env, whom: &Whom) -> Result<(serde_json::Value, BTreeMap<u64, String>)> {
     let (picture, judgement) = look(env, whom).await?;
     let stores = picture.stores.iter().map(|(store, _)| (store.store_id, store.address.clone())).collect();
-    Ok((show::json(&picture, &judgement), stores))
+    Ok((show::json(&picture, &judgement, None), stores))
 }
 
 /// What the answers add up to.
@@ -388,6 +401,7 @@ mod tests {
         let region = |id, leader: usize| RegionRoute {
             descriptor: Some(RegionDescriptor { region_id: id, peers: peers.clone(), ..Default::default() }),
             leader: Some(peers[leader - 1]),
+            ..Default::default()
         };
         Picture {
             roots: (1..=3).map(root).collect(),

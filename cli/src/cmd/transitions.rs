@@ -5,6 +5,7 @@ use crate::args::{Format, Global};
 use crate::cmd::reach;
 use crate::errors::Result;
 use crate::output::Out;
+use crate::rows::{self, Cell};
 use nokv_env::Env;
 use nokv_proto::coordinator::v1::{TransitionEntry, TransitionKind, TransitionReason, TransitionStatus};
 use serde_json::{Value, json};
@@ -14,6 +15,10 @@ pub async fn run(env: &Env, args: &Transitions, global: &Global) -> Result<u8> {
     let reach = reach::reach(env, &args.cluster)?;
     let mut entries = reach.client.list_transitions().await.map_err(|error| reach.failure(&error))?;
     entries.retain(|entry| args.region.is_none_or(|region| entry.key == region));
+    if let Some(layout) = global.layout() {
+        rows::print(layout, &COLUMNS, entries.iter().map(cells))?;
+        return Ok(0);
+    }
     let mut out = Out::new();
     match global.format() {
         Format::Plain => {
@@ -35,6 +40,14 @@ pub async fn run(env: &Env, args: &Transitions, global: &Global) -> Result<u8> {
 fn line(entry: &TransitionEntry) -> String {
     let planned = if is_planned(entry) { " planned" } else { "" };
     format!("{} region={} {} {}{planned}", entry.transition_id, entry.key, kind(entry), status(entry))
+}
+
+/// Those of `-o table` and `-o csv`, the members of the document.
+const COLUMNS: [&str; 5] = ["transition_id", "region_id", "kind", "status", "planned"];
+
+fn cells(entry: &TransitionEntry) -> Vec<Cell> {
+    let (id, kind, status) = (&entry.transition_id, kind(entry), status(entry));
+    vec![Cell::of(id), Cell::of(entry.key), Cell::of(kind), Cell::of(status), Cell::of(is_planned(entry))]
 }
 
 /// Whether somebody published a plan, which our stores do not.

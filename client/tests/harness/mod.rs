@@ -17,7 +17,7 @@ use nokv_proto::error::v1::RegionError;
 use nokv_proto::kv::v1::no_kv_server::{NoKv, NoKvServer};
 use nokv_proto::kv::v1::{self as kv, CheckTxnStatusAction as Action};
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionPeer};
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -63,6 +63,8 @@ pub struct State {
     log: Vec<String>,
     scripts: BTreeMap<&'static str, VecDeque<Say>>,
     last_ts: u64,
+    /// What the client called itself towards stores.
+    trace_ids: BTreeSet<String>,
 }
 
 /// The scripted cluster.
@@ -99,6 +101,11 @@ impl Cluster {
     /// All requests so far, routes left out.
     pub fn log(&self) -> Vec<String> {
         self.state().log.clone()
+    }
+
+    /// The trace ids of all requests to stores; empty: one had none.
+    pub fn trace_ids(&self) -> Vec<String> {
+        self.state().trace_ids.iter().cloned().collect()
     }
 
     /// Lets background work end, then all requests so far.
@@ -518,6 +525,17 @@ impl Net for MemNet {
         } else {
             Routes::new(NoKvServer::new(FakeStore(self.0.clone(), number)))
         };
+        let (cluster, is_store) = (self.0.clone(), !addr.starts_with('c'));
+        let routes = ServiceExt::<http::Request<tonic::body::Body>>::map_request(
+            routes,
+            move |request: http::Request<tonic::body::Body>| {
+                if is_store {
+                    let id = request.headers().get("nokv-trace-id").and_then(|id| id.to_str().ok());
+                    cluster.state().trace_ids.insert(id.unwrap_or_default().to_owned());
+                }
+                request
+            },
+        );
         let calls = ServiceExt::<http::Request<tonic::body::Body>>::map_err(routes, |never| {
             NetError(Box::new(never))
         });

@@ -221,6 +221,7 @@ pub(crate) async fn run(shared: &Shared) {
         let began = shared.env.clock.now();
         for region in hosted {
             let (state, now) = (region.state(), shared.env.clock.now());
+            region.traffic().sample(now);
             let version = state.descriptor.epoch_pair().0;
             let fresh = || Watched::new(version, now + limits.rest);
             let known = watched.entry(region.id).or_insert_with(fresh);

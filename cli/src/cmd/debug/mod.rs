@@ -65,6 +65,7 @@ async fn bundle(env: &Env, args: &Bundle, global: &Global) -> Result<u8> {
         config: args.config.clone(),
         scope: args.scope,
         timeout: args.timeout,
+        trace_id: None,
         security: args.security.clone(),
     };
     let whom = Whom {

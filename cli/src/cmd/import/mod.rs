@@ -412,7 +412,7 @@ impl<'a> Flight<'a> {
 
 /// The records of a file, for tests of what writes such files.
 #[cfg(test)]
-pub(super) fn read_all(file: Vec<u8>, format: crate::args::client::ImportFormat) -> Vec<(Vec<u8>, Vec<u8>)> {
+pub fn read_all(file: Vec<u8>, format: crate::args::client::ImportFormat) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut reader = Reader::new(Box::new(std::io::Cursor::new(file)), format, 2, "file", 0, 0);
     let mut records = Vec::new();
     while let Some(batch) = reader.next_batch().unwrap() {

@@ -111,6 +111,11 @@ pub fn metrics(page: &mut Exposition, store: &Observation) {
         "Bytes of rows in snapshots taken in.",
         store.snapshot_received_bytes,
     );
+    page.counter(
+        "nokv_store_slow_requests_total",
+        "Requests that took at least as long as --slow-log; not all of them have a line in the log.",
+        store.slow_requests,
+    );
     page.gauge(
         "nokv_store_safe_point_lag_seconds",
         "Age of the safe point: versions that only older reads see may be gone.",

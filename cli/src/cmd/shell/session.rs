@@ -149,7 +149,7 @@ impl<'a> Session<'a> {
     }
 
     async fn status(&self) -> Result {
-        let args = Status { watch: None, root_peer: Vec::new(), cluster: self.cluster.clone() };
+        let args = Status { watch: None, hot: None, root_peer: Vec::new(), cluster: self.cluster.clone() };
         status::run(self.env, &args, self.global).await.map(drop)
     }
 }

@@ -2,11 +2,12 @@
 
 use super::Judgement;
 use super::look::{Answer, Picture, StoreLook};
+use crate::cmd::regions::{Listed, hottest};
 use crate::output::{base64, quote, table};
 use serde_json::{Value, json};
 
-/// For people.
-pub fn text(picture: &Picture, judgement: &Judgement) -> String {
+/// For people; `hot`: with so many of the regions that are asked most.
+pub fn text(picture: &Picture, judgement: &Judgement, hot: Option<u32>) -> String {
     let mut text = format!("cluster: {}\n", judgement.health.name());
     for problem in &judgement.problems {
         text.push_str(&format!("  ! {problem}\n"));
@@ -20,6 +21,14 @@ pub fn text(picture: &Picture, judgement: &Judgement) -> String {
     section("coordinators", &["name", "address", "state", "lease"], coordinators(picture));
     section("stores", &["name", "address", "state", "regions", "leaders", "free", "of"], stores(picture));
     section("regions", &["id", "start", "end", "leader", "stores", "lag", "quarantined"], regions(picture));
+    if let Some(count) = hot {
+        let rows: Vec<_> = hottest(&picture.regions, count).iter().map(Listed::short).collect();
+        if rows.is_empty() {
+            text.push_str("\nhot regions\n  (none: no requests in the last ten seconds)\n");
+        } else {
+            text.push_str(&format!("\nhot regions\n{}", table(&Listed::SHORT, &rows)));
+        }
+    }
     text
 }
 
@@ -96,7 +105,7 @@ fn regions(picture: &Picture) -> Vec<Vec<String>> {
 }
 
 /// For programs. The `leading_*` members name processes, or are null.
-pub fn json(picture: &Picture, judgement: &Judgement) -> Value {
+pub fn json(picture: &Picture, judgement: &Judgement, hot: Option<u32>) -> Value {
     let named = |kind: &str, id: Option<u64>| id.map(|id| format!("{kind}-{id}"));
     let roots: Vec<Value> = picture
         .roots
@@ -154,7 +163,7 @@ pub fn json(picture: &Picture, judgement: &Judgement) -> Value {
             }))
         })
         .collect();
-    json!({
+    let mut document = json!({
         "health": judgement.health.name(),
         "problems": judgement.problems,
         "leading_store": named("store", picture.leading_store()),
@@ -164,5 +173,9 @@ pub fn json(picture: &Picture, judgement: &Judgement) -> Value {
         "coordinators": coordinators,
         "stores": stores,
         "regions": regions,
-    })
+    });
+    if let Some(count) = hot {
+        document["hot_regions"] = hottest(&picture.regions, count).iter().map(Listed::json).collect();
+    }
+    document
 }
