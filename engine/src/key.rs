@@ -36,8 +36,13 @@ impl InternalKey {
     }
 
     /// After all versions of `user`, before any larger key.
-    fn after(cf: Cf, user: &Bytes) -> Self {
+    pub(crate) fn after(cf: Cf, user: &Bytes) -> Self {
         Self::before(cf, [user, [0].as_slice()].concat().into())
+    }
+
+    /// Behind all versions of this key, before any larger one: no write has sequence 0.
+    pub(crate) fn behind(self) -> Self {
+        Self { sequence: 0, ..self }
     }
 
     /// Whether both are versions of one key.
@@ -141,6 +146,26 @@ impl Span {
         Self { low: InternalKey::before(Cf(0), Bytes::new()), high: None }
     }
 
+    /// The span of the user keys in family `cf` that begin with `prefix`.
+    pub(crate) fn of_prefix(cf: Cf, prefix: &[u8]) -> Self {
+        let low = InternalKey::before(cf, Bytes::copy_from_slice(prefix));
+        // The least key behind all of them: the prefix with its last byte that can grow grown by one.
+        let high = match prefix.iter().rposition(|byte| *byte < u8::MAX) {
+            Some(last) => {
+                let mut end = prefix[..=last].to_vec();
+                end[last] += 1;
+                Some(InternalKey::before(cf, end.into()))
+            }
+            None => Self::of(cf, &(..)).high,
+        };
+        Self { low, high }
+    }
+
+    /// Whether a version of a key is in it.
+    pub(crate) fn holds(&self, key: &InternalKey) -> bool {
+        *key >= self.low && self.high.as_ref().is_none_or(|high| key < high)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.high.as_ref().is_some_and(|high| *high <= self.low)
     }
@@ -187,5 +212,14 @@ mod tests {
         assert!(!inside(b"a") && inside(b"a\0") && inside(b"c") && !inside(b"c\0"));
         assert!(Span::of(Cf(1), &(at(b"b")..at(b"a"))).is_empty());
         assert!(Span::of(Cf(255), &(..)).high.is_none());
+        let inside = |prefix: &[u8], user: &'static [u8]| Span::of_prefix(Cf(1), prefix).holds(&key(user, 5));
+        assert!(
+            inside(b"a", b"a") && inside(b"a", b"a\xff\xff") && !inside(b"a", b"b") && !inside(b"a", b"`")
+        );
+        assert!(
+            inside(b"a\xff", b"a\xff") && !inside(b"a\xff", b"b") && inside(b"\xff\xff", b"\xff\xff\xff")
+        );
+        assert!(inside(b"", b"") && inside(b"", b"\xff"));
+        assert_eq!(Span::of_prefix(Cf(1), b"").high, Some(InternalKey::before(Cf(2), Bytes::new())));
     }
 }

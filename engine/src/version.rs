@@ -136,6 +136,12 @@ impl Version {
         level0.chain(self.levels[1..].iter().filter_map(move |level| find(level, cf, user)))
     }
 
+    /// Groups of disjoint tables, sorted by key, upper levels first: every table of level 0 alone, every other level as a
+    /// whole.
+    pub(crate) fn layers(&self) -> impl Iterator<Item = &[Arc<Table>]> {
+        self.levels[0].chunks(1).chain(self.levels[1..].iter().map(Vec::as_slice))
+    }
+
     /// Whether a table in a level below `level` has this user key in its range.
     pub(crate) fn covered_below(&self, level: usize, cf: u8, user: &[u8]) -> bool {
         self.levels.iter().skip(level + 1).any(|tables| find(tables, cf, user).is_some())
@@ -223,7 +229,7 @@ impl Version {
 }
 
 /// The one table of disjoint, sorted `tables` whose range holds the key.
-fn find<'a>(tables: &'a [Arc<Table>], cf: u8, user: &[u8]) -> Option<&'a Arc<Table>> {
+pub(crate) fn find<'a>(tables: &'a [Arc<Table>], cf: u8, user: &[u8]) -> Option<&'a Arc<Table>> {
     let at =
         tables.partition_point(|table| (table.meta.largest.cf, &table.meta.largest.user[..]) < (cf, user));
     tables.get(at).filter(|table| table.meta.covers(cf, user))

@@ -11,9 +11,10 @@ use crate::iter::{Direction, Source};
 use crate::key::{InternalKey, Span};
 use crate::memtable::Memtable;
 use crate::stats::PruningCounters;
-use crate::table::Hit;
+use crate::table::cursor::TableCursor;
+use crate::table::{Hit, Table};
 use crate::value::Value;
-use crate::version::Version;
+use crate::version::{Version, find};
 use bytes::Bytes;
 use std::sync::Arc;
 
@@ -61,13 +62,57 @@ impl View {
             }
         }
         self.pruning.point(self.version.table_count(), asked);
-        match best {
-            Some(Hit { value: Value::Stored(pointer), .. }) => {
-                self.version.read_stored(&target.prefixed(), pointer).map(|(_, value)| Some(value))
+        self.resolve(target, best.map(|hit| hit.value))
+    }
+
+    /// The value that a version of `key` stands for, wherever it is.
+    pub(crate) fn resolve(&self, key: &InternalKey, value: Option<Value>) -> Result<Option<Bytes>> {
+        match value {
+            Some(Value::Stored(pointer)) => {
+                self.version.read_stored(&key.prefixed(), pointer).map(|(_, value)| Some(value))
             }
-            Some(Hit { value: Value::Inline(value), .. }) => Ok(Some(value)),
-            Some(Hit { value: Value::Tombstone, .. }) | None => Ok(None),
+            Some(Value::Inline(value)) => Ok(Some(value)),
+            Some(Value::Tombstone) | None => Ok(None),
         }
+    }
+
+    /// What [`View::get`] says of each target, for targets in ascending order. A layer is asked for all of them before the
+    /// next one, so that neighbours meet in a block that is at hand.
+    pub(crate) fn multi_get(&self, targets: &[InternalKey]) -> Result<Vec<Option<Bytes>>> {
+        debug_assert!(targets.is_sorted());
+        let encoded: Vec<Vec<u8>> = targets.iter().map(InternalKey::encode).collect();
+        let mut best: Vec<Option<Hit>> = targets.iter().map(|_| None).collect();
+        let newer = |best: &Option<Hit>, sequence| best.as_ref().is_none_or(|best| best.sequence < sequence);
+        for memtable in std::iter::once(&self.active).chain(&self.immutables) {
+            for (target, best) in targets.iter().zip(&mut best) {
+                if newer(best, memtable.sequence_max())
+                    && let Some(hit) = memtable.get(target).filter(|hit| newer(best, hit.sequence))
+                {
+                    *best = Some(hit);
+                }
+            }
+        }
+        let mut asked = 0;
+        for layer in self.version.layers().filter(|layer| !layer.is_empty()) {
+            let mut open: Option<(&Arc<Table>, TableCursor)> = None;
+            for ((target, encoded), best) in targets.iter().zip(&encoded).zip(&mut best) {
+                let Some(table) = find(layer, target.cf, &target.user) else { continue };
+                asked += 1;
+                if !newer(best, table.meta.sequence_max) {
+                    continue;
+                }
+                let (_, cursor) = match &mut open {
+                    Some(open) if Arc::ptr_eq(open.0, table) => open,
+                    other => other.insert((table, TableCursor::new(table.clone(), true))),
+                };
+                let hit = table.get_by(cursor, target, encoded)?;
+                if let Some(hit) = hit.filter(|hit| newer(best, hit.sequence)) {
+                    *best = Some(hit);
+                }
+            }
+        }
+        self.pruning.point(self.version.table_count() * targets.len(), asked);
+        targets.iter().zip(best).map(|(target, best)| self.resolve(target, best.map(|hit| hit.value))).collect()
     }
 
     /// The newest version of every key in `span` at or below `sequence`, tombstones included.

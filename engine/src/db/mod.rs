@@ -183,6 +183,11 @@ impl Db {
         view.get(&InternalKey::new(cf, Bytes::copy_from_slice(key), sequence))
     }
 
+    /// The newest values of `keys`, all of one moment; see [`Snapshot::multi_get`].
+    pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[(Cf, K)]) -> Result<Vec<Option<Bytes>>> {
+        self.snapshot().multi_get(keys)
+    }
+
     /// The database as it is now, for as long as the snapshot lives.
     pub fn snapshot(&self) -> Snapshot {
         let view = self.inner.view();

@@ -5,7 +5,8 @@
 //! table ────┼─ merge (every version, in order) ─ newest (one version a key) ─ without tombstones ─ Iter
 //! level ────┘
 //! ```
-//! Everything here goes one way, chosen at the start, as plain iterators over entries.
+//! Everything here goes one way, chosen at the start, as plain iterators over entries; an `Iter` that is asked for both
+//! ends keeps one of each way.
 
 pub(crate) mod merge;
 pub(crate) mod source;
@@ -18,6 +19,16 @@ use crate::key::Entry;
 pub(crate) enum Direction {
     Forward,
     Reverse,
+}
+
+impl Direction {
+    /// The other one.
+    pub(crate) fn opposite(self) -> Self {
+        match self {
+            Direction::Forward => Direction::Reverse,
+            Direction::Reverse => Direction::Forward,
+        }
+    }
 }
 
 /// One layer's entries (all versions) in order of `Direction`.

@@ -82,10 +82,7 @@ impl TableSource {
             (Progress::Running, Direction::Reverse) => self.cursor.retreat()?,
         }
         self.state = Progress::Running;
-        let inside = |entry: &Entry| {
-            entry.key >= self.span.low && self.span.high.as_ref().is_none_or(|high| entry.key < *high)
-        };
-        Ok(self.cursor.entry()?.filter(inside))
+        Ok(self.cursor.entry()?.filter(|entry| self.span.holds(&entry.key)))
     }
 }
 

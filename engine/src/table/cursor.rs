@@ -2,12 +2,14 @@
 
 use crate::Result;
 use crate::cache::Part;
-use crate::key::{Entry, InternalKey};
+use crate::key::{Entry, InternalKey, compare};
 use crate::table::Table;
 use crate::table::block::BlockCursor;
 use crate::table::format::Handle;
 use crate::value::Value;
 use std::sync::Arc;
+
+const LACKS: &str = "a block lacks the key that its index promises";
 
 /// Where to go in the blocks below after the cursor above them moved.
 #[derive(Clone, Copy)]
@@ -64,8 +66,18 @@ impl TableCursor {
         Ok(Some(Entry { key, value: self.value()? }))
     }
 
-    /// To the first entry at or after the encoded key `target`.
+    /// To the first entry at or after the encoded key `target`. Where that is in the block at hand, no other is asked for.
     pub(crate) fn seek(&mut self, target: &[u8]) -> Result<()> {
+        if let (Some(index), Some(data)) = (&self.index, &mut self.data)
+            && compare(data.cursor.key(), target).is_le()
+            && compare(target, index.cursor.key()).is_le()
+        {
+            data.cursor.seek(target).map_err(|what| self.table.corrupt(data.offset, what))?;
+            if data.cursor.is_valid() {
+                return Ok(());
+            }
+            return Err(self.table.corrupt(data.offset, LACKS));
+        }
         self.move_top(Enter::AtOrAfter(target))
     }
 
@@ -138,7 +150,7 @@ impl TableCursor {
         let mut cursor = BlockCursor::new(self.table.block(handle, part, self.fill_cache)?);
         apply(&mut cursor, enter).map_err(|what| self.table.corrupt(handle.offset, what))?;
         if !cursor.is_valid() {
-            return Err(self.table.corrupt(handle.offset, "a block lacks the key that its index promises"));
+            return Err(self.table.corrupt(handle.offset, LACKS));
         }
         Ok(Place { cursor, offset: handle.offset })
     }

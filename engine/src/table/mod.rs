@@ -157,11 +157,20 @@ impl Table {
 
     /// The newest version at or below the target's sequence.
     pub(crate) fn get(self: &Arc<Self>, target: &InternalKey, encoded: &[u8]) -> Result<Option<Hit>> {
+        self.get_by(&mut TableCursor::new(self.clone(), true), target, encoded)
+    }
+
+    /// The same with a cursor of this table, for one who asks for more than one key.
+    pub(crate) fn get_by(
+        &self,
+        cursor: &mut TableCursor,
+        target: &InternalKey,
+        encoded: &[u8],
+    ) -> Result<Option<Hit>> {
         let prefixed = &encoded[..encoded.len() - 8];
         if !self.meta.covers(target.cf, &target.user) || !self.may_hold(prefixed)? {
             return Ok(None);
         }
-        let mut cursor = TableCursor::new(self.clone(), true);
         cursor.seek(encoded)?;
         if !cursor.is_valid() {
             return Ok(None);
