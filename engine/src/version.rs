@@ -179,25 +179,6 @@ impl Version {
         count
     }
 
-    /// About how many bytes of tables lie in `span`: of a table that is only partly in it, half.
-    pub(crate) fn bytes_in(&self, span: &Span) -> u64 {
-        let inside = |table: &Arc<Table>| {
-            let (smallest, largest) = (&table.meta.smallest, &table.meta.largest);
-            *smallest >= span.low && span.high.as_ref().is_none_or(|high| largest < high)
-        };
-        let touched =
-            self.tables().filter(|(_, table)| span.overlaps(&table.meta.smallest, &table.meta.largest));
-        touched
-            .map(|(_, table)| {
-                if inside(table) {
-                    table.meta.bytes_with_values()
-                } else {
-                    table.meta.bytes_with_values() / 2
-                }
-            })
-            .sum()
-    }
-
     pub(crate) fn level_bytes(&self, level: usize) -> u64 {
         self.levels[level].iter().map(|table| table.meta.bytes).sum()
     }

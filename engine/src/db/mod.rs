@@ -4,6 +4,7 @@
 //! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
 //! - `flush`, `compact`: the two background loops.
 //! - `import`: many changes at once, as a table.
+//! - `ranges`: how much there is between two keys.
 //!
 //! Locks, always taken in this order and never across an await: `wal` → `writer` → `view`, and apart from those
 //! `manifest` → `view`. Invariants:
@@ -16,6 +17,7 @@
 mod compact;
 mod flush;
 mod import;
+mod ranges;
 mod recover;
 #[cfg(test)]
 mod tests;
@@ -217,12 +219,6 @@ impl Db {
     /// Whether writers should hold back, for admission.
     pub fn pressure(&self) -> Pressure {
         self.inner.pressure()
-    }
-
-    /// About how many bytes the keys of `range` take in tables, from the tables' bounds alone. What is in memtables, and
-    /// what lies in the middle of a table's range, is not seen.
-    pub fn approximate_bytes(&self, cf: Cf, range: impl std::ops::RangeBounds<Bytes>) -> u64 {
-        self.inner.view().version.bytes_in(&crate::key::Span::of(cf, &range))
     }
 
     /// Numbers.

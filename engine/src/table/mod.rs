@@ -9,6 +9,7 @@
 pub(crate) mod block;
 pub(crate) mod builder;
 pub(crate) mod cursor;
+pub(crate) mod extent;
 pub(crate) mod filter;
 pub(crate) mod format;
 
