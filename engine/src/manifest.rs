@@ -78,6 +78,11 @@ impl Manifest {
         self.disk.remove_file(path).at(path, "remove")
     }
 
+    /// What all edits so far add up to.
+    pub(crate) fn catalog(&self) -> &Catalog {
+        &self.catalog
+    }
+
     pub(crate) fn number(&self) -> u64 {
         self.segment.id()
     }

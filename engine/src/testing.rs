@@ -49,8 +49,12 @@ impl World {
     }
 
     pub(crate) fn open(&self, options: &Options) -> Result<Db> {
+        self.open_at(Self::dir(), options)
+    }
+
+    pub(crate) fn open_at(&self, dir: &Path, options: &Options) -> Result<Db> {
         let env = self.env();
-        self.run(Db::open(&env, Self::dir(), options.clone()))
+        self.run(Db::open(&env, dir, options.clone()))
     }
 
     /// Runs `future` and all tasks until it is done; a deadlock is a panic.

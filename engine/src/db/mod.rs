@@ -4,6 +4,7 @@
 //! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
 //! - `flush`, `compact`: the two background loops.
 //! - `import`: many changes at once, as a table.
+//! - `checkpoint`: a copy of the whole database by hard links.
 //! - `ranges`: how much there is between two keys.
 //!
 //! Locks, always taken in this order and never across an await: `wal` → `writer` → `view`, and apart from those
@@ -14,6 +15,7 @@
 //! - Sequences are given out under `writer` and become visible in order.
 //! - Everything at or below `flushed_sequence` is in durable tables that a durable manifest names.
 
+mod checkpoint;
 mod compact;
 mod flush;
 mod import;

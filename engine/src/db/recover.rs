@@ -158,7 +158,7 @@ fn create(env: &Env, dir: &Path, options: &Options) -> Result<u64> {
     Ok(1)
 }
 
-fn log_options(options: &Options) -> LogOptions {
+pub(super) fn log_options(options: &Options) -> LogOptions {
     LogOptions { extension: WAL_EXTENSION.to_owned(), segment_bytes: options.wal_segment_bytes }
 }
 
