@@ -79,6 +79,14 @@ pub enum Error {
         /// The largest size that is accepted.
         limit: u64,
     },
+    /// A file cannot be ingested as it is, or not together with the others. The caller chooses other files.
+    #[error("{}: cannot be ingested: {what}", file.display())]
+    NotIngestible {
+        /// The file.
+        file: PathBuf,
+        /// What speaks against it.
+        what: &'static str,
+    },
     /// An option makes no sense.
     #[error("invalid option: {0}")]
     InvalidOption(&'static str),

@@ -3,6 +3,7 @@
 use crate::key::InternalKey;
 use crate::options::Options;
 use crate::table::Table;
+use crate::table::format::TableMeta;
 use crate::version::{LEVELS, Version};
 use crate::vlog::SegmentMeta;
 use crate::vlog::record::HEADER_BYTES;
@@ -29,7 +30,43 @@ pub(crate) struct Job {
     pub(crate) collect: BTreeSet<u64>,
 }
 
+/// Where the outputs of a job will be: in this level, between these keys.
+pub(crate) struct Hull {
+    level: usize,
+    smallest: InternalKey,
+    largest: InternalKey,
+}
+
+impl Hull {
+    /// Whether a table of that range might get into the way of the outputs.
+    fn meets(&self, level: usize, meta: &TableMeta) -> bool {
+        let key = |key: &InternalKey| (key.cf, key.user.clone());
+        level == self.level
+            && key(&meta.smallest) <= key(&self.largest)
+            && key(&self.smallest) <= key(&meta.largest)
+    }
+}
+
+/// The deepest level for a table that comes from outside and whose keys are newer than all others: nothing that shares
+/// its range lies there or above, now or when the compaction that runs is done. Tombstones are kept from the bottom, where
+/// nothing takes them away.
+pub(crate) fn deepest_level(version: &Version, running: Option<&Hull>, meta: &TableMeta) -> usize {
+    let is_free = |level: &usize| {
+        version.level(*level).iter().all(|table| !table.meta.overlaps(meta))
+            && running.is_none_or(|hull| !hull.meets(*level, meta))
+    };
+    let bottom = if meta.tombstones == 0 { LEVELS - 1 } else { LEVELS - 2 };
+    (0..=bottom).take_while(is_free).last().unwrap_or(0)
+}
+
 impl Job {
+    /// Where its outputs will be.
+    pub(crate) fn hull(&self) -> Option<Hull> {
+        let smallest = self.tables().map(|table| &table.meta.smallest).min()?.clone();
+        let largest = self.tables().map(|table| &table.meta.largest).max()?.clone();
+        Some(Hull { level: self.target, smallest, largest })
+    }
+
     /// Whether tables are written again where they are, each for itself, only to move their values.
     pub(crate) fn is_collection(&self) -> bool {
         self.target == self.level

@@ -6,7 +6,7 @@ use crate::compaction::run::run;
 use crate::db::{Inner, add};
 use crate::edit::Edit;
 use crate::error::IoContext;
-use crate::{Error, Result};
+use crate::{Error, Result, lock};
 use nokv_env::Env;
 
 impl Inner {
@@ -15,8 +15,10 @@ impl Inner {
         loop {
             self.compact_work.notified().await;
             while self.check().is_ok() {
-                let Some(job) = pick(&self.view().version, &self.options, &cursors) else { break };
-                match self.compact(env, &job).await {
+                let Some(job) = self.pick(&cursors) else { break };
+                let done = self.compact(env, &job).await;
+                *lock(&self.compacting) = None;
+                match done {
                     Err(Error::Closed) => return Ok(()),
                     other => other?,
                 }
@@ -30,6 +32,14 @@ impl Inner {
                 return Ok(());
             }
         }
+    }
+
+    /// The next job. Tables that come from outside meanwhile keep out of its way.
+    fn pick(&self, cursors: &Cursors) -> Option<Job> {
+        let _no_edits = lock(&self.manifest);
+        let job = pick(&self.view().version, &self.options, cursors)?;
+        *lock(&self.compacting) = job.hull();
+        Some(job)
     }
 
     async fn compact(&self, env: &Env, job: &Job) -> Result<()> {

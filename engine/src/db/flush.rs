@@ -173,13 +173,23 @@ impl Inner {
 
     /// Makes `edit` durable, then shows it: its tables and segments, and what `change` does to the memtables. Segments that
     /// no table points at any more leave with it.
-    pub(super) fn install(&self, mut edit: Edit, change: impl FnOnce(&mut View)) -> Result<()> {
+    pub(super) fn install(&self, edit: Edit, change: impl FnOnce(&mut View)) -> Result<()> {
+        self.install_with(|_| edit, change)
+    }
+
+    /// The same for an edit that depends on the version which it changes.
+    pub(super) fn install_with(
+        &self,
+        edit: impl FnOnce(&Version) -> Edit,
+        change: impl FnOnce(&mut View),
+    ) -> Result<()> {
         let open = |(level, meta): &(usize, TableMeta)| {
             Ok((*level, Arc::new(Table::open(&self.context, meta.clone())?)))
         };
         let mut manifest = lock(&self.manifest);
         let manifest = manifest.as_mut().ok_or(Error::ReadOnly)?;
         let current = self.view().version.clone();
+        let mut edit = edit(&current);
         let moved: Vec<_> =
             current.tables().filter(|(_, table)| edit.removed.contains(&table.meta.number)).collect();
         let added = edit.added.iter().map(|added| {

@@ -9,6 +9,7 @@
 //! of those keys is older, and [`Import::finish`] makes sure that it is in tables: a tombstone of the import may go in a
 //! compaction as soon as no table has its key, and must not leave behind a memtable that does.
 
+use crate::compaction::pick::deepest_level;
 use crate::db::{Db, Inner};
 use crate::edit::Edit;
 use crate::error::IoContext;
@@ -16,6 +17,8 @@ use crate::key::{Entry, InternalKey};
 use crate::table::builder::TableBuilder;
 use crate::table::format::TableMeta;
 use crate::value::Value;
+use crate::version::Version;
+use crate::vlog::SegmentMeta;
 use crate::{Cf, Error, Result, files, lock};
 use bytes::Bytes;
 use nokv_env::Disk;
@@ -75,12 +78,7 @@ impl Db {
         let home = files::table(inner.dir(), meta.number);
         let moved = inner.disk().rename(&path, &home).at(&path, "rename");
         inner.noted(moved.and_then(|()| inner.disk().sync_dir(inner.dir()).at(inner.dir(), "sync")))?;
-        let edit = Edit { added: vec![(0, meta)], flushed_sequence: Some(sequence), ..Edit::default() };
-        inner.noted(inner.install(edit, |_| {}))?;
-        inner.flushed.fetch_max(sequence, Ordering::AcqRel);
-        inner.progress.notify_waiters();
-        inner.compact_work.notify_one();
-        Ok(())
+        inner.join(vec![meta], Vec::new(), sequence)
     }
 }
 
@@ -120,8 +118,29 @@ impl Imported {
 }
 
 impl Inner {
+    /// Makes durable tables, and segments of values that they point into, part of the database in one step. Their names
+    /// are durable too. Each table goes to the deepest level where nothing is in its way. Their keys have `sequence`, and what was written before that is in tables.
+    pub(super) fn join(
+        &self,
+        tables: Vec<TableMeta>,
+        segments_added: Vec<SegmentMeta>,
+        sequence: u64,
+    ) -> Result<()> {
+        let edit = |version: &Version| {
+            let running = lock(&self.compacting);
+            let placed = |meta: TableMeta| (deepest_level(version, running.as_ref(), &meta), meta);
+            let added = tables.into_iter().map(placed).collect();
+            Edit { added, segments_added, flushed_sequence: Some(sequence), ..Edit::default() }
+        };
+        self.noted(self.install_with(edit, |_| {}))?;
+        self.flushed.fetch_max(sequence, Ordering::AcqRel);
+        self.progress.notify_waiters();
+        self.compact_work.notify_one();
+        Ok(())
+    }
+
     /// A sequence that no batch gets.
-    fn skip_sequence(&self) -> u64 {
+    pub(super) fn skip_sequence(&self) -> u64 {
         let mut last = lock(&self.writer);
         *last += 1;
         self.visible.store(*last, Ordering::Release);

@@ -3,7 +3,7 @@
 //! - `recover`: opening, step by step.
 //! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
 //! - `flush`, `compact`: the two background loops.
-//! - `import`: many changes at once, as a table.
+//! - `import`: many changes at once, as a table; `export`, `ingest`: rows as table files, from one database to another.
 //! - `checkpoint`: a copy of the whole database by hard links.
 //! - `ranges`: how much there is between two keys.
 //!
@@ -17,8 +17,10 @@
 
 mod checkpoint;
 mod compact;
+mod export;
 mod flush;
 mod import;
+mod ingest;
 mod ranges;
 mod recover;
 #[cfg(test)]
@@ -27,7 +29,7 @@ mod write;
 
 use crate::batch::WriteBatch;
 use crate::cache::{BlockCache, Part};
-use crate::compaction::pick;
+use crate::compaction::pick::{self, Hull};
 use crate::key::InternalKey;
 use crate::log::Log;
 use crate::manifest::Manifest;
@@ -47,7 +49,9 @@ use write::Queue;
 
 pub(crate) use write::{KIND_BATCH, decode_batch};
 
+pub use export::ExportedTable;
 pub use import::{Import, Imported};
+pub use ingest::Ingested;
 
 /// How [`Db::write`] acknowledges.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -83,6 +87,8 @@ pub(crate) struct Inner {
     writer: Mutex<u64>,
     queue: Mutex<Queue>,
     manifest: Mutex<Option<Manifest>>,
+    /// Where the compaction that is running will put its tables. Changes under `manifest`, or when it is done.
+    compacting: Mutex<Option<Hull>>,
     failure: Mutex<Option<Error>>,
     directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     stop: Stop,

@@ -318,6 +318,7 @@ impl Recovery {
             writer: Mutex::new(self.sequence),
             queue: Mutex::new(Queue::default()),
             manifest: Mutex::new(manifest),
+            compacting: Mutex::new(None),
             failure: Mutex::new(None),
             directory_lock: Mutex::new(guard),
             stop: Stop::new(),

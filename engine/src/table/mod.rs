@@ -127,19 +127,42 @@ impl Table {
             other => other.at(&path, "open")?,
         };
         let len = file.len().at(&path, "measure")?;
-        if len != meta.bytes || len < FOOTER_BYTES as u64 {
+        if len != meta.bytes {
             let what = format!("the table has {len} bytes, the manifest says {}", meta.bytes);
             return Err(Error::corrupt(&path, len, what));
+        }
+        Self::read(context, path, file, len, Some(&meta))
+    }
+
+    /// Opens a table that no manifest knows.
+    pub(crate) fn open_stray(context: &TableContext, path: &Path) -> Result<Self> {
+        let file = context.disk.open(path, OpenMode::Read).at(path, "open")?;
+        let len = file.len().at(path, "measure")?;
+        Self::read(context, path.to_owned(), file, len, None)
+    }
+
+    fn read(
+        context: &TableContext,
+        path: PathBuf,
+        file: Arc<dyn File>,
+        len: u64,
+        expected: Option<&TableMeta>,
+    ) -> Result<Self> {
+        if len < FOOTER_BYTES as u64 {
+            return Err(Error::corrupt(&path, len, "the file is too short to be a table"));
         }
         let footer_at = len - FOOTER_BYTES as u64;
         let footer = file.read_exact_at(FOOTER_BYTES, footer_at).at(&path, "read")?;
         let footer = Footer::decode(&footer).map_err(|what| Error::corrupt(&path, footer_at, what))?;
         let properties = read_section(&*file, &path, len, footer.properties)?;
-        let found = TableMeta::decode_properties(&properties, len);
-        if found.as_ref() != Some(&meta) {
-            let what = "the table's properties differ from the manifest's";
+        let meta = TableMeta::decode_properties(&properties, len);
+        let Some(meta) = meta.filter(|found| expected.is_none_or(|expected| found == expected)) else {
+            let what = match expected {
+                Some(_) => "the table's properties differ from the manifest's",
+                None => "the table's properties do not decode",
+            };
             return Err(Error::corrupt(&path, footer.properties.offset, what));
-        }
+        };
         let top_index = read_section(&*file, &path, len, footer.top_index)?;
         let top_index =
             Block::parse(top_index).map_err(|what| Error::corrupt(&path, footer.top_index.offset, what))?;
