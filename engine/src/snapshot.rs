@@ -137,7 +137,9 @@ impl Iter {
                     let user = key.user.clone();
                     match direction {
                         Direction::Forward => self.span.low = key.behind(),
-                        Direction::Reverse => self.span.high = Some(InternalKey::before(Cf(key.cf), key.user)),
+                        Direction::Reverse => {
+                            self.span.high = Some(InternalKey::before(Cf(key.cf), key.user))
+                        }
                     }
                     return Some(Ok((user, value)));
                 }
@@ -198,7 +200,7 @@ mod tests {
         let mut model = Model::new();
         for round in 0..4 {
             for n in (round..400).step_by(round * 2 + 1) {
-                let (key, value) = (key(n), Bytes::from(format!("{round} {n} ").repeat(12)));
+                let (key, value) = (key(n), Bytes::from(format!("{round} {n} ").repeat(12 + n % 7 * 8)));
                 if (n + round) % 5 == 0 {
                     db.apply(delete(key.clone())).unwrap();
                     model.remove(&key);
@@ -215,6 +217,7 @@ mod tests {
                 world.settle();
             }
         }
+        assert!(db.stats().buckets.iter().any(|bucket| bucket.live_bytes > 0));
         assert!(db.stats().levels.iter().map(|level| level.tables).sum::<u64>() > 2);
         (db, model)
     }

@@ -112,7 +112,11 @@ impl View {
             }
         }
         self.pruning.point(self.version.table_count() * targets.len(), asked);
-        targets.iter().zip(best).map(|(target, best)| self.resolve(target, best.map(|hit| hit.value))).collect()
+        targets
+            .iter()
+            .zip(best)
+            .map(|(target, best)| self.resolve(target, best.map(|hit| hit.value)))
+            .collect()
     }
 
     /// The newest version of every key in `span` at or below `sequence`, tombstones included.

@@ -1,9 +1,10 @@
 //! A copy of the whole database that costs no copying.
 //!
-//! Tables never change, so the copy shares them: each gets a second name. Only a manifest and an empty log are written.
+//! Tables and segments of the value log never change, so the copy shares them: each gets a second name. Only a manifest
+//! and an empty log are written.
 //!
 //! 1. Flush, so that all of it is in tables.
-//! 2. Note what the manifest says, and keep the tables that it names alive.
+//! 2. Note what the manifest says, and keep the files that it names alive.
 //! 3. Link them into `<dir>.tmp`, create a log and, last, a manifest there: all of it durable.
 //! 4. Rename `<dir>.tmp` to `<dir>`, durably.
 //!
@@ -17,17 +18,18 @@ use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::{Error, Result, files, lock};
 use nokv_env::OpenMode;
+use std::collections::BTreeSet;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Tables that are linked between two yields.
-const PIECE_TABLES: usize = 64;
+/// Files that are linked between two yields.
+const PIECE_FILES: usize = 64;
 
 impl Db {
     /// Makes a copy of the database as it is now, in `dir`, which must not exist and be on the same file system; what is
-    /// missing above it is created. The copy is a database of its own: it shares the bytes of tables with this one, so it
-    /// takes hardly any space until the two have grown apart, and damage to such a table is damage to both.
+    /// missing above it is created. The copy is a database of its own: it shares files with this one, so it takes hardly any
+    /// space until the two have grown apart, and damage to such a file is damage to both.
     ///
     /// Returns a sequence: the copy has every write up to it and none above. What is written while the copy is made is in
     /// it or not. The copy is durable when this returns; after a crash before that, `dir` holds all of it or is not there.
@@ -67,7 +69,7 @@ fn draft_of(dir: &Path) -> Result<PathBuf> {
 
 impl Inner {
     async fn copy_to(&self, draft: &Path) -> Result<u64> {
-        // The view keeps the tables of the catalog from being removed.
+        // The view keeps the files of the catalog from being removed.
         let (catalog, _view) = {
             let manifest = lock(&self.manifest);
             let manifest = manifest.as_ref().ok_or(Error::ReadOnly)?;
@@ -78,12 +80,26 @@ impl Inner {
             disk.remove_dir_all(draft).at(draft, "remove")?;
         }
         disk.create_dir_all(draft).at(draft, "create")?;
-        for (index, number) in catalog.tables.keys().enumerate() {
-            let (from, to) = (files::table(self.dir(), *number), files::table(draft, *number));
-            disk.hard_link(&from, &to).at(&to, "link")?;
-            if index % PIECE_TABLES == PIECE_TABLES - 1 {
+        let buckets: BTreeSet<u8> = catalog.segments.values().map(|segment| segment.bucket).collect();
+        for bucket in &buckets {
+            let bucket = files::bucket(draft, *bucket);
+            disk.create_dir_all(&bucket).at(&bucket, "create")?;
+        }
+        let names = |dir: &Path| {
+            let tables = catalog.tables.keys().map(|number| files::table(dir, *number));
+            let segments = catalog.segments.values();
+            let segments = segments.map(|segment| files::segment(dir, segment.bucket, segment.number));
+            tables.chain(segments).collect::<Vec<_>>()
+        };
+        for (index, (from, to)) in names(self.dir()).iter().zip(names(draft)).enumerate() {
+            disk.hard_link(from, &to).at(&to, "link")?;
+            if index % PIECE_FILES == PIECE_FILES - 1 {
                 self.env()?.tasks.yield_now().await;
             }
+        }
+        for bucket in buckets {
+            let bucket = files::bucket(draft, bucket);
+            disk.sync_dir(&bucket).at(&bucket, "sync")?;
         }
         let shared = self.context.disk.clone();
         Log::open(shared.clone(), draft, log_options(&self.options), &mut |_, _, _| Ok(()))?;
@@ -115,12 +131,12 @@ mod tests {
         format!("key{n:04}").into()
     }
 
-    /// Rows that were logged and rows that were not, in tables of several levels and in memtables.
+    /// Rows that were logged and rows that were not, large ones among them, in tables of several levels and in memtables.
     fn filled(world: &World) -> (Db, Map) {
         let db = world.open(&options()).unwrap();
         let mut model = Map::new();
         for n in 0..600 {
-            let value = Bytes::from(format!("{n} ").repeat(20));
+            let value = Bytes::from(format!("{n} ").repeat(if n % 9 == 0 { 80 } else { 20 }));
             let batch = put(key(n % 400), value.clone());
             if n % 3 == 0 {
                 world.run(db.write(batch, WriteOptions { sync: n % 2 == 0 })).unwrap();
@@ -133,6 +149,7 @@ mod tests {
                 world.settle();
             }
         }
+        assert!(db.stats().buckets.iter().any(|bucket| bucket.segments > 0));
         (db, model)
     }
 

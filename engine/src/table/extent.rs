@@ -12,7 +12,6 @@ use crate::key::{InternalKey, Span, compare};
 use crate::table::Table;
 use crate::table::block::{BlockCursor, Malformed};
 use crate::table::format::Handle;
-use bytes::Bytes;
 use std::cmp::Ordering;
 
 /// A data block: its last key, and the bytes that it takes in the file, with its share of what the table has in the value
@@ -37,7 +36,8 @@ impl Table {
 
     /// So many bytes of the file, and their share of the values that are outside of it: as if those were spread evenly.
     fn with_values(&self, bytes: u64) -> u64 {
-        (u128::from(bytes) * u128::from(self.meta.bytes_with_values()) / u128::from(self.meta.bytes.max(1))) as u64
+        (u128::from(bytes) * u128::from(self.meta.bytes_with_values()) / u128::from(self.meta.bytes.max(1)))
+            as u64
     }
 
     /// Whether nothing of it lies outside of `span`.
@@ -105,6 +105,5 @@ fn is_before(key: &[u8], high: &Option<Vec<u8>>) -> bool {
 }
 
 fn handle(index: &BlockCursor) -> Result<Handle, Malformed> {
-    let value: Option<Bytes> = index.value();
-    value.and_then(|value| Handle::decode(&value)).ok_or("an index entry holds no handle")
+    index.inline().and_then(Handle::decode).ok_or("an index entry holds no handle")
 }
