@@ -8,14 +8,13 @@ use futures_util::future::join;
 use nokv_env::disk::LockGuard;
 use nokv_env::net::{MESSAGE_BYTES_MAX, ServerHandle};
 use nokv_env::task::Stop;
-use nokv_env::{ClockExt, Durations, Env};
+use nokv_env::{ClockExt, Env};
 use nokv_proto::meta::v1::metadata_root_server::MetadataRootServer;
-use nokv_replica::{Driver, GroupConfig, Handle, Resolver};
+use nokv_replica::{Driver, GroupConfig, Handle, RaftObservation, Resolver};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 use tonic::service::Routes;
 
@@ -93,32 +92,8 @@ pub struct Observation {
     pub commit_index: u64,
     /// Last index in the log.
     pub last_index: u64,
-    /// Time since the raft loop last began a turn.
-    pub turned_ago: Option<Duration>,
-    /// Why it stopped, if it did.
-    pub failed: Option<String>,
-    /// Rounds of the raft loop.
-    pub rounds: u64,
-    /// Groups that had something ready, in all rounds.
-    pub readies: u64,
-    /// Entries appended.
-    pub entries: u64,
-    /// Entries applied.
-    pub applied: u64,
-    /// Proposals taken up.
-    pub proposals: u64,
-    /// Messages given to the transport.
-    pub messages_sent: u64,
-    /// Messages taken in.
-    pub messages_received: u64,
-    /// Messages dropped, on the way out or because the loop was behind.
-    pub messages_dropped: u64,
-    /// Snapshots sent.
-    pub snapshots_sent: u64,
-    /// Snapshots installed.
-    pub snapshots_installed: u64,
-    /// Syncs of the raft log.
-    pub syncs: Durations,
+    /// The raft loop.
+    pub raft: RaftObservation,
     /// Bytes still free on the file system of the work directory.
     pub disk_free_bytes: Option<u64>,
     /// Its size.
@@ -237,27 +212,12 @@ impl MetaRoot {
     /// The node in numbers that [`Status`] leaves out.
     pub fn observe(&self) -> Observation {
         let raft = self.handle.status(GROUP).unwrap_or_default();
-        let counters = self.handle.counters();
-        let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-        let now = self.env.clock.now();
         Observation {
             heard_peers: raft.is_leader.then_some(raft.active.len() as u64),
             peers: raft.voters.len() as u64,
             commit_index: raft.commit,
             last_index: raft.last_index,
-            turned_ago: self.handle.turned().map(|at| now.since(at)),
-            failed: self.handle.failure(),
-            rounds: read(&counters.rounds),
-            readies: read(&counters.readies),
-            entries: read(&counters.entries),
-            applied: read(&counters.applied),
-            proposals: read(&counters.proposals),
-            messages_sent: read(&counters.messages_sent),
-            messages_received: read(&counters.messages_received),
-            messages_dropped: read(&counters.messages_dropped) + read(&counters.messages_refused),
-            snapshots_sent: read(&counters.snapshots_sent),
-            snapshots_installed: read(&counters.snapshots_installed),
-            syncs: counters.sync_times.read(),
+            raft: self.handle.observe(self.env.clock.now()),
             disk_free_bytes: self.env.disk.free_space(&self.workdir).ok(),
             disk_total_bytes: self.env.disk.total_space(&self.workdir).ok(),
         }

@@ -83,7 +83,7 @@ pub use auto_split::SplitLimits;
 pub use config::Config;
 pub use error::{Error, Result};
 pub use handover::HandedOver;
-pub use observe::{CoordinatorContact, DiskObservation, Observation, RaftObservation, RegionCounts};
+pub use observe::{CoordinatorContact, DiskObservation, Observation, RegionCounts};
 pub use room::Level;
 pub use snapshot::file as snapshot_file;
 pub use stats::StatsSnapshot;

@@ -4,9 +4,8 @@ use crate::Store;
 use crate::room::Level;
 use crate::store::Shared;
 use nokv_engine::Stats;
-use nokv_env::Durations;
 use nokv_proto::id::Timestamp;
-use std::sync::atomic::{AtomicU64, Ordering};
+use nokv_replica::RaftObservation;
 use std::time::Duration;
 
 /// A store at one moment.
@@ -61,39 +60,6 @@ pub struct RegionCounts {
     pub proposals_waiting: u64,
 }
 
-/// The raft loop.
-#[derive(Debug, Clone, Default)]
-pub struct RaftObservation {
-    /// Time since it last began a turn; `None`: it has not yet.
-    pub turned_ago: Option<Duration>,
-    /// Why it stopped, if it did.
-    pub failed: Option<String>,
-    /// Rounds.
-    pub rounds: u64,
-    /// Groups that had something ready, in all rounds.
-    pub readies: u64,
-    /// Entries appended.
-    pub entries: u64,
-    /// Entries applied.
-    pub applied: u64,
-    /// Proposals taken up.
-    pub proposals: u64,
-    /// Rounds of reads that leaders confirmed.
-    pub read_rounds: u64,
-    /// Messages given to the transport.
-    pub messages_sent: u64,
-    /// Messages taken in.
-    pub messages_received: u64,
-    /// Messages dropped, on the way out or because the loop was behind.
-    pub messages_dropped: u64,
-    /// Snapshots sent.
-    pub snapshots_sent: u64,
-    /// Snapshots installed.
-    pub snapshots_installed: u64,
-    /// Syncs of the raft log.
-    pub syncs: Durations,
-}
-
 /// The disk of the working directory.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct DiskObservation {
@@ -130,10 +96,11 @@ impl Store {
 
 fn observe(shared: &Shared) -> Observation {
     let disk = &shared.env.disk;
+    let now = shared.env.clock.now();
     Observation {
         store_id: shared.config.store_id,
         regions: regions(shared),
-        raft: raft(shared),
+        raft: shared.raft.observe(now),
         engine: shared.db.stats(),
         engine_failed: shared.db.failed(),
         disk: DiskObservation {
@@ -142,7 +109,7 @@ fn observe(shared: &Shared) -> Observation {
             reserve_bytes: shared.config.disk_reserve,
             level: shared.room.level(),
         },
-        coordinators: shared.coordinators.contacts(shared.env.clock.now()),
+        coordinators: shared.coordinators.contacts(now),
         pending_root_events: shared.publications.pending() as u64,
         snapshot_sent_bytes: shared.snapshots.sent_bytes(),
         snapshot_received_bytes: shared.snapshots.received_bytes(),
@@ -174,26 +141,4 @@ fn regions(shared: &Shared) -> RegionCounts {
         }
     }
     counts
-}
-
-fn raft(shared: &Shared) -> RaftObservation {
-    let counters = shared.raft.counters();
-    let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
-    let now = shared.env.clock.now();
-    RaftObservation {
-        turned_ago: shared.raft.turned().map(|at| now.since(at)),
-        failed: shared.raft.failure(),
-        rounds: read(&counters.rounds),
-        readies: read(&counters.readies),
-        entries: read(&counters.entries),
-        applied: read(&counters.applied),
-        proposals: read(&counters.proposals),
-        read_rounds: read(&counters.read_rounds),
-        messages_sent: read(&counters.messages_sent),
-        messages_received: read(&counters.messages_received),
-        messages_dropped: read(&counters.messages_dropped) + read(&counters.messages_refused),
-        snapshots_sent: read(&counters.snapshots_sent),
-        snapshots_installed: read(&counters.snapshots_installed),
-        syncs: counters.sync_times.read(),
-    }
 }

@@ -15,7 +15,7 @@
 //! group takes another over); `upkeep` keeps the log short, and `hibernate` spares groups in which nothing happens;
 //! `import` takes a peer's first snapshot by hand. `group` is one group with everybody who waits for it. `raft_log` holds the log of all groups on
 //! disk (bytes in `record`), `group_log` one group's part in memory, `storage` shows that to raft-rs, `recover` fits log
-//! and machine together after a start; [`inspect`] looks at a log and leaves it as it is; `facts` tells a simulation what happens. [`transport`] carries messages between nodes, `wire` packs them.
+//! and machine together after a start; [`inspect`] looks at a log and leaves it as it is; `observe` shows a driver in numbers; `facts` tells a simulation what happens. [`transport`] carries messages between nodes, `wire` packs them.
 //!
 //! What callers may rely on:
 //! - Nothing that depends on a vote or an entry leaves the node before that is durable.
@@ -43,6 +43,7 @@ mod inbox;
 pub mod inspect;
 mod intake;
 pub mod machine;
+mod observe;
 mod offer;
 mod raft_log;
 mod reads;
@@ -64,5 +65,6 @@ pub use machine::{
     Applied, ConfChange, ConfChangeInfo, Fetching, Machine, MachineSnapshot, Needed, PeerChange, Reception,
     Role,
 };
+pub use observe::RaftObservation;
 pub use shared::{Counters, GroupStatus, LogStatus};
 pub use transport::{RaftService, Resolver};

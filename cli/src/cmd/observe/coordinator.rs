@@ -3,7 +3,6 @@
 use super::exposition::Exposition;
 use super::{Check, HANGS_AFTER, Watch, label, lag_seconds, seconds, shown};
 use nokv_coordinator::Observation;
-use std::sync::Arc;
 use std::time::Duration;
 
 /// Meta-roots that are silent for longer are more than in an election.
@@ -12,13 +11,7 @@ const ROOT_PATIENCE: Duration = Duration::from_secs(5);
 const LAG_MAX: u64 = 1000;
 
 pub fn watch(look: impl Fn() -> Observation + Send + Sync + 'static) -> Watch {
-    let look = Arc::new(look);
-    let (live, ready) = (look.clone(), look.clone());
-    Watch {
-        metrics: Box::new(move |page| metrics(page, &look())),
-        live: Box::new(move || self::live(&live())),
-        ready: Box::new(move || self::ready(&ready())),
-    }
+    Watch::new(look, metrics, live, ready)
 }
 
 /// The loop that follows the meta-roots hears of them or misses them, again and again. One that does neither hangs.

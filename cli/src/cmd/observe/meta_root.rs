@@ -1,34 +1,29 @@
 //! A meta-root's metrics and checks.
 
 use super::exposition::Exposition;
-use super::process::{self, Raft};
-use super::{Check, Watch, hangs};
+use super::{Check, Watch, hangs, process};
 use nokv_metaroot::{Observation, Status};
 use nokv_proto::id::Timestamp;
-use std::sync::Arc;
 
 /// What is looked at; nothing while the node is being taken down.
 pub type Look = (Status, Observation);
 
 pub fn watch(look: impl Fn() -> Option<Look> + Send + Sync + 'static) -> Watch {
-    let look = Arc::new(look);
-    let (live, ready) = (look.clone(), look.clone());
-    Watch {
-        metrics: Box::new(move |page| {
-            if let Some((status, node)) = look() {
-                metrics(page, &status, &node);
+    Watch::new(
+        look,
+        |page, look| {
+            if let Some((status, node)) = look {
+                metrics(page, status, node);
             }
-        }),
-        live: Box::new(move || live().map(|(_, node)| self::live(&node)).unwrap_or_default()),
-        ready: Box::new(move || {
-            ready().map(|(status, node)| self::ready(status.leader_id, &node)).unwrap_or_default()
-        }),
-    }
+        },
+        |look| look.as_ref().map(|(_, node)| live(node)).unwrap_or_default(),
+        |look| look.as_ref().map(|(status, node)| ready(status.leader_id, node)).unwrap_or_default(),
+    )
 }
 
 fn live(node: &Observation) -> Vec<Check> {
-    let failed = node.failed.as_ref().map(|why| format!("it has ended: {why}"));
-    vec![Check::new("raft-loop", failed.or_else(|| hangs(node.turned_ago)))]
+    let failed = node.raft.failed.as_ref().map(|why| format!("it has ended: {why}"));
+    vec![Check::new("raft-loop", failed.or_else(|| hangs(node.raft.turned_ago)))]
 }
 
 fn ready(leader_id: u64, node: &Observation) -> Vec<Check> {
@@ -38,7 +33,7 @@ fn ready(leader_id: u64, node: &Observation) -> Vec<Check> {
         .filter(|heard| heard * 2 <= node.peers)
         .map(|heard| format!("only {heard} of {} meta-roots are heard of, this one included", node.peers));
     vec![
-        Check::new("raft", node.failed.clone().or_else(|| hangs(node.turned_ago))),
+        Check::new("raft", node.raft.failed.clone().or_else(|| hangs(node.raft.turned_ago))),
         Check::new("leader", leader),
         Check::new("quorum", quorum),
     ]
@@ -103,22 +98,7 @@ pub fn metrics(page: &mut Exposition, status: &Status, node: &Observation) {
         status.sealed_generation,
     );
     process::disk(page, node.disk_free_bytes, node.disk_total_bytes);
-    let raft = Raft {
-        turned_ago: node.turned_ago,
-        failed: node.failed.is_some(),
-        rounds: node.rounds,
-        readies: node.readies,
-        entries: node.entries,
-        applied: node.applied,
-        proposals: node.proposals,
-        messages_sent: node.messages_sent,
-        messages_received: node.messages_received,
-        messages_dropped: node.messages_dropped,
-        snapshots_sent: node.snapshots_sent,
-        snapshots_installed: node.snapshots_installed,
-        syncs: node.syncs,
-    };
-    process::raft(page, &raft);
+    process::raft(page, &node.raft);
 }
 
 #[cfg(test)]
@@ -139,7 +119,7 @@ mod tests {
         assert_eq!(failed(1, &node), [""; 0]);
         node.heard_peers = Some(1);
         assert_eq!(failed(1, &node), ["quorum"]);
-        node.turned_ago = Some(Duration::from_secs(99));
+        node.raft.turned_ago = Some(Duration::from_secs(99));
         assert_eq!(failed(1, &node), ["raft", "quorum"]);
         assert!(live(&node)[0].problem.is_some());
     }

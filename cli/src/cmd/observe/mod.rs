@@ -55,6 +55,24 @@ pub struct Watch {
     pub ready: Box<dyn Fn() -> Vec<Check> + Send + Sync>,
 }
 
+impl Watch {
+    /// `look` is asked anew for each page.
+    fn new<T: 'static>(
+        look: impl Fn() -> T + Send + Sync + 'static,
+        metrics: fn(&mut Exposition, &T),
+        live: fn(&T) -> Vec<Check>,
+        ready: fn(&T) -> Vec<Check>,
+    ) -> Self {
+        let look = Arc::new(look);
+        let (for_live, for_ready) = (look.clone(), look.clone());
+        Self {
+            metrics: Box::new(move |page| metrics(page, &look())),
+            live: Box::new(move || live(&for_live())),
+            ready: Box::new(move || ready(&for_ready())),
+        }
+    }
+}
+
 /// The paths and their pages. A server that `stops` is alive and not ready.
 pub fn pages(role: &'static str, watch: Watch, stops: &Stop) -> Vec<(String, Page)> {
     let Watch { metrics, live, ready } = watch;

@@ -1,10 +1,9 @@
 //! What all three roles have: the process, the calls that it serves, and, where there is one, a raft loop and a disk.
 
 use super::exposition::{Exposition, Labels};
-use nokv_env::Durations;
 use nokv_realenv::net::calls;
 use nokv_realenv::process;
-use std::time::Duration;
+use nokv_replica::RaftObservation;
 
 pub fn metrics(page: &mut Exposition, role: &'static str) {
     let build = if cfg!(debug_assertions) { "debug" } else { "release" };
@@ -53,25 +52,8 @@ fn serving(page: &mut Exposition, served: &[calls::MethodCalls]) {
 }
 
 /// A raft loop, whoever runs it.
-#[derive(Debug, Default)]
-pub struct Raft {
-    pub turned_ago: Option<Duration>,
-    pub failed: bool,
-    pub rounds: u64,
-    pub readies: u64,
-    pub entries: u64,
-    pub applied: u64,
-    pub proposals: u64,
-    pub messages_sent: u64,
-    pub messages_received: u64,
-    pub messages_dropped: u64,
-    pub snapshots_sent: u64,
-    pub snapshots_installed: u64,
-    pub syncs: Durations,
-}
-
-pub fn raft(page: &mut Exposition, raft: &Raft) {
-    page.gauge("nokv_raft_failed", "1: the raft loop has ended for good.", raft.failed);
+pub fn raft(page: &mut Exposition, raft: &RaftObservation) {
+    page.gauge("nokv_raft_failed", "1: the raft loop has ended for good.", raft.failed.is_some());
     page.gauge(
         "nokv_raft_loop_age_seconds",
         "Time since the raft loop last began a turn; it does at least once a tick.",

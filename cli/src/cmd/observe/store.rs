@@ -1,23 +1,15 @@
 //! A store's metrics and checks.
 
 use super::exposition::Exposition;
-use super::process::{self, Raft};
-use super::{Check, Watch, hangs, label, lag_seconds, seconds, shown};
+use super::{Check, Watch, hangs, label, lag_seconds, process, seconds, shown};
 use nokv_engine::{Pressure, Stats};
 use nokv_raftstore::{Level, Observation};
-use std::sync::Arc;
 
 /// Regions that a check names.
 const NAMED: usize = 5;
 
 pub fn watch(look: impl Fn() -> Observation + Send + Sync + 'static) -> Watch {
-    let look = Arc::new(look);
-    let (live, ready) = (look.clone(), look.clone());
-    Watch {
-        metrics: Box::new(move |page| metrics(page, &look())),
-        live: Box::new(move || self::live(&live())),
-        ready: Box::new(move || self::ready(&ready())),
-    }
+    Watch::new(look, metrics, live, ready)
 }
 
 fn live(store: &Observation) -> Vec<Check> {
@@ -139,7 +131,7 @@ pub fn metrics(page: &mut Exposition, store: &Observation) {
         store.disk.level > Level::Short,
     );
     coordinators(page, store);
-    raft(page, store);
+    process::raft(page, &store.raft);
     engine(page, &store.engine, store.engine_failed.is_some());
 }
 
@@ -155,26 +147,6 @@ fn coordinators(page: &mut Exposition, store: &Observation) {
         "Time since the coordinator last took a heartbeat.",
         each().map(|(labels, one)| (labels, seconds(one.heard_ago))),
     );
-}
-
-fn raft(page: &mut Exposition, store: &Observation) {
-    let raft = &store.raft;
-    let raft = Raft {
-        turned_ago: raft.turned_ago,
-        failed: raft.failed.is_some(),
-        rounds: raft.rounds,
-        readies: raft.readies,
-        entries: raft.entries,
-        applied: raft.applied,
-        proposals: raft.proposals,
-        messages_sent: raft.messages_sent,
-        messages_received: raft.messages_received,
-        messages_dropped: raft.messages_dropped,
-        snapshots_sent: raft.snapshots_sent,
-        snapshots_installed: raft.snapshots_installed,
-        syncs: raft.syncs,
-    };
-    process::raft(page, &raft);
 }
 
 fn engine(page: &mut Exposition, stats: &Stats, failed: bool) {
