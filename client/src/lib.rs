@@ -30,5 +30,7 @@ mod verify;
 pub use client::Client;
 pub use config::ClientConfig;
 pub use error::ClientError;
+pub use nokv_proto::id::Timestamp;
+pub use nokv_proto::key::KeyRange;
 pub use stores::Staleness;
 pub use txn::{Hold, Page, Scanner, Snapshot, Txn};

@@ -47,6 +47,12 @@ ends 0 scan --prefix h -o json && says '"key":"hello"'
 ends 0 txn <<<'get a; put a 1; put b 2'
 ends 0 get b && says '^2$'
 ends 3 get nothing-here
+# From a program: HELLO_BIN, or the example as it is built here.
+hello=("${HELLO_BIN:-}")
+[ -n "${HELLO_BIN:-}" ] || hello=(cargo run --quiet --release -p nokv-client --example hello --)
+"${hello[@]}" "127.0.0.1:$((2379 + offset))" >"$work/out" || die 'the example of the client fails'
+says '^hello = world$' && says '^hello/again = world$'
+ends 0 del hello/again
 ends 0 status && says 'cluster: healthy'
 ends 0 status --json && says '"health": *"healthy"' 
 
