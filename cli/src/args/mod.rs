@@ -232,6 +232,9 @@ pub enum Command {
 }
 
 #[cfg(test)]
+mod reference;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory;

@@ -168,6 +168,21 @@ mod tests {
     }
 
     #[test]
+    fn lease_and_allocators_begin_as_told() {
+        let base =
+            "nokv coordinator --coordinator-id c1 --root-peer 1=h:1 --root-peer 2=h:2 --root-peer 3=h:3";
+        let told = "--lease-ttl 20s --lease-renew-before 5s --root-refresh 300ms --id-start 40 --ts-start 50";
+        let config = parsed(&format!("{base} --addr h:9 {told}")).unwrap();
+        assert_eq!((config.coordinator_id.as_str(), config.listen_addr.as_str()), ("c1", "h:9"));
+        assert_eq!((config.lease_ttl, config.lease_renew_before), (secs(20), secs(5)));
+        assert_eq!((config.root_refresh, config.id_start, config.ts_start), (secs(3) / 10, 40, 50));
+    }
+
+    fn secs(count: u64) -> Duration {
+        Duration::from_secs(count)
+    }
+
+    #[test]
     fn the_file_names_the_roots() {
         let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../raft_config.example.json");
         let config = parsed(&format!("nokv coordinator --coordinator-id c1 --config {file}")).unwrap();

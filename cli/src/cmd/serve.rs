@@ -228,6 +228,17 @@ mod tests {
     }
 
     #[test]
+    fn what_raft_is_told_arrives() {
+        let base = "nokv serve --store-id 1 --workdir d --coordinator-addr a:1";
+        let told = "--election-tick 30 --heartbeat-tick 3 --raft-max-msg-bytes 4000 --raft-max-inflight 50";
+        let config = parsed(&format!("{base} {told} --raft-tick-interval 20ms")).unwrap();
+        assert_eq!((config.election_ticks, config.heartbeat_ticks), (30, 3));
+        assert_eq!((config.max_message_bytes, config.max_inflight), (4000, 50));
+        assert_eq!(config.tick, Duration::from_millis(20));
+        assert_eq!(parsed(base).unwrap().tick, Duration::from_millis(100));
+    }
+
+    #[test]
     fn mistakes_are_named() {
         let message = |line: &str| parsed(line).unwrap_err().message().to_owned();
         assert!(message("nokv serve --store-id 1 --coordinator-addr a:1").contains("no directory"));
