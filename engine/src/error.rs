@@ -22,7 +22,8 @@ pub enum Error {
         /// What was found.
         what: String,
     },
-    /// The disk refused. The operator looks at the disk; the engine never retries a failed write or sync.
+    /// The disk refused. The operator looks at the disk; the engine never retries a failed sync, and a write only
+    /// when the disk was full.
     #[error("{}: cannot {doing}: {source}", file.display())]
     Io {
         /// The file or directory of the call.
@@ -111,6 +112,12 @@ impl Error {
     /// Whether this is about damaged bytes.
     pub fn is_corrupt(&self) -> bool {
         matches!(self, Error::Corrupt { .. })
+    }
+
+    /// Whether the disk was full, and nothing came of what was asked: it may be asked again when there is room. Never of a
+    /// sync: whatever the reason that one gives, what it was to make durable may be lost.
+    pub fn is_disk_full(&self) -> bool {
+        matches!(self, Error::Io { doing, source, .. } if *doing != "sync" && disk::is_full(source))
     }
 
     pub(crate) fn corrupt(file: &Path, offset: u64, what: impl Into<String>) -> Self {

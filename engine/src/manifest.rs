@@ -53,10 +53,15 @@ impl Manifest {
         Ok(Self { disk, dir: dir.to_owned(), segment, catalog, base_bytes, growth_bytes })
     }
 
-    /// Makes `edit` durable. The caller makes it visible afterwards.
+    /// Makes `edit` durable. The caller makes it visible afterwards. When the disk is full, nothing is left of it.
     pub(crate) fn install(&mut self, edit: Edit) -> Result<()> {
         self.segment.append(KIND_EDIT, &edit.encode());
-        self.segment.sync()?;
+        if let Err(error) = self.segment.sync() {
+            if error.is_disk_full() {
+                self.segment.abandon()?;
+            }
+            return Err(error);
+        }
         self.segment.settle()?;
         let path = self.segment.path();
         self.catalog.apply(edit).map_err(|what| Error::corrupt(path, self.segment.len(), what))
@@ -72,7 +77,13 @@ impl Manifest {
         let mut catalog = self.catalog.clone();
         catalog.next_file = catalog.next_file.max(number + 1);
         let (disk, mode) = (self.disk.clone(), OpenMode::CreateNew);
-        let next = Self::create(disk, &self.dir, number, catalog, self.growth_bytes, mode)?;
+        let next = Self::create(disk, &self.dir, number, catalog, self.growth_bytes, mode);
+        let next = next.inspect_err(|error| {
+            if error.is_disk_full() {
+                // `CURRENT` was not touched. What stays is in nobody's way: the next start removes it.
+                drop(self.disk.remove_file(&files::manifest(&self.dir, number)));
+            }
+        })?;
         let old = std::mem::replace(self, next);
         let path = old.segment.path();
         self.disk.remove_file(path).at(path, "remove")
@@ -91,7 +102,9 @@ impl Manifest {
 /// Points `CURRENT` at manifest `number`.
 fn point_current_at(disk: &dyn Disk, dir: &Path, number: u64) -> Result<()> {
     let path = files::current(dir);
-    disk::write_atomically(disk, &path, encode_current(number).as_bytes()).at(&path, "replace")
+    let aside = disk::write_aside(disk, &path, encode_current(number).as_bytes()).at(&path, "write")?;
+    disk.rename(&aside, &path).at(&path, "replace")?;
+    disk.sync_dir(dir).at(dir, "sync")
 }
 
 fn encode_current(number: u64) -> String {

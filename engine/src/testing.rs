@@ -78,6 +78,13 @@ impl World {
         while self.tasks.poll_woken() {}
     }
 
+    /// Gives all tasks some turns, for when somebody tries again and again.
+    pub(crate) fn go_on_for_a_while(&self) {
+        for _ in 0..50 {
+            self.tasks.poll_woken();
+        }
+    }
+
     /// The node goes down and comes up again, without its tasks.
     pub(crate) fn crash(&mut self, mode: CrashMode) {
         self.platter.crash(mode);

@@ -9,7 +9,7 @@
 //! Paths are relative to nothing in particular: components pass the paths they were configured with.
 
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 /// How [`Disk::open`] treats a file that exists or not.
@@ -99,21 +99,32 @@ pub fn is_crashed(error: &io::Error) -> bool {
     error.get_ref().is_some_and(|inner| inner.is::<Crashed>())
 }
 
+/// Whether `error` says that there is no room, on the disk or for this user.
+pub fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
 /// Writes `data` as the whole content of `path`: temporary file, sync, rename, directory sync.
 ///
 /// After `Ok` the new content is durable; after a crash the file holds either the old or the new content.
 pub fn write_atomically(disk: &dyn Disk, path: &Path, data: &[u8]) -> io::Result<()> {
     let dir = path.parent().ok_or_else(|| io::Error::other("path has no directory"))?;
+    let tmp = write_aside(disk, path, data)?;
+    disk.rename(&tmp, path)?;
+    disk.sync_dir(dir)
+}
+
+/// The first half of [`write_atomically`]: after `Ok` the content is durable in the temporary file whose path is given;
+/// `path` itself is as it was, whatever went wrong.
+pub fn write_aside(disk: &dyn Disk, path: &Path, data: &[u8]) -> io::Result<PathBuf> {
     let mut tmp_name = path.file_name().ok_or_else(|| io::Error::other("path has no name"))?.to_owned();
     tmp_name.push(".tmp");
-    let tmp = dir.join(tmp_name);
+    let tmp = path.with_file_name(tmp_name);
     let file = disk.open(&tmp, OpenMode::Create)?;
     file.truncate(0)?;
     file.write_at(data, 0)?;
     file.sync_data()?;
-    drop(file);
-    disk.rename(&tmp, path)?;
-    disk.sync_dir(dir)
+    Ok(tmp)
 }
 
 /// The whole content of `path`.

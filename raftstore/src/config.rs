@@ -62,8 +62,10 @@ pub struct Config {
     /// The replicas of each region are compared once in this time; zero: when asked for only. It costs each store a read of
     /// all its data.
     pub check_interval: Duration,
-    /// Bytes of the disk that are kept free: below, no new data is taken. 0: the disk may fill up, which stops the store.
+    /// Bytes of the disk that are kept free: below, no new data is taken. 0: the disk may fill up.
     pub disk_reserve: u64,
+    /// Bytes that a file holds for the moment in which the disk is full all the same; see `room`. 0: there is no such file.
+    pub disk_ballast: u64,
 }
 
 impl Config {
@@ -105,6 +107,7 @@ impl Config {
             split: SplitLimits::default(),
             check_interval: Duration::from_secs(24 * 60 * 60),
             disk_reserve: 0,
+            disk_ballast: 8 << 20,
         }
     }
 

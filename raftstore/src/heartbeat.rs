@@ -95,7 +95,7 @@ fn heartbeat(shared: &Shared) -> StoreHeartbeatRequest {
         address: shared.advertised(),
         regions,
         read_only: shared.room.level() > Level::Open,
-        disk_reserve: shared.config.disk_reserve,
+        disk_reserve: shared.room.needed(&shared.config),
     }
 }
 

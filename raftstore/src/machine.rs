@@ -21,7 +21,7 @@ use crate::split::{self, Halves};
 use crate::store::group_config;
 use bytes::Bytes;
 use nokv_engine::{Db, WriteBatch};
-use nokv_env::{BoxFuture, Env, Fact};
+use nokv_env::{BoxFuture, ClockExt, Env, Fact};
 use nokv_proto::error::v1::RegionError;
 use nokv_proto::key::KeyRange;
 use nokv_proto::meta::v1::{RegionDescriptor, RegionEpoch, RegionReplicaState};
@@ -34,10 +34,13 @@ use nokv_replica::{
 use prost::Message;
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
+use std::time::Duration;
 
 mod checks;
 mod merges;
 
+/// Time between two attempts on a full disk.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 /// Applied positions are remembered this far apart; durability is known that precisely.
 const MARK_EVERY: u64 = 64;
 
@@ -273,7 +276,7 @@ impl StoreMachine {
         if self.is_gone(group) {
             return Ok(());
         }
-        let (ticket, members, staged) =
+        let (ticket, members, mut staged) =
             taken.ok_or_else(|| fatal(group, "the snapshot to install was not fetched"))?;
         let region = self.regions.get_or_insert(&ticket.region, self.store_id);
         self.absorb_parts(&ticket.region);
@@ -282,7 +285,9 @@ impl StoreMachine {
         region.tell(&self.env);
         // One table is there or it is not: a crash leaves the old region or the new one, never a mixture.
         region.grow(usize::try_from(staged.table.bytes()).unwrap_or(usize::MAX));
-        self.db.adopt(staged.table).map_err(|error| fatal(group, error))?;
+        while let Err(error) = self.db.adopt(&mut staged.table) {
+            self.room(group, error).await?;
+        }
         self.env.tasks.yield_now().await;
         region.set_applied(at);
         self.hosted.insert(group.0, Hosted::new(region, members, at.index));
@@ -290,6 +295,16 @@ impl StoreMachine {
         self.bells.merges.notify_one();
         self.env.probe("store.snapshot.installed");
         self.tell_rows(group)
+    }
+
+    /// After a while, when the disk was full: what it refused is to be tried again. Any other error is the end.
+    async fn room(&self, group: GroupId, error: nokv_engine::Error) -> Result<(), Fatal> {
+        if !error.is_disk_full() {
+            return Err(fatal(group, error));
+        }
+        self.env.probe("store.machine.disk_full");
+        self.env.clock.sleep(FULL_PAUSE).await;
+        Ok(())
     }
 
     /// Tells whoever watches what the rows of a region add up to, as they are now.
@@ -604,7 +619,9 @@ impl Machine for StoreMachine {
             let born = std::mem::take(&mut self.born);
             if let Some(first) = born.first() {
                 let group = first.group;
-                self.db.flush().await.map_err(|error| fatal(group, error))?;
+                while let Err(error) = self.db.flush().await {
+                    self.room(group, error).await?;
+                }
             }
             Ok(born)
         })

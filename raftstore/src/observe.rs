@@ -106,7 +106,7 @@ fn observe(shared: &Shared) -> Observation {
         disk: DiskObservation {
             free_bytes: disk.free_space(&shared.config.workdir).ok(),
             total_bytes: disk.total_space(&shared.config.workdir).ok(),
-            reserve_bytes: shared.config.disk_reserve,
+            reserve_bytes: shared.room.needed(&shared.config),
             level: shared.room.level(),
         },
         coordinators: shared.coordinators.contacts(now),

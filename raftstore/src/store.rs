@@ -85,7 +85,19 @@ impl Store {
         env.disk.create_dir_all(&config.workdir).map_err(|error| io("create it", error))?;
         let state = mode::admit(&*env.disk, &config.workdir, config.store_id)?;
         let options = nokv_engine::Options { is_owner: true, ..config.engine.clone() };
-        let db = Db::open(&env, &config.workdir, options).await?;
+        let drop_ballast = || {
+            let dropped = room::drop_ballast(&*env.disk, &config.workdir);
+            dropped.map_err(|error| io("remove the ballast", error))
+        };
+        let db = match Db::open(&env, &config.workdir, options.clone()).await {
+            // To start takes room. What the ballast leaves may be all there is.
+            Err(error) if error.is_disk_full() => {
+                drop_ballast()?;
+                Db::open(&env, &config.workdir, options).await?
+            }
+            opened => opened?,
+        };
+        drop_ballast()?;
         let started = Self::start_on(&env, &config, &state, &db).await;
         if started.is_err() {
             // The first error is the one to tell.
@@ -147,7 +159,7 @@ impl Store {
             }
         };
         shared.served.get_or_init(|| server.local_addr());
-        if config.disk_reserve > 0 {
+        if room::matters(config) {
             room::look(&shared);
         }
         // Before anybody else writes the file.
@@ -309,7 +321,7 @@ fn spawn_loops(shared: &Arc<Shared>) {
     spawn(shared, "store-merges", |shared| async move { merging::run(&shared).await });
     spawn(shared, "store-snapshots", |shared| async move { snapshot::run(&shared).await });
     spawn(shared, "store-graves", |shared| async move { graves::clear(&shared).await });
-    if shared.config.disk_reserve > 0 {
+    if room::matters(&shared.config) {
         spawn(shared, "store-room", |shared| async move { room::watch(&shared).await });
     }
     if shared.coordinators.len() == 0 {

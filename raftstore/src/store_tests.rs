@@ -35,6 +35,7 @@ struct Cluster {
     stores: BTreeMap<u64, Store>,
     next_ts: u64,
     disk_reserve: u64,
+    disk_ballast: u64,
 }
 
 fn addr(store: u64) -> String {
@@ -47,9 +48,13 @@ impl Cluster {
     }
 
     fn with_reserve(disk_reserve: u64) -> Self {
+        Self::with_disks(disk_reserve, 0)
+    }
+
+    fn with_disks(disk_reserve: u64, disk_ballast: u64) -> Self {
         let platters: BTreeMap<_, _> = (1..=3).map(|store| (store, MemDisk::new(store))).collect();
-        let mut cluster =
-            Self { world: World::default(), platters, stores: BTreeMap::new(), next_ts: 100, disk_reserve };
+        let (world, stores, next_ts) = (World::default(), BTreeMap::new(), 100);
+        let mut cluster = Self { world, platters, stores, next_ts, disk_reserve, disk_ballast };
         for store in 1..=3 {
             cluster.start(store);
         }
@@ -61,19 +66,24 @@ impl Cluster {
     }
 
     fn start_at(&mut self, store: u64, listen: &str, seeded: &[RegionDescriptor]) {
-        let (env, disk_reserve) = (self.world.env(store, &self.platters[&store]), self.disk_reserve);
-        let started = self.world.run(async {
-            crate::seed::seed_regions(&env, Path::new("/s"), store, seeded).await?;
-            let mut config = Config::new(store, "/s", listen, Vec::new());
-            config.store_addrs = (1..=4).map(|store| (store, addr(store))).collect();
-            config.tick = Duration::from_millis(10);
-            config.engine = Options::tiny();
-            config.log_segment_bytes = 16 << 10;
-            config.log_keep_entries = 8;
-            config.snapshot_chunk_bytes = 500;
-            config.disk_reserve = disk_reserve;
-            Store::start(env, config).await
-        });
+        let env = self.world.env(store, &self.platters[&store]);
+        self.world.run(crate::seed::seed_regions(&env, Path::new("/s"), store, seeded)).unwrap();
+        self.start_again_at(store, listen);
+    }
+
+    /// Starts a store whose directory has been used.
+    fn start_again_at(&mut self, store: u64, listen: &str) {
+        let env = self.world.env(store, &self.platters[&store]);
+        let mut config = Config::new(store, "/s", listen, Vec::new());
+        config.store_addrs = (1..=4).map(|store| (store, addr(store))).collect();
+        config.tick = Duration::from_millis(10);
+        config.engine = Options::tiny();
+        config.log_segment_bytes = 16 << 10;
+        config.log_keep_entries = 8;
+        config.snapshot_chunk_bytes = 500;
+        config.disk_reserve = self.disk_reserve;
+        config.disk_ballast = self.disk_ballast;
+        let started = self.world.run(Store::start(env, config));
         self.stores.insert(store, started.unwrap());
     }
 

@@ -130,7 +130,12 @@ impl<M: Machine> Running<M> {
 
     async fn run(mut self) {
         let mut end = End { shared: self.core.shared.clone(), clean: false };
-        let outcome = self.work().await;
+        let mut outcome = self.work().await;
+        if matches!(&outcome, Err(Halt::Log(error)) if error.is_disk_full()) {
+            // Only who is to stop gives up waiting for room: what was not durable was promised to nobody.
+            tracing::info!("the raft driver stops while the disk is full");
+            outcome = Ok(());
+        }
         if let Err(halt) = &outcome {
             tracing::error!(%halt, "the raft driver stops");
             self.core.shared.fail(halt.to_string());
@@ -152,7 +157,7 @@ impl<M: Machine> Running<M> {
             self.core.offer();
             if !self.core.dirty.is_empty() || !self.core.after_sync.is_empty() {
                 self.core.round().await?;
-                if self.core.roll_if_full()? {
+                if self.core.roll_if_full().await? {
                     self.core.env.tasks.yield_now().await;
                 }
             }
@@ -162,8 +167,11 @@ impl<M: Machine> Running<M> {
                 self.wait().await;
             }
         }
-        self.core.log.sync()?;
-        Ok(self.core.log.settle()?)
+        match self.core.log.sync() {
+            // Nobody was promised what is not synced.
+            Err(error) if error.is_disk_full() => Ok(()),
+            synced => Ok(synced.and_then(|_| self.core.log.settle())?),
+        }
     }
 
     /// Lets the ticks pass that are due.

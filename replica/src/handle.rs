@@ -141,6 +141,11 @@ impl<M: Machine> Handle<M> {
         self.shared.close_to_entries(closed);
     }
 
+    /// Whether the driver waits for room on the disk of its log: nothing can be made durable, so it does nothing at all.
+    pub fn is_disk_full(&self) -> bool {
+        self.shared.is_disk_full()
+    }
+
     /// Starts to hand leadership over to `peer`; the status shows when it happened. Gives up after an election timeout.
     pub async fn transfer_leader(&self, group: GroupId, peer: u64) -> Result<(), AdminError> {
         self.admin(|reply| Request::TransferLeader { group, peer, reply }).await

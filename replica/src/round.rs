@@ -117,8 +117,16 @@ impl<M: Machine> Core<M> {
 
     /// One sync for everything collected. The simulation sleeps the disk's latency here.
     async fn make_durable(&mut self) -> Result<(), Halt> {
-        let began = self.env.clock.now();
-        if self.log.sync()? {
+        let mut began = self.env.clock.now();
+        let synced = loop {
+            match self.log.sync() {
+                Ok(synced) => break synced,
+                Err(error) => self.room(error).await?,
+            }
+            began = self.env.clock.now();
+        };
+        self.has_room();
+        if synced {
             let took = self.env.clock.now().since(began);
             self.shared.counters.sync_times.record(took);
             Counters::add(&self.shared.counters.syncs, 1);

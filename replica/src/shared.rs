@@ -177,6 +177,8 @@ pub(crate) struct Shared {
     turned: AtomicU64,
     /// Entries and snapshots of leaders elsewhere are dropped, as if they were lost on the way.
     closed_to_entries: AtomicBool,
+    /// The disk of the raft log is full: the driver waits for room.
+    disk_full: AtomicBool,
 }
 
 impl Shared {
@@ -219,6 +221,15 @@ impl Shared {
 
     pub(crate) fn is_closed_to_entries(&self) -> bool {
         self.closed_to_entries.load(Ordering::Relaxed)
+    }
+
+    /// Whether this is news.
+    pub(crate) fn set_disk_full(&self, is_full: bool) -> bool {
+        self.disk_full.swap(is_full, Ordering::Relaxed) != is_full
+    }
+
+    pub(crate) fn is_disk_full(&self) -> bool {
+        self.disk_full.load(Ordering::Relaxed)
     }
 
     /// Records why the driver cannot go on. The first reason stays.

@@ -9,10 +9,12 @@ use crate::core::{Core, Halt};
 use crate::group_log::GroupLog;
 use crate::machine::{Fetching, Machine};
 use crate::shared::{Counters, LogStatus};
-use nokv_env::Fact;
+use nokv_env::{ClockExt, Fact};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// Time between two attempts on a full disk.
+const FULL_PAUSE: Duration = Duration::from_millis(50);
 /// Ticks between two looks at the log.
 const PURGE_TICKS: u64 = 10;
 /// Ticks between two searches for callers that gave up.
@@ -61,14 +63,45 @@ impl<M: Machine> Core<M> {
         Ok(self.log.settle()?)
     }
 
+    /// Waits a moment for room on a full disk; any other error is the end. Until there is room this node is like one whose
+    /// disk hangs: it says nothing that it could not keep, and the others of its groups go on without it. What the log
+    /// refused waits in memory, and is written to the same place: nothing of it was durable, so nothing is lost.
+    pub(crate) async fn room(&mut self, error: nokv_engine::Error) -> Result<(), Halt> {
+        if !error.is_disk_full() || self.shared.stop.is_stopped() {
+            return Err(Halt::Log(error));
+        }
+        if self.shared.set_disk_full(true) {
+            self.env.probe("replica.log.disk_full");
+            tracing::error!(%error, "the disk is full: the raft driver waits for room");
+        }
+        self.env.clock.sleep(FULL_PAUSE).await;
+        // It waits, it does not hang.
+        self.shared.turns(self.env.clock.now());
+        Ok(())
+    }
+
+    /// The log took what it was given.
+    pub(crate) fn has_room(&self) {
+        if self.shared.set_disk_full(false) {
+            self.env.probe("replica.log.room_again");
+            tracing::info!("there is room on the disk again: the raft driver goes on");
+        }
+    }
+
     /// Starts a new segment when the active one is full.
-    pub(crate) fn roll_if_full(&mut self) -> Result<bool, Halt> {
+    pub(crate) async fn roll_if_full(&mut self) -> Result<bool, Halt> {
         if !self.log.is_full() {
             return Ok(false);
         }
-        let hosted = self.groups.iter().map(|(id, group)| (*id, group.log()));
-        let orphans = self.orphans.iter().map(|(id, log)| (*id, log));
-        self.log.roll(hosted.chain(orphans))?;
+        loop {
+            let hosted = self.groups.iter().map(|(id, group)| (*id, group.log()));
+            let orphans = self.orphans.iter().map(|(id, log)| (*id, log));
+            match self.log.roll(hosted.chain(orphans)) {
+                Ok(()) => break,
+                Err(error) => self.room(error).await?,
+            }
+        }
+        self.has_room();
         self.env.probe("replica.log.rolled");
         Ok(true)
     }
@@ -86,7 +119,11 @@ impl<M: Machine> Core<M> {
         }
         let needed = self.oldest_needed();
         if needed > oldest {
-            self.log.purge_below(needed)?;
+            match self.log.purge_below(needed) {
+                // The next look tries again.
+                Err(error) if error.is_disk_full() => return Ok(()),
+                purged => purged?,
+            }
             self.env.probe("replica.log.purged");
             let counters = &self.shared.counters;
             Counters::add(&counters.purges, 1);

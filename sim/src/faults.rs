@@ -371,7 +371,10 @@ impl Faults {
                     return;
                 };
                 self.struck_now(&fault);
-                world.expect_failure(node);
+                // A store waits for room.
+                if !matches!(world.role(node), Role::Store(_)) {
+                    world.expect_failure(node);
+                }
                 let disk = world.disk(node);
                 disk.set_faults(DiskFaults { free_space: Some(*free_bytes), ..disk.faults() });
                 self.last(*for_ms).await;

@@ -258,7 +258,12 @@ impl World {
         let role = self.role(node);
         let service = match Service::start(role, env, &self.config).await {
             Ok(service) => Arc::new(service),
-            Err(reason) => return self.gave_up(node, format!("does not start: {reason}")),
+            Err(reason) => {
+                if self.cell(node).parts.disk.faults().free_space.is_some() {
+                    self.expect_failure(node); // to start takes room
+                }
+                return self.gave_up(node, format!("does not start: {reason}"));
+            }
         };
         {
             let mut state = lock(&self.cell(node).state);

@@ -3,6 +3,7 @@
 use crate::compaction::output::{Output, Written};
 use crate::compaction::pick::{Cursors, Job, pick};
 use crate::compaction::run::run;
+use crate::db::new_files::NewFiles;
 use crate::db::{Inner, add};
 use crate::edit::Edit;
 use crate::error::IoContext;
@@ -20,8 +21,13 @@ impl Inner {
                 *lock(&self.compacting) = None;
                 match done {
                     Err(Error::Closed) => return Ok(()),
-                    other => other?,
+                    other => {
+                        if self.or_room(env, other).await?.is_none() {
+                            continue;
+                        }
+                    }
                 }
+                self.took();
                 cursors[job.level] = job.inputs.iter().map(|table| table.meta.largest.clone()).max();
                 drop(job);
                 self.bury()?;
@@ -44,6 +50,7 @@ impl Inner {
 
     async fn compact(&self, env: &Env, job: &Job) -> Result<()> {
         let begun = env.clock.now();
+        let files = NewFiles::new(self);
         let removed = job.tables().map(|table| table.meta.number).collect();
         let written = if job.is_move() {
             add(&self.counters.compaction_moves, 1);
@@ -53,17 +60,17 @@ impl Inner {
                 ..Written::default()
             }
         } else {
-            self.rewrite(env, job).await?
+            self.rewrite(env, job, &files).await?
         };
         let added = written.tables.into_iter().map(|meta| (job.target, meta)).collect();
         let edit = Edit { added, removed, segments_added: written.segments, ..Edit::default() };
-        self.install(edit, |_| {})?;
+        files.join(|| self.install(edit, |_| {}))?;
         self.counters.compaction_time.add(env.clock.now().since(begun));
         Ok(())
     }
 
-    async fn rewrite(&self, env: &Env, job: &Job) -> Result<Written> {
-        let next_file = || self.next_file_number();
+    async fn rewrite(&self, env: &Env, job: &Job, files: &NewFiles<'_>) -> Result<Written> {
+        let next_file = || files.next_number();
         let version = self.view().version.clone();
         let output =
             Output::new(&self.context, &self.options, self.options.table_bytes, &version, &next_file);

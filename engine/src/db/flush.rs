@@ -8,6 +8,7 @@
 //! two flushes leaves no trace.
 
 use crate::compaction::output::{Output, Written};
+use crate::db::new_files::NewFiles;
 use crate::db::{Inner, add};
 use crate::edit::Edit;
 use crate::error::IoContext;
@@ -23,10 +24,13 @@ use crate::view::View;
 use crate::vlog::SegmentMeta;
 use crate::vlog::segment::Segment;
 use crate::{Error, Result, lock};
-use nokv_env::{Env, TasksExt};
+use nokv_env::{ClockExt, Env, TasksExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
+/// Time between two attempts on a full disk.
+const FULL_PAUSE: Duration = Duration::from_millis(200);
 /// Bytes of keys and values between two yields.
 const PIECE_BYTES: usize = 256 << 10;
 
@@ -81,10 +85,13 @@ impl Inner {
                     self.counters.flush_active.store(true, Ordering::Relaxed);
                     let flushed = self.flush_memtable(env, &memtable).await;
                     self.counters.flush_active.store(false, Ordering::Relaxed);
-                    flushed?;
+                    self.or_room(env, flushed).await?;
                     env.tasks.yield_now().await;
-                } else if !self.switch_full_memtable()? {
-                    break;
+                } else {
+                    let switched = self.switch_full_memtable();
+                    if self.or_room(env, switched).await? == Some(false) {
+                        break;
+                    }
                 }
             }
             // A failure elsewhere ends this loop quietly: it is on record already.
@@ -92,6 +99,18 @@ impl Inner {
                 return Ok(());
             }
             self.bury()?;
+        }
+    }
+
+    /// What background work came to; `None`, after a pause, when the disk was full: it is to be tried again.
+    pub(super) async fn or_room<T>(&self, env: &Env, result: Result<T>) -> Result<Option<T>> {
+        match result {
+            Err(error) if error.is_disk_full() => {
+                self.refused(&error);
+                env.clock.sleep(FULL_PAUSE).await;
+                Ok(None)
+            }
+            other => other.map(Some),
         }
     }
 
@@ -111,7 +130,8 @@ impl Inner {
     async fn flush_memtable(&self, env: &Env, memtable: &Arc<Memtable>) -> Result<()> {
         let begun = env.clock.now();
         self.counters.flush_wait.add(begun.since(memtable.sealed_at()));
-        let next_file = || self.next_file_number();
+        let files = NewFiles::new(self);
+        let next_file = || files.next_number();
         let version = self.view().version.clone();
         let output = Output::new(&self.context, &self.options, u64::MAX, &version, &next_file);
         let written = write_memtable(env, memtable, &version, output).await?;
@@ -132,9 +152,12 @@ impl Inner {
         if !edit.segments_added.is_empty() {
             env.probe("engine.vlog");
         }
-        self.install(edit, |view| {
-            view.immutables.pop();
+        files.join(|| {
+            self.install(edit, |view| {
+                view.immutables.pop();
+            })
         })?;
+        self.took();
         // The time that the disk took passes here, before anybody hears of success.
         env.tasks.yield_now().await;
         self.flushed.store(memtable.sequence_max(), Ordering::Release);
@@ -224,7 +247,11 @@ impl Inner {
         }
         add(&self.counters.segments_removed, dead.len() as u64);
         if manifest.is_long() {
-            manifest.rewrite(self.next_file_number())?;
+            match manifest.rewrite(self.next_file_number()) {
+                // The edit is in. The long one serves until there is room.
+                Err(error) if error.is_disk_full() => self.refused(&error),
+                rewritten => rewritten?,
+            }
         }
         Ok(())
     }

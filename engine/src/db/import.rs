@@ -68,18 +68,30 @@ impl Db {
         Ok(Import { file, builder, sequence: inner.skip_sequence(), entries: 0, inner: inner.clone() })
     }
 
-    /// Makes an import part of the database, durably. A failure in the middle of it poisons the engine.
-    pub fn adopt(&self, imported: Imported) -> Result<()> {
+    /// Makes an import part of the database, durably. A failure in the middle of it poisons the engine; when the disk is
+    /// full, nothing has happened, and it may be tried again.
+    pub fn adopt(&self, imported: &mut Imported) -> Result<()> {
         let inner = &self.inner;
         inner.check()?;
-        let Imported { mut file, meta } = imported;
-        let path = std::mem::take(&mut file.path);
+        let Imported { file, meta } = imported;
         let sequence = meta.sequence_max;
         let home = files::table(inner.dir(), meta.number);
-        let moved = inner.disk().rename(&path, &home).at(&path, "rename");
-        inner.noted(moved.and_then(|()| inner.disk().sync_dir(inner.dir()).at(inner.dir(), "sync")))?;
-        inner.join(vec![meta], Vec::new(), sequence)
+        inner.noted(move_table(inner, &file.path, &home))?;
+        let joined = inner.join(vec![meta.clone()], Vec::new(), sequence);
+        if joined.as_ref().is_err_and(Error::is_disk_full) {
+            // Out of the way of the next start, which would take it for a leftover while we still need it.
+            let back = move_table(inner, &home, &file.path).map_err(|error| error.for_later_callers());
+            inner.noted(back)?;
+            return joined;
+        }
+        file.path = PathBuf::new();
+        joined
     }
+}
+
+fn move_table(inner: &Inner, from: &Path, to: &Path) -> Result<()> {
+    inner.disk().rename(from, to).at(from, "rename")?;
+    inner.disk().sync_dir(inner.dir()).at(inner.dir(), "sync")
 }
 
 impl Import {
@@ -201,9 +213,9 @@ mod tests {
         let import = begin(&world, &db);
         let before = db.snapshot();
         db.apply(put("other", "written meanwhile")).unwrap();
-        let imported = world.run(import.finish()).unwrap();
+        let mut imported = world.run(import.finish()).unwrap();
         assert_eq!(db.get(Cf(0), &key(1)).unwrap(), old().get(&key(1)).cloned());
-        db.adopt(imported).unwrap();
+        db.adopt(&mut imported).unwrap();
         assert_eq!(before.get(Cf(0), &key(1)).unwrap(), old().get(&key(1)).cloned());
         drop(before);
         let mut expected = new();
@@ -238,7 +250,7 @@ mod tests {
             world.run(db.flush()).unwrap();
             let at = world.platter.ops() + operations + 1;
             world.platter.set_faults(DiskFaults { crash_at_op: Some(at), ..DiskFaults::default() });
-            let done = world.run(import.finish()).and_then(|imported| db.adopt(imported));
+            let done = world.run(import.finish()).and_then(|mut imported| db.adopt(&mut imported));
             world.platter.set_faults(DiskFaults::default());
             drop(db);
             world.crash(CrashMode::PowerLossWorst);
@@ -276,12 +288,12 @@ mod tests {
         let db = open(&world);
         let import = begin(&world, &db);
         let mut finish = Box::pin(import.finish());
-        let imported = world.run(async {
+        let mut imported = world.run(async {
             assert!(futures_util::poll!(&mut finish).is_pending(), "what is older is being flushed");
             db.apply(put("late", "v")).unwrap();
             finish.await.unwrap()
         });
-        db.adopt(imported).unwrap();
+        db.adopt(&mut imported).unwrap();
         let mut expected = new();
         expected.insert("late".into(), "v".into());
         assert_eq!(content(&db).unwrap(), expected);

@@ -6,6 +6,7 @@
 
 use crate::cache::BlockCache;
 use crate::compaction::output::{Output, Written};
+use crate::db::new_files::NewFiles;
 use crate::db::{Db, Inner};
 use crate::error::IoContext;
 use crate::iter::Direction;
@@ -13,9 +14,9 @@ use crate::iter::source::TableSource;
 use crate::key::{Entry, InternalKey, Span};
 use crate::table::{Pinned, Table, TableContext};
 use crate::value::Value;
-use crate::{Error, Result, files, lock};
+use crate::{Error, Result};
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 /// Bytes of keys and values between two yields.
 const PIECE_BYTES: usize = 256 << 10;
@@ -52,16 +53,14 @@ impl Db {
             return Ok(Ingested::default());
         }
         let sequence = inner.skip_sequence();
-        let mut copy = Copy { inner, numbers: Mutex::default() };
-        let written = copy.write(&sources, sequence).await?;
+        let files = NewFiles::new(inner);
+        let written = copy(inner, &files, &sources, sequence).await?;
         inner.disk().sync_dir(inner.dir()).at(inner.dir(), "sync")?;
         // What is older has to be in tables: a later flush must not put it above the rows.
         inner.flush().await?;
         let rows = written.tables.iter().map(|meta| meta.entries).sum();
         let bytes = written.bytes();
-        // From here on the files are somebody's, or nobody knows.
-        copy.numbers = Mutex::default();
-        inner.join(written.tables, written.segments, sequence)?;
+        files.join(|| inner.join(written.tables, written.segments, sequence))?;
         Ok(Ingested { rows, bytes, sequence })
     }
 }
@@ -104,62 +103,39 @@ fn open_all(inner: &Inner, files: &[impl AsRef<Path>]) -> Result<Vec<Foreign>> {
     }
 }
 
-/// Files of this database that no manifest names yet. Dropped, it takes them along.
-struct Copy<'a> {
-    inner: &'a Inner,
-    numbers: Mutex<Vec<u64>>,
-}
-
-impl Copy<'_> {
-    /// Copies all rows under `sequence`. What is durable then is what [`Output::finish`] says.
-    async fn write(&self, sources: &[Foreign], sequence: u64) -> Result<Written> {
-        let inner = self.inner;
-        let next_file = || {
-            let number = inner.next_file_number();
-            lock(&self.numbers).push(number);
-            number
-        };
-        let (options, version) = (&inner.options, inner.view().version.clone());
-        let mut output = Output::new(&inner.context, options, options.table_bytes, &version, &next_file);
-        let mut piece = 0;
-        for source in sources {
-            let meta = &source.table.meta;
-            let mut last: Option<InternalKey> = None;
-            let mut rows = 0;
-            for entry in TableSource::new(source.table.clone(), Span::all(), Direction::Forward, true) {
-                let entry = entry?;
-                let key = &entry.key;
-                let is_in_order = last.as_ref().is_none_or(|last| last < key && !last.same_user_key(key));
-                let is_in_range = (&meta.smallest..=&meta.largest).contains(&key);
-                if !is_in_order || !is_in_range || !matches!(entry.value, Value::Inline(_)) {
-                    return Err(Error::corrupt(&source.path, 0, "its rows are not what its properties say"));
-                }
-                rows += 1;
-                piece += entry.table_bytes();
-                last = Some(key.clone());
-                output.add(Entry { key: InternalKey { sequence, ..entry.key }, value: entry.value })?;
-                if piece >= PIECE_BYTES {
-                    piece = 0;
-                    inner.env()?.tasks.yield_now().await;
-                    inner.check()?;
-                }
+/// Copies all rows under `sequence`. What is durable then is what [`Output::finish`] says.
+async fn copy(inner: &Inner, files: &NewFiles<'_>, sources: &[Foreign], sequence: u64) -> Result<Written> {
+    let next_file = || files.next_number();
+    let (options, version) = (&inner.options, inner.view().version.clone());
+    let mut output = Output::new(&inner.context, options, options.table_bytes, &version, &next_file);
+    let mut piece = 0;
+    for source in sources {
+        let meta = &source.table.meta;
+        let mut last: Option<InternalKey> = None;
+        let mut rows = 0;
+        for entry in TableSource::new(source.table.clone(), Span::all(), Direction::Forward, true) {
+            let entry = entry?;
+            let key = &entry.key;
+            let is_in_order = last.as_ref().is_none_or(|last| last < key && !last.same_user_key(key));
+            let is_in_range = (&meta.smallest..=&meta.largest).contains(&key);
+            if !is_in_order || !is_in_range || !matches!(entry.value, Value::Inline(_)) {
+                return Err(Error::corrupt(&source.path, 0, "its rows are not what its properties say"));
             }
-            if rows != meta.entries {
-                return Err(Error::corrupt(&source.path, 0, "it has not as many rows as its properties say"));
+            rows += 1;
+            piece += entry.table_bytes();
+            last = Some(key.clone());
+            output.add(Entry { key: InternalKey { sequence, ..entry.key }, value: entry.value })?;
+            if piece >= PIECE_BYTES {
+                piece = 0;
+                inner.env()?.tasks.yield_now().await;
+                inner.check()?;
             }
         }
-        output.finish()
-    }
-}
-
-impl Drop for Copy<'_> {
-    fn drop(&mut self) {
-        for number in lock(&self.numbers).drain(..) {
-            // It is the one or the other; what is new goes to the first bucket of the value log.
-            drop(self.inner.disk().remove_file(&files::table(self.inner.dir(), number)));
-            drop(self.inner.disk().remove_file(&files::segment(self.inner.dir(), 0, number)));
+        if rows != meta.entries {
+            return Err(Error::corrupt(&source.path, 0, "it has not as many rows as its properties say"));
         }
     }
+    output.finish()
 }
 
 #[cfg(test)]

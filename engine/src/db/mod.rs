@@ -21,6 +21,7 @@ mod export;
 mod flush;
 mod import;
 mod ingest;
+mod new_files;
 mod ranges;
 mod recover;
 #[cfg(test)]
@@ -89,6 +90,8 @@ pub(crate) struct Inner {
     manifest: Mutex<Option<Manifest>>,
     /// Where the compaction that is running will put its tables. Changes under `manifest`, or when it is done.
     compacting: Mutex<Option<Hull>>,
+    /// The last thing that took room on the disk was refused it.
+    disk_full: AtomicBool,
     failure: Mutex<Option<Error>>,
     directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     stop: Stop,
@@ -241,6 +244,12 @@ impl Db {
         lock(&self.inner.failure).as_ref().map(ToString::to_string).or_else(unreadable)
     }
 
+    /// Whether the last thing that took room on the disk was refused it. Nothing is lost by that: writes fail or wait,
+    /// reads go on, and background work tries again.
+    pub fn is_disk_full(&self) -> bool {
+        self.inner.disk_full.load(Ordering::Relaxed)
+    }
+
     /// Whether the database was opened for reading only.
     pub fn is_read_only(&self) -> bool {
         self.inner.env.is_none()
@@ -306,14 +315,31 @@ impl Inner {
         self.progress.notify_waiters();
     }
 
-    /// Remembers a failure on its way out.
+    /// Remembers a failure on its way out. What a full disk refused is none: it was taken back, or is tried again.
     fn noted<T>(&self, result: Result<T>) -> Result<T> {
-        if let Err(error) = &result
-            && !matches!(error, Error::Closed | Error::ReadOnly)
-        {
-            self.fail(error);
+        match &result {
+            Ok(_) | Err(Error::Closed | Error::ReadOnly) => {}
+            Err(error) if error.is_disk_full() => self.refused(error),
+            Err(error) => self.fail(error),
         }
         result
+    }
+
+    /// The disk is full.
+    fn refused(&self, error: &Error) {
+        if !self.disk_full.swap(true, Ordering::Relaxed) {
+            tracing::error!(%error, dir = %self.dir().display(), "the disk is full: nothing is written until there is room");
+        }
+        if let Ok(env) = self.env() {
+            env.probe("engine.disk_full");
+        }
+    }
+
+    /// The disk took something.
+    fn took(&self) {
+        if self.disk_full.swap(false, Ordering::Relaxed) {
+            tracing::info!(dir = %self.dir().display(), "there is room on the disk again");
+        }
     }
 
     fn begin_stop(&self) {

@@ -31,7 +31,7 @@ use nokv_env::task::Stop;
 use nokv_env::{Disk, Env, Instant, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 
@@ -320,6 +320,7 @@ impl Recovery {
             manifest: Mutex::new(manifest),
             compacting: Mutex::new(None),
             failure: Mutex::new(None),
+            disk_full: AtomicBool::new(false),
             directory_lock: Mutex::new(guard),
             stop: Stop::new(),
             loops: AtomicU64::new(0),

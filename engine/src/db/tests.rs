@@ -592,3 +592,57 @@ fn writers_are_slowed_down_before_they_are_stopped() {
     world.run(db.flush()).unwrap();
     assert_eq!(db.pressure(), Pressure::None);
 }
+
+#[test]
+fn a_full_disk_refuses_writes_and_breaks_nothing() {
+    let mut world = World::new(1);
+    let (db, mut model) = filled(&world, 0..20);
+    world.run(db.flush()).unwrap();
+    world.settle();
+    let leave = |world: &World, free_space| {
+        world.platter.set_faults(DiskFaults { free_space, ..DiskFaults::default() });
+    };
+    leave(&world, Some(0));
+    for sync in [SYNC, NO_SYNC] {
+        let refused = world.run(db.write(put("large", "x".repeat(20_000)), sync)).unwrap_err();
+        assert!(refused.is_disk_full(), "{refused}");
+    }
+    assert!(db.is_disk_full());
+    assert_eq!((db.failed(), content(&db).unwrap()), (None, model.clone()), "reads go on");
+    world.run(db.write(put("small", "fits"), SYNC)).unwrap();
+    leave(&world, None);
+    world.run(db.write(put("more", "fits"), SYNC)).unwrap();
+    assert!(!db.is_disk_full());
+    model.extend([("small".into(), "fits".into()), ("more".into(), "fits".into())]);
+    assert_eq!(content(&db).unwrap(), model);
+    drop(db);
+    world.crash(CrashMode::PowerLossWorst);
+    assert_eq!(content(&world.open(&options()).unwrap()).unwrap(), model);
+}
+
+#[test]
+fn a_flush_that_finds_the_disk_full_leaves_no_file_and_keeps_the_rows() {
+    let mut world = World::new(1);
+    let (db, model) = filled(&world, 0..8);
+    let tables = |world: &World| {
+        let names = world.disk.list(World::dir()).unwrap();
+        names.into_iter().filter(|name| name.ends_with(".sst")).collect::<Vec<_>>()
+    };
+    world.settle();
+    let before = tables(&world);
+    for n in 0..8 {
+        db.apply(put(key(n), format!("value {n} ").repeat(20))).unwrap();
+    }
+    world.platter.set_faults(DiskFaults { free_space: Some(0), ..DiskFaults::default() });
+    db.request_flush();
+    world.go_on_for_a_while();
+    assert!(db.is_disk_full());
+    assert_eq!((db.failed(), tables(&world)), (None, before));
+    assert_eq!(content(&db).unwrap(), model);
+    world.platter.set_faults(DiskFaults::default());
+    world.run(db.flush()).unwrap();
+    assert!(!db.is_disk_full());
+    drop(db);
+    world.crash(CrashMode::PowerLossWorst);
+    assert_eq!(content(&world.open(&options()).unwrap()).unwrap(), model);
+}

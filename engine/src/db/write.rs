@@ -209,6 +209,7 @@ impl Inner {
         if let Err(error) = logged {
             return batches.iter().map(|_| Err(error.clone())).collect();
         }
+        self.took();
         add(&self.counters.wal_groups, 1);
         if sync {
             add(&self.counters.wal_syncs, 1);
@@ -305,11 +306,20 @@ impl Inner {
     }
 }
 
+/// All of the group, or, when the disk is full, nothing: what was refused must not come back after a crash.
 fn log_group(wal: &mut Log, batches: &[WriteBatch], sync: bool) -> Result<()> {
+    wal.end_roll()?;
+    let mark = wal.mark();
     for batch in batches.iter().filter(|batch| !batch.is_empty()) {
         wal.append(KIND_BATCH, &encode_batch(batch));
     }
-    if sync { wal.sync() } else { wal.write() }
+    let logged = if sync { wal.sync() } else { wal.write() };
+    if let Err(error) = &logged
+        && error.is_disk_full()
+    {
+        wal.abandon(mark)?;
+    }
+    logged
 }
 
 /// The log's form of a batch:

@@ -14,7 +14,9 @@
 //! - Only the newest segment can have a torn tail. It is cut at open and counted ([`Log::torn_bytes`]). Records
 //!   that were once durable are never cut: see the claims in `frame`.
 //! - What `replay` saw at open is durable when [`Log::open`] returns.
-//! - After a failed write or sync the log refuses everything, for ever.
+//! - After a failed write or sync the log refuses everything, for ever; unless the disk was full ([`Error::is_disk_full`]):
+//!   then what was appended waits in memory, and [`Log::write`], [`Log::sync`] or [`Log::roll`] may be called again, or
+//!   [`Log::abandon`].
 
 pub(crate) mod frame;
 pub(crate) mod segment;
@@ -116,8 +118,14 @@ pub struct Log {
     active: Option<Segment>,
     /// What is in the active segment.
     active_records: Records,
+    /// The active segment has its seal, durably; its successor could not be made yet.
+    is_sealed: bool,
     torn_bytes: u64,
 }
+
+/// A moment between two records; see [`Log::abandon`].
+#[derive(Debug, Clone, Copy)]
+pub struct Mark(Records);
 
 impl Log {
     /// Opens the log in `dir`, creating its first segment when there is none, and hands every record to `replay`,
@@ -141,7 +149,7 @@ impl Log {
                 log.active = Some(segment);
                 log.disk.sync_dir(&log.dir).at(&log.dir, "sync")?;
                 if end.sealed {
-                    log.next_segment()?;
+                    log.next_segment(OpenMode::CreateNew)?;
                 }
             }
         }
@@ -185,6 +193,7 @@ impl Log {
             sealed: Vec::new(),
             active: None,
             active_records: Records::default(),
+            is_sealed: false,
             torn_bytes: 0,
         };
         let ids = segment_ids(&*log.disk, dir, &log.options.extension)?;
@@ -213,6 +222,7 @@ impl Log {
     /// Adds a record to the buffer. Kinds from 0xf0 on belong to the log itself.
     pub fn append(&mut self, kind: u8, payload: &[u8]) -> Position {
         assert!(kind < KIND_RESERVED, "record kind {kind:#x} belongs to the log itself");
+        assert!(!self.is_sealed, "append to a segment that is sealed");
         let active = self.active.as_mut().expect("append to a log that is open for reading only");
         self.active_records.note(kind);
         Position { segment: active.id(), offset: active.append(kind, payload) }
@@ -223,7 +233,21 @@ impl Log {
         self.writable()?.write()
     }
 
-    /// Writes and makes everything appended so far durable. After an error the log is poisoned for ever.
+    /// Where the log is now.
+    pub fn mark(&self) -> Mark {
+        Mark(self.active_records)
+    }
+
+    /// Takes back what was appended since the last write: a full disk refused it. `mark` is from before the first of it.
+    /// After a crash it is not there either.
+    pub fn abandon(&mut self, mark: Mark) -> Result<()> {
+        self.writable()?.abandon()?;
+        self.active_records = mark.0;
+        Ok(())
+    }
+
+    /// Writes and makes everything appended so far durable. After an error the log is poisoned for ever, unless the disk
+    /// was full.
     pub fn sync(&mut self) -> Result<()> {
         self.writable()?.sync()
     }
@@ -244,12 +268,29 @@ impl Log {
         self.active.as_ref().is_some_and(Segment::is_occupied)
     }
 
-    /// Syncs and seals the active segment, creates the next one and syncs the directory.
+    /// Syncs and seals the active segment, creates the next one and syncs the directory. When the disk was full, it goes on
+    /// where it was if it is called again; see [`Log::end_roll`].
     pub fn roll(&mut self) -> Result<()> {
+        if self.is_sealed {
+            // What is there of the successor is from the last attempt.
+            return self.next_segment(OpenMode::Create);
+        }
         let active = self.writable()?;
+        active.write()?;
         active.append(KIND_SEAL, &[]);
-        active.sync()?;
-        self.next_segment()
+        if let Err(error) = active.sync() {
+            if error.is_disk_full() {
+                active.abandon()?;
+            }
+            return Err(error);
+        }
+        self.is_sealed = true;
+        self.next_segment(OpenMode::CreateNew)
+    }
+
+    /// Ends a roll that a full disk broke off, if there is one: a sealed segment takes no records.
+    pub fn end_roll(&mut self) -> Result<()> {
+        if self.is_sealed { self.roll() } else { Ok(()) }
     }
 
     /// Id of the segment that takes appends.
@@ -313,10 +354,11 @@ impl Log {
     }
 
     /// Moves the (sealed and synced) active segment to the sealed ones and starts its successor.
-    fn next_segment(&mut self) -> Result<()> {
+    fn next_segment(&mut self, mode: OpenMode) -> Result<()> {
         let active = self.writable()?;
         let (id, bytes) = (active.id(), active.len());
-        self.create_segment(id + 1, OpenMode::CreateNew)?;
+        self.create_segment(id + 1, mode)?;
+        self.is_sealed = false;
         let records = std::mem::take(&mut self.active_records);
         self.sealed.push(SegmentInfo { id, bytes, records });
         Ok(())

@@ -1,7 +1,9 @@
 //! One file of frames, open for appending: the building block of [`crate::log::Log`] and of the manifest.
 //!
 //! Appends gather in memory; [`Segment::write`] hands them to the file, [`Segment::sync`] makes them durable.
-//! After any failed call nothing is known about the file, so every later call fails too.
+//! After any failed call nothing is known about the file, so every later call fails too. A full disk is the exception:
+//! nothing was durable of what it refused, and the same bytes go to the same place once there is room ([`Segment::write`]
+//! again), or are taken back ([`Segment::abandon`]).
 
 use crate::error::IoContext;
 use crate::log::frame::{self, End, Frame, Magic};
@@ -133,14 +135,16 @@ impl Segment {
         offset
     }
 
-    /// Hands the buffer to the file.
+    /// Hands the buffer to the file. On a full disk the frames stay in the buffer, for the next call.
     pub(crate) fn write(&mut self) -> Result<()> {
         self.check()?;
         if self.buffer.is_empty() {
             return Ok(());
         }
-        let result = self.file.write_at(&self.buffer, self.written).at(&self.path, "write");
-        self.remember(result)?;
+        match self.file.write_at(&self.buffer, self.written).at(&self.path, "write") {
+            Err(error) if error.is_disk_full() => return Err(error),
+            result => self.remember(result)?,
+        }
         self.written += self.buffer.len() as u64;
         self.buffer.clear();
         self.buffer.shrink_to(1 << 20);
@@ -159,13 +163,30 @@ impl Segment {
         Ok(())
     }
 
+    /// Takes back the frames that a full disk refused, also from the file, where the first of them may be. Synced, so that
+    /// they do not come back after a crash: whoever asked for them was refused.
+    pub(crate) fn abandon(&mut self) -> Result<()> {
+        self.check()?;
+        let cut = self.file.truncate(self.written).at(&self.path, "cut");
+        let cut = cut.and_then(|()| self.file.sync_data().at(&self.path, "sync"));
+        // From here on also a full disk leaves things unknown.
+        self.remember(cut).map_err(|error| error.for_later_callers())?;
+        self.buffer.clear();
+        (self.durable, self.claimed, self.unsynced) = (self.written, 0, false);
+        Ok(())
+    }
+
     /// Writes a claim if the last sync is not claimed by any frame yet. Not synced: it is a witness, not a record.
     pub(crate) fn settle(&mut self) -> Result<()> {
         self.check()?;
         if self.claimed < self.durable && self.occupied {
             self.append(frame::KIND_CLAIM, &[]);
         }
-        self.write()
+        match self.write() {
+            // It goes with what is written next.
+            Err(error) if error.is_disk_full() => Ok(()),
+            written => written,
+        }
     }
 
     fn check(&self) -> Result<()> {

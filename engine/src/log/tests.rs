@@ -238,3 +238,76 @@ fn what_a_failed_sync_lost_is_written_again_by_the_next_process() {
         assert_eq!(open(&platter.mount()).unwrap().1, found, "seed {seed}");
     }
 }
+
+fn leave(platter: &MemDisk, free_space: Option<u64>) {
+    platter.set_faults(DiskFaults { free_space, ..DiskFaults::default() });
+}
+
+/// One durable record, then two that the disk has no room for: the first of them fits.
+fn refused() -> (Arc<MemDisk>, Log, Mark, Vec<u8>) {
+    let platter = platter(1);
+    let (mut log, _) = open(&platter.mount()).unwrap();
+    log.append(1, &record(0));
+    log.sync().unwrap();
+    leave(&platter, Some(0));
+    let (mark, large) = (log.mark(), vec![7; 10_000]);
+    log.append(1, &record(1));
+    log.append(1, &large);
+    for _ in 0..2 {
+        assert!(log.sync().unwrap_err().is_disk_full());
+    }
+    (platter, log, mark, large)
+}
+
+#[test]
+fn what_a_full_disk_refused_is_written_once_there_is_room() {
+    let (platter, mut log, _, large) = refused();
+    leave(&platter, None);
+    log.sync().unwrap();
+    log.append(1, &record(2));
+    log.sync().unwrap();
+    platter.crash(CrashMode::PowerLossWorst);
+    let (_, found) = open(&platter.mount()).unwrap();
+    assert_eq!(found, [record(0), record(1), large, record(2)]);
+}
+
+#[test]
+fn what_was_taken_back_does_not_return_after_a_crash() {
+    for mode in [CrashMode::ProcessKill, CrashMode::PowerLossWorst] {
+        let (platter, mut log, mark, _) = refused();
+        log.abandon(mark).unwrap();
+        assert_eq!(log.stats().records.total(), 1);
+        platter.crash(mode);
+        assert_eq!(read(&platter.mount()).unwrap(), [record(0)]);
+        // As long as what was refused, so that whatever is behind it would fit on.
+        let (platter, mut log, mark, _) = refused();
+        log.abandon(mark).unwrap();
+        log.append(1, &record(9));
+        log.sync().unwrap();
+        platter.crash(mode);
+        assert_eq!(read(&platter.mount()).unwrap(), [record(0), record(9)]);
+    }
+}
+
+#[test]
+fn a_roll_that_found_the_disk_full_goes_on_where_it_was() {
+    for crash in [false, true] {
+        let platter = platter(1);
+        let (mut log, _) = open(&platter.mount()).unwrap();
+        log.append(1, &record(0));
+        leave(&platter, Some(0));
+        for _ in 0..2 {
+            assert!(log.roll().unwrap_err().is_disk_full(), "the seal fits, the next segment does not");
+        }
+        leave(&platter, None);
+        if crash {
+            platter.crash(CrashMode::PowerLossWorst);
+            log = open(&platter.mount()).unwrap().0;
+        }
+        log.end_roll().unwrap();
+        assert_eq!(log.active_segment(), 2);
+        log.append(1, &record(1));
+        log.sync().unwrap();
+        assert_eq!(read(&platter.mount()).unwrap(), records(2));
+    }
+}

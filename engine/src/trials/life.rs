@@ -216,13 +216,13 @@ impl Life {
             Step::Import | Step::DropImport => {
                 let mut import = db.import(Path::new(STAGED))?;
                 let state = self.import(&mut import)?;
-                let imported = self.world.run(import.finish())?;
+                let mut imported = self.world.run(import.finish())?;
                 // What is older than an import is in tables when it is finished.
                 self.streams[LOGGED].endure();
                 self.streams[APPLIED].endure();
                 if matches!(step, Step::Import) {
                     self.streams[IMPORTED].states.push(state);
-                    db.adopt(imported)?;
+                    db.adopt(&mut imported)?;
                     self.streams[IMPORTED].endure();
                 }
             }

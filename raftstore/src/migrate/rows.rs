@@ -33,8 +33,8 @@ pub(super) async fn convert(env: &Env, db: &Db, workdir: &Path, catalog: &[(Byte
     for (key, value) in catalog {
         table.put(CF_META, key.clone(), value.clone())?;
     }
-    let table = table.finish().await?;
-    db.adopt(table)?;
+    let mut table = table.finish().await?;
+    db.adopt(&mut table)?;
     Ok(())
 }
 

@@ -98,3 +98,80 @@ fn a_store_hands_over_what_others_can_take() {
     assert!(handed_over.moved + handed_over.kept <= 1, "{handed_over:?}");
     assert!(env.clock.now().since(began) <= Duration::from_secs(4), "nobody is there, and it waits");
 }
+
+/// Writes until a store whose disk has no room at all says so.
+fn write_until_refused(cluster: &mut Cluster) -> tonic::Status {
+    for n in 0..500 {
+        let leader = cluster.leader();
+        match cluster.write(leader, &format!("key {n}")) {
+            Err(status) if status.code() == Code::ResourceExhausted => return status,
+            _ => {}
+        }
+    }
+    panic!("all writes were taken");
+}
+
+#[test]
+fn a_disk_that_is_full_to_the_last_byte_stops_no_store() {
+    let mut cluster = Cluster::with_disks(0, 64 << 10);
+    cluster.put("a", "1");
+    for store in 1..=3 {
+        cluster.leave(store, Some(0));
+        assert_eq!(cluster.level(store), Level::Open, "nobody has asked for room yet");
+    }
+    let refused = write_until_refused(&mut cluster);
+    assert!(refused.message().starts_with("disk_full: store "), "{refused}");
+    assert_eq!(cluster.get("a").as_deref(), Some("1"), "reads go on");
+    // Twice: the first start can fall back on the ballast, the second one on what the first has left of it.
+    for _ in 0..2 {
+        let leader = cluster.leader();
+        cluster.stop(leader);
+        cluster.start_again_at(leader, &addr(leader));
+        assert_eq!(cluster.level(leader), Level::Critical, "it starts, and takes nothing");
+        assert_eq!(cluster.get("a").as_deref(), Some("1"));
+    }
+    for store in 1..=3 {
+        assert_eq!(cluster.stores[&store].shared.raft.failure(), None);
+        cluster.leave(store, None);
+        assert_eq!(cluster.level(store), Level::Open);
+    }
+    cluster.put("b", "2");
+    assert_eq!(cluster.get("b").as_deref(), Some("2"));
+}
+
+#[test]
+fn a_raft_log_without_room_waits_for_it() {
+    // No ballast: nothing to fall back on.
+    let mut cluster = Cluster::with_reserve(0);
+    cluster.put("a", "1");
+    let leader = cluster.leader();
+    cluster.leave(leader, Some(0));
+    for n in 0..500 {
+        if cluster.stores[&leader].shared.raft.is_disk_full() {
+            break;
+        }
+        let at = cluster.leader();
+        let _ = cluster.write(at, &format!("key {n}"));
+    }
+    assert!(cluster.stores[&leader].shared.raft.is_disk_full(), "the log has found no room");
+    for _ in 0..100 {
+        if cluster.stores.iter().any(|(id, store)| *id != leader && store.status().leaders == 1) {
+            break;
+        }
+        cluster.wait(Duration::from_millis(100));
+    }
+    let (successor, _) =
+        cluster.stores.iter().find(|(id, store)| **id != leader && store.status().leaders == 1).unwrap();
+    let successor = *successor;
+    cluster.write(successor, "b").unwrap();
+    cluster.leave(leader, None);
+    for _ in 0..100 {
+        if cluster.applied(leader) == cluster.applied(successor) {
+            break;
+        }
+        cluster.wait(Duration::from_millis(100));
+    }
+    let store = &cluster.stores[&leader];
+    assert_eq!((store.shared.raft.failure(), store.shared.raft.is_disk_full()), (None, false));
+    assert_eq!(cluster.applied(leader), cluster.applied(successor));
+}
