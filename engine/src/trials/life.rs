@@ -70,6 +70,7 @@ pub(super) fn options(seed: u64) -> Options {
         level_multiplier: 2,
         block_bytes: 256,
         manifest_bytes: 700,
+        value_threshold: usize::MAX,
         ..Options::tiny()
     }
 }
