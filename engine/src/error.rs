@@ -115,7 +115,7 @@ impl Error {
     }
 
     /// Whether the disk was full, and nothing came of what was asked: it may be asked again when there is room. Never of a
-    /// sync: whatever the reason that one gives, what it was to make durable may be lost.
+    /// sync of what others know: whatever the reason that one gives, what it was to make durable may be lost.
     pub fn is_disk_full(&self) -> bool {
         matches!(self, Error::Io { doing, source, .. } if *doing != "sync" && disk::is_full(source))
     }

@@ -1,20 +1,14 @@
 #!/usr/bin/env bash
 # Fills the disk of one store of a real cluster, a tmpfs. Below its reserve the store takes no new data and says so (exit code 8,
 # `disk_full`), reads go on; below a quarter of it nothing of other leaders is taken either, and the others go on without it. Nothing is
-# restarted: when there is room again, it takes data again, and holds what the others hold.
+# restarted: when there is room again, it takes data again, and holds what the others hold. The same without a reserve, when the disk
+# is full to the last byte; and a store that is killed then starts again, reads and refuses.
 #
 # usage: disk_full.sh [--workdir DIR]          (mounts a tmpfs; says so and ends with 0 where that is refused)
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-work=
-while [ $# -gt 0 ]; do
-    case $1 in
-    --workdir) work=$2 && shift 2 ;;
-    *) echo "unknown argument $1" >&2 && exit 2 ;;
-    esac
-done
-prepare "$work"
+prepare "$@"
 disk=$dir/store-2
 mkdir -p "$disk"
 if ! mount -t tmpfs -o size=256m nokv-test "$disk" 2>"$work/mount.log"; then
@@ -78,5 +72,39 @@ wait_for 20 'store-2 is ready' ready store-2
 wait_for 30 'all replicas are equal' "$nokv" region check --all --timeout 10s
 wait_for 20 'store-2 leads region 1' lead 1 2
 "$nokv" put a-key 'another value' --timeout 10s >/dev/null || die 'a write failed'
-! grep -q '"level":"ERROR".*the server stopped itself' "$dir/logs/store-2.log" || die 'store-2 had to stop'
+unharmed() { ! grep -q '"level":"ERROR".*the server stopped itself' "$dir/logs/store-2.log" || die 'store-2 had to stop'; }
+unharmed
+
+say 'no reserve, and not one byte is left'
+stop_cluster
+start_cluster --metrics --disk-reserve 0
+wait_for 20 'store-2 is ready' ready store-2
+wait_for 20 'store-2 leads region 1' lead 1 2
+"$nokv" put a-key 'a value' --timeout 10s >/dev/null
+cat /dev/zero >>"$disk/filler" 2>/dev/null || true
+[ "$(free)" -eq 0 ] || die "$(free) bytes are free"
+for i in $(seq 400); do "$nokv" put "a-$i" "$value" --timeout 20s >/dev/null 2>&1 || break; done
+wait_for 10 'it is read-only' is store-2 nokv_store_read_only 1
+wait_for 20 'store-2 leads region 1' lead 1 2
+wait_for 20 'a write is refused' refused
+sed 's/^/   /' "$work/err"
+[ "$("$nokv" get a-key)" = 'a value' ] || die 'a read failed'
+page store-2 /livez | grep -qx ok || die 'store-2 is not alive'
+unharmed
+
+say 'killed, it starts again although there is no room'
+kill_hard store-2 1
+wait_for 30 'it is there, and read-only' is store-2 nokv_store_read_only 1
+wait_for 20 'store-2 leads region 1' lead 1 2
+[ "$("$nokv" get a-key)" = 'a value' ] || die 'a read failed'
+wait_for 20 'a write is refused' refused
+
+say 'there is room again'
+rm "$disk/filler"
+wait_for 10 'it takes data again' is store-2 nokv_store_read_only 0
+wait_for 20 'store-2 is ready' ready store-2
+wait_for 20 'store-2 leads region 1' lead 1 2
+"$nokv" put a-key 'another value' --timeout 10s >/dev/null || die 'a write failed'
+wait_for 30 'all replicas are equal' "$nokv" region check --all --timeout 10s
+unharmed
 say ok

@@ -7,8 +7,10 @@
 say() { printf '== %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2 && exit 1; }
 
-# prepare [WORKDIR]: a fresh directory is made when none is given.
+# prepare [[--workdir] WORKDIR]: a fresh directory is made when none is given.
 prepare() {
+    [ "${1:-}" != --workdir ] || shift
+    case ${1:-} in -*) echo "unknown argument $1" >&2 && exit 2 ;; esac
     work=${1:-$(mktemp -d)}
     mkdir -p "$work"
     nokv=${NOKV_BIN:-$PWD/target/release/nokv}

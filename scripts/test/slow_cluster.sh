@@ -7,14 +7,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-work=
-while [ $# -gt 0 ]; do
-    case $1 in
-    --workdir) work=$2 && shift 2 ;;
-    *) echo "unknown argument $1" >&2 && exit 2 ;;
-    esac
-done
-prepare "$work"
+prepare "$@"
 trap 'kill -CONT $stopped 2>/dev/null || true; stop_cluster' EXIT
 stopped=
 

@@ -76,7 +76,7 @@ pub struct Serve {
     #[arg(long, env = "NOKV_CHECK_INTERVAL", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub check_interval: Duration,
     /// Bytes of the disk to keep free; with less, new data is refused [default: 512 MiB or a twentieth of the disk,
-    /// whichever is less]; 0: none, and a full disk stops the store
+    /// whichever is less]; 0: none, and the disk may fill up
     #[arg(long, env = "NOKV_DISK_RESERVE", value_name = "BYTES")]
     pub disk_reserve: Option<u64>,
     /// Log requests that take at least this long here, with where the time went, ten a second at most; 0 or off: none

@@ -15,6 +15,7 @@ mod draft;
 mod execution;
 mod export;
 mod expvar;
+mod flight;
 mod held;
 mod help;
 mod import;

@@ -85,6 +85,13 @@ impl Inner {
                     self.counters.flush_active.store(true, Ordering::Relaxed);
                     let flushed = self.flush_memtable(env, &memtable).await;
                     self.counters.flush_active.store(false, Ordering::Relaxed);
+                    if let Err(error) = &flushed
+                        && error.is_disk_full()
+                    {
+                        let mut refused = lock(&self.flushes_refused);
+                        *refused = (refused.0 + 1, Some(error.clone()));
+                        self.progress.notify_waiters();
+                    }
                     self.or_room(env, flushed).await?;
                     env.tasks.yield_now().await;
                 } else {
@@ -249,7 +256,7 @@ impl Inner {
         if manifest.is_long() {
             match manifest.rewrite(self.next_file_number()) {
                 // The edit is in. The long one serves until there is room.
-                Err(error) if error.is_disk_full() => self.refused(&error),
+                Err(error) if error.is_disk_full() => {}
                 rewritten => rewritten?,
             }
         }
@@ -264,13 +271,16 @@ impl Inner {
         Ok(())
     }
 
-    /// Waits until everything that is visible now is in tables.
+    /// Waits until everything that is visible now is in tables, or an attempt finds the disk full; others follow.
     pub(super) async fn flush(&self) -> Result<()> {
         self.check()?;
         let target = self.written.load(Ordering::Acquire);
-        let done = || match self.check() {
-            Err(error) => Some(Err(error)),
-            Ok(()) => (self.flushed.load(Ordering::Acquire) >= target).then_some(Ok(())),
+        let before = lock(&self.flushes_refused).0;
+        let done = || match (self.check(), &*lock(&self.flushes_refused)) {
+            (Err(error), _) => Some(Err(error)),
+            (Ok(()), _) if self.flushed.load(Ordering::Acquire) >= target => Some(Ok(())),
+            (Ok(()), (count, Some(error))) if *count > before => Some(Err(error.clone())),
+            (Ok(()), _) => None,
         };
         if let Some(result) = done() {
             return result;

@@ -78,7 +78,10 @@ impl Db {
         let home = files::table(inner.dir(), meta.number);
         inner.noted(move_table(inner, &file.path, &home))?;
         let joined = inner.join(vec![meta.clone()], Vec::new(), sequence);
-        if joined.as_ref().is_err_and(Error::is_disk_full) {
+        if let Err(error) = &joined
+            && error.is_disk_full()
+        {
+            inner.refused(error);
             // Out of the way of the next start, which would take it for a leftover while we still need it.
             let back = move_table(inner, &home, &file.path).map_err(|error| error.for_later_callers());
             inner.noted(back)?;
@@ -145,6 +148,7 @@ impl Inner {
             Edit { added, segments_added, flushed_sequence: Some(sequence), ..Edit::default() }
         };
         self.noted(self.install_with(edit, |_| {}))?;
+        self.took();
         self.flushed.fetch_max(sequence, Ordering::AcqRel);
         self.progress.notify_waiters();
         self.compact_work.notify_one();

@@ -92,6 +92,8 @@ pub(crate) struct Inner {
     compacting: Mutex<Option<Hull>>,
     /// The last thing that took room on the disk was refused it.
     disk_full: AtomicBool,
+    /// Attempts at a flush that found the disk full, and what the last of them was told.
+    flushes_refused: Mutex<(u64, Option<Error>)>,
     failure: Mutex<Option<Error>>,
     directory_lock: Mutex<Option<Box<dyn LockGuard>>>,
     stop: Stop,
@@ -319,13 +321,13 @@ impl Inner {
     fn noted<T>(&self, result: Result<T>) -> Result<T> {
         match &result {
             Ok(_) | Err(Error::Closed | Error::ReadOnly) => {}
-            Err(error) if error.is_disk_full() => self.refused(error),
+            Err(error) if error.is_disk_full() => {}
             Err(error) => self.fail(error),
         }
         result
     }
 
-    /// The disk is full.
+    /// The disk is full. Whoever says so tries again until it has [taken](Inner::took) what is asked of it.
     fn refused(&self, error: &Error) {
         if !self.disk_full.swap(true, Ordering::Relaxed) {
             tracing::error!(%error, dir = %self.dir().display(), "the disk is full: nothing is written until there is room");

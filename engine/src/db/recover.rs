@@ -321,6 +321,7 @@ impl Recovery {
             compacting: Mutex::new(None),
             failure: Mutex::new(None),
             disk_full: AtomicBool::new(false),
+            flushes_refused: Mutex::default(),
             directory_lock: Mutex::new(guard),
             stop: Stop::new(),
             loops: AtomicU64::new(0),

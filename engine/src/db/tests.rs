@@ -639,6 +639,7 @@ fn a_flush_that_finds_the_disk_full_leaves_no_file_and_keeps_the_rows() {
     assert!(db.is_disk_full());
     assert_eq!((db.failed(), tables(&world)), (None, before));
     assert_eq!(content(&db).unwrap(), model);
+    assert!(world.run(db.flush()).unwrap_err().is_disk_full(), "who waits for a flush is told");
     world.platter.set_faults(DiskFaults::default());
     world.run(db.flush()).unwrap();
     assert!(!db.is_disk_full());

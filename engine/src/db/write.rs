@@ -207,6 +207,9 @@ impl Inner {
             self.noted(log_group(wal, &batches, sync))
         });
         if let Err(error) = logged {
+            if error.is_disk_full() {
+                self.refused(&error);
+            }
             return batches.iter().map(|_| Err(error.clone())).collect();
         }
         self.took();

@@ -148,7 +148,8 @@ impl TableBuilder {
         let properties = self.put_section(properties, Compression::None)?;
         self.buffer.extend_from_slice(&Footer { top_index, filter, properties }.encode());
         self.write()?;
-        self.file.sync_data().at(&self.path, "sync")?;
+        // Nobody knows the file yet: if this fails, it goes.
+        self.file.sync_data().at(&self.path, "save")?;
         meta.bytes = self.written;
         Ok(meta)
     }

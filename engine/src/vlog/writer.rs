@@ -55,7 +55,8 @@ impl Draft {
     /// Makes the file's content durable.
     fn finish(mut self) -> Result<SegmentMeta> {
         self.write()?;
-        self.file.sync_data().at(&self.path, "sync")?;
+        // Nobody knows the file yet: if this fails, it goes.
+        self.file.sync_data().at(&self.path, "save")?;
         Ok(self.meta)
     }
 }

@@ -133,6 +133,14 @@ fn a_disk_that_is_full_to_the_last_byte_stops_no_store() {
     for store in 1..=3 {
         assert_eq!(cluster.stores[&store].shared.raft.failure(), None);
         cluster.leave(store, None);
+    }
+    for store in 1..=3 {
+        for _ in 0..50 {
+            if cluster.level(store) == Level::Open {
+                break;
+            }
+            cluster.wait(Duration::from_millis(100));
+        }
         assert_eq!(cluster.level(store), Level::Open);
     }
     cluster.put("b", "2");

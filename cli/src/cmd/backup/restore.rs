@@ -9,6 +9,7 @@ use super::verify::check;
 use crate::args::daily::BackupRestore;
 use crate::args::{Format, Global};
 use crate::cmd::export::PAGE;
+use crate::cmd::flight::{Flight, STOP_GRACE, UnderWay, fly};
 use crate::cmd::held::{Patience, hold};
 use crate::cmd::import::progress_bar;
 use crate::cmd::reach::{Reach, reach};
@@ -16,8 +17,6 @@ use crate::errors::{Code, Failure, Result};
 use crate::output::{Out, base64, from_base64, quote};
 use crate::signals::Signals;
 use bytes::Bytes;
-use futures_util::future::{Either, LocalBoxFuture, select};
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use nokv_env::disk::{read_all, write_atomically};
 use nokv_env::{Env, Instant};
 use nokv_proto::key::KeyRange;
@@ -30,8 +29,6 @@ use std::time::Duration;
 
 /// How often progress is written down.
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
-/// Patience with transactions under way when we are asked to stop.
-const STOP_GRACE: Duration = Duration::from_secs(3);
 /// A transaction is closed when its pairs weigh this much.
 const BATCH_BYTES: usize = 1 << 20;
 const VERSION: u32 = 1;
@@ -280,7 +277,7 @@ impl Restoring<'_> {
 
     /// Writes everything behind the first `before` pairs.
     async fn write(&self, before: u64, signals: &mut Signals) -> Result {
-        let mut flight = Flight::new(self, before);
+        let mut flight = Restore::new(self, before);
         let ended = flight.run(signals).await;
         flight.save()?;
         ended.map_err(|failure| {
@@ -332,13 +329,13 @@ fn missing(key: &[u8]) -> Failure {
 }
 
 /// Transactions under way.
-struct Flight<'a> {
+struct Restore<'a> {
     restoring: &'a Restoring<'a>,
     source: Pairs<'a>,
     waiting: VecDeque<Pair>,
     /// Pairs at the beginning that are written already.
     skip: u64,
-    under_way: FuturesUnordered<LocalBoxFuture<'a, (u64, Result)>>,
+    under_way: UnderWay<'a>,
     /// By number: pairs, their bytes, the last key, whether they are written.
     ends: BTreeMap<u64, (u64, u64, Bytes, bool)>,
     next_number: u64,
@@ -348,62 +345,9 @@ struct Flight<'a> {
     saved: u64,
 }
 
-impl<'a> Flight<'a> {
-    fn new(restoring: &'a Restoring<'a>, before: u64) -> Self {
-        Self {
-            restoring,
-            source: restoring.pairs(),
-            waiting: VecDeque::new(),
-            skip: before,
-            under_way: FuturesUnordered::new(),
-            ends: BTreeMap::new(),
-            next_number: 0,
-            done: before,
-            last: Bytes::new(),
-            saved_at: restoring.env.clock.now(),
-            saved: before,
-        }
-    }
-
-    /// Runs to the end of the backup, a failure or a signal. Transactions under way are waited for in any case.
-    async fn run(&mut self, signals: &mut Signals) -> Result {
-        let mut problem = None;
-        loop {
-            if problem.is_none()
-                && let Err(failure) = self.fill()
-            {
-                problem = Some(failure);
-            }
-            if self.under_way.is_empty() {
-                return problem.map_or(Ok(()), Err);
-            }
-            match signals.race(self.under_way.next()).await {
-                Ok(Some((number, ended))) => {
-                    if let Err(failure) = self.landed(number, ended) {
-                        problem.get_or_insert(failure);
-                    }
-                }
-                Ok(None) => {}
-                Err(reason) => {
-                    self.settle().await;
-                    let stop = reason.failure();
-                    let message = format!("{}; {} pairs are restored", stop.message(), self.done);
-                    return Err(
-                        Failure::new(stop.code(), message).next("run the same command again to go on")
-                    );
-                }
-            }
-        }
-    }
-
-    /// Lets transactions under way end, for a moment.
-    async fn settle(&mut self) {
-        let clock = self.restoring.env.clock.clone();
-        let mut grace = clock.sleep_until(clock.now() + STOP_GRACE);
-        while let Either::Left((Some((number, ended)), _)) = select(self.under_way.next(), &mut grace).await {
-            // One that failed now is repeated by the next run.
-            let _ = self.landed(number, ended);
-        }
+impl<'a> Flight<'a> for Restore<'a> {
+    fn under_way(&mut self) -> &mut UnderWay<'a> {
+        &mut self.under_way
     }
 
     fn fill(&mut self) -> Result {
@@ -421,24 +365,6 @@ impl<'a> Flight<'a> {
             }));
         }
         Ok(())
-    }
-
-    fn next_batch(&mut self) -> Result<Option<Vec<Pair>>> {
-        let (mut batch, mut bytes) = (Vec::new(), 0);
-        while batch.len() < self.restoring.args.batch as usize && bytes < BATCH_BYTES {
-            let Some(pair) = self.waiting.pop_front() else {
-                let Some(block) = self.source.next_block()? else { break };
-                let skipped = self.skip.min(block.len() as u64);
-                self.skip -= skipped;
-                let weigh = |(key, value): &Pair| (key.len() + value.len()) as u64;
-                self.restoring.patience.bar.inc(block.iter().take(skipped as usize).map(weigh).sum());
-                self.waiting.extend(block.into_iter().skip(skipped as usize));
-                continue;
-            };
-            bytes += pair.0.len() + pair.1.len();
-            batch.push(pair);
-        }
-        Ok((!batch.is_empty()).then_some(batch))
     }
 
     fn landed(&mut self, number: u64, ended: Result) -> Result {
@@ -461,6 +387,51 @@ impl<'a> Flight<'a> {
         } else {
             Ok(())
         }
+    }
+}
+
+impl<'a> Restore<'a> {
+    fn new(restoring: &'a Restoring<'a>, before: u64) -> Self {
+        Self {
+            restoring,
+            source: restoring.pairs(),
+            waiting: VecDeque::new(),
+            skip: before,
+            under_way: UnderWay::new(),
+            ends: BTreeMap::new(),
+            next_number: 0,
+            done: before,
+            last: Bytes::new(),
+            saved_at: restoring.env.clock.now(),
+            saved: before,
+        }
+    }
+
+    /// Runs to the end of the backup, a failure or a signal.
+    async fn run(&mut self, signals: &mut Signals) -> Result {
+        let env = self.restoring.env;
+        let Some(reason) = fly(self, env, signals).await? else { return Ok(()) };
+        let stop = reason.failure();
+        let message = format!("{}; {} pairs are restored", stop.message(), self.done);
+        Err(Failure::new(stop.code(), message).next("run the same command again to go on"))
+    }
+
+    fn next_batch(&mut self) -> Result<Option<Vec<Pair>>> {
+        let (mut batch, mut bytes) = (Vec::new(), 0);
+        while batch.len() < self.restoring.args.batch as usize && bytes < BATCH_BYTES {
+            let Some(pair) = self.waiting.pop_front() else {
+                let Some(block) = self.source.next_block()? else { break };
+                let skipped = self.skip.min(block.len() as u64);
+                self.skip -= skipped;
+                let weigh = |(key, value): &Pair| (key.len() + value.len()) as u64;
+                self.restoring.patience.bar.inc(block.iter().take(skipped as usize).map(weigh).sum());
+                self.waiting.extend(block.into_iter().skip(skipped as usize));
+                continue;
+            };
+            bytes += pair.0.len() + pair.1.len();
+            batch.push(pair);
+        }
+        Ok((!batch.is_empty()).then_some(batch))
     }
 
     fn save(&mut self) -> Result {

@@ -12,15 +12,15 @@ mod state;
 use crate::args::client::Import;
 use crate::args::values::show_duration;
 use crate::args::{Format, Global};
+use crate::cmd::flight::{Flight, STOP_GRACE, UnderWay, fly};
 use crate::cmd::reach::{Reach, reach};
 use crate::errors::{Failure, Result};
 use crate::output::Out;
 use crate::signals::{Reason, Signals};
 use bytes::Bytes;
-use futures_util::stream::{FuturesUnordered, StreamExt};
 use indicatif::{ProgressBar, ProgressStyle};
 use nokv_client::ClientError;
-use nokv_env::{BoxFuture, ClockExt, Env, Instant};
+use nokv_env::{ClockExt, Env, Instant};
 use reader::{Batch, Reader};
 use state::{State, StateFile};
 use std::collections::{BTreeMap, BTreeSet};
@@ -33,8 +33,6 @@ use std::time::Duration;
 const SAVE_INTERVAL: Duration = Duration::from_millis(500);
 /// How often a stall is mentioned.
 const STALL_NOTE_INTERVAL: Duration = Duration::from_secs(5);
-/// Patience with transactions under way when we are asked to stop.
-const STOP_GRACE: Duration = Duration::from_secs(3);
 
 /// Imports a file.
 pub fn run(args: &Import, global: &Global) -> Result<u8> {
@@ -69,7 +67,7 @@ async fn import(env: &Env, args: &Import, global: &Global, mut signals: Signals)
     }
     let work =
         Work { env, reach: &reach, args, bar: &bar, progress: Progress::new(env), began: env.clock.now() };
-    let mut flight = Flight::new(&work, reader, state_file, start);
+    let mut flight = Records::new(&work, reader, state_file, start);
     let ended = flight.run(&mut signals).await;
     flight.save(true)?;
     bar.finish_and_clear();
@@ -215,16 +213,13 @@ impl Work<'_> {
     }
 }
 
-/// A batch that ended, well or not.
-type Landed = (u64, Result);
-
 /// Batches under way, and how far the file is done.
-struct Flight<'a> {
+struct Records<'a> {
     work: &'a Work<'a>,
     reader: Reader,
     state: Option<StateFile<'a>>,
     start: Start,
-    under_way: FuturesUnordered<BoxFuture<'a, Landed>>,
+    under_way: UnderWay<'a>,
     /// Keys of each batch under way, by its number.
     keys: BTreeMap<u64, BTreeSet<Bytes>>,
     /// Ends of batches that are not contiguous yet: number -> (end, lines, records, bytes, done).
@@ -249,53 +244,11 @@ struct Ending {
     done: bool,
 }
 
-impl<'a> Flight<'a> {
-    fn new(work: &'a Work<'a>, reader: Reader, state: Option<StateFile<'a>>, start: Start) -> Self {
-        Self {
-            work,
-            reader,
-            state,
-            start,
-            under_way: FuturesUnordered::new(),
-            keys: BTreeMap::new(),
-            ends: BTreeMap::new(),
-            waiting: None,
-            next_number: 0,
-            input_ended: false,
-            offset: start.offset,
-            lines: start.lines,
-            records: start.records,
-            bytes: 0,
-            saved: work.env.clock.now(),
-            saved_offset: start.offset,
-        }
+impl<'a> Flight<'a> for Records<'a> {
+    fn under_way(&mut self) -> &mut UnderWay<'a> {
+        &mut self.under_way
     }
 
-    /// Runs to the end of the file, a failure or a signal. Batches under way are waited for in any case.
-    async fn run(&mut self, signals: &mut Signals) -> Result {
-        let mut problem = None;
-        loop {
-            if problem.is_none()
-                && let Err(failure) = self.fill()
-            {
-                problem = Some(failure);
-            }
-            if self.under_way.is_empty() {
-                return problem.map_or(Ok(()), Err);
-            }
-            match signals.race(self.under_way.next()).await {
-                Ok(Some((number, ended))) => {
-                    if let Err(failure) = self.landed(number, ended) {
-                        problem.get_or_insert(failure);
-                    }
-                }
-                Ok(None) => {}
-                Err(reason) => return Err(self.stopped(reason).await),
-            }
-        }
-    }
-
-    /// Starts batches until enough are under way.
     fn fill(&mut self) -> Result {
         while self.under_way.len() < self.work.args.jobs as usize && !self.input_ended {
             let batch = match self.waiting.take() {
@@ -318,18 +271,6 @@ impl<'a> Flight<'a> {
         Ok(())
     }
 
-    fn launch(&mut self, batch: Batch, keys: BTreeSet<Bytes>) {
-        let number = self.next_number;
-        self.next_number += 1;
-        let bytes = batch.pairs.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
-        let records = batch.pairs.len() as u64;
-        let ending = Ending { end: batch.end, line: batch.end_line, records, bytes, done: false };
-        self.ends.insert(number, ending);
-        self.keys.insert(number, keys);
-        let work = self.work;
-        self.under_way.push(Box::pin(async move { (number, work.write(batch.pairs).await) }));
-    }
-
     fn landed(&mut self, number: u64, ended: Result) -> Result {
         self.keys.remove(&number);
         ended?;
@@ -349,6 +290,50 @@ impl<'a> Flight<'a> {
         self.work.bar.set_message(format!("{} records", self.records));
         self.save(false)
     }
+}
+
+impl<'a> Records<'a> {
+    fn new(work: &'a Work<'a>, reader: Reader, state: Option<StateFile<'a>>, start: Start) -> Self {
+        Self {
+            work,
+            reader,
+            state,
+            start,
+            under_way: UnderWay::new(),
+            keys: BTreeMap::new(),
+            ends: BTreeMap::new(),
+            waiting: None,
+            next_number: 0,
+            input_ended: false,
+            offset: start.offset,
+            lines: start.lines,
+            records: start.records,
+            bytes: 0,
+            saved: work.env.clock.now(),
+            saved_offset: start.offset,
+        }
+    }
+
+    /// Runs to the end of the file, a failure or a signal.
+    async fn run(&mut self, signals: &mut Signals) -> Result {
+        let env = self.work.env;
+        match fly(self, env, signals).await? {
+            None => Ok(()),
+            Some(reason) => Err(self.stopped(reason)),
+        }
+    }
+
+    fn launch(&mut self, batch: Batch, keys: BTreeSet<Bytes>) {
+        let number = self.next_number;
+        self.next_number += 1;
+        let bytes = batch.pairs.iter().map(|(key, value)| (key.len() + value.len()) as u64).sum();
+        let records = batch.pairs.len() as u64;
+        let ending = Ending { end: batch.end, line: batch.end_line, records, bytes, done: false };
+        self.ends.insert(number, ending);
+        self.keys.insert(number, keys);
+        let work = self.work;
+        self.under_way.push(Box::pin(async move { (number, work.write(batch.pairs).await) }));
+    }
 
     /// Writes progress down, if some time has passed or `now`.
     fn save(&mut self, now: bool) -> Result {
@@ -364,15 +349,7 @@ impl<'a> Flight<'a> {
         Ok(())
     }
 
-    /// Lets transactions under way end, for a moment.
-    async fn stopped(&mut self, reason: Reason) -> Failure {
-        let deadline = self.work.env.clock.now() + STOP_GRACE;
-        while let Ok(Some((number, ended))) =
-            self.work.env.clock.timeout_at(deadline, self.under_way.next()).await
-        {
-            // A batch that failed now is one that the next run repeats.
-            let _ = self.landed(number, ended);
-        }
+    fn stopped(&self, reason: Reason) -> Failure {
         let stop = reason.failure();
         let message = format!("{}; {} records are imported", stop.message(), self.records);
         match &self.state {
