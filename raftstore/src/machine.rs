@@ -286,7 +286,7 @@ impl StoreMachine {
         // One table is there or it is not: a crash leaves the old region or the new one, never a mixture.
         region.grow(usize::try_from(staged.table.bytes()).unwrap_or(usize::MAX));
         while let Err(error) = self.db.adopt(&mut staged.table) {
-            self.room(group, error).await?;
+            room(&self.env, group, error).await?;
         }
         self.env.tasks.yield_now().await;
         region.set_applied(at);
@@ -295,16 +295,6 @@ impl StoreMachine {
         self.bells.merges.notify_one();
         self.env.probe("store.snapshot.installed");
         self.tell_rows(group)
-    }
-
-    /// After a while, when the disk was full: what it refused is to be tried again. Any other error is the end.
-    async fn room(&self, group: GroupId, error: nokv_engine::Error) -> Result<(), Fatal> {
-        if !error.is_disk_full() {
-            return Err(fatal(group, error));
-        }
-        self.env.probe("store.machine.disk_full");
-        self.env.clock.sleep(FULL_PAUSE).await;
-        Ok(())
     }
 
     /// Tells whoever watches what the rows of a region add up to, as they are now.
@@ -342,6 +332,16 @@ impl StoreMachine {
             }
         }
     }
+}
+
+/// After a while, when the disk was full: what it refused is to be tried again. Any other error is the end.
+async fn room(env: &Env, group: GroupId, error: nokv_engine::Error) -> Result<(), Fatal> {
+    if !error.is_disk_full() {
+        return Err(fatal(group, error));
+    }
+    env.probe("store.machine.disk_full");
+    env.clock.sleep(FULL_PAUSE).await;
+    Ok(())
 }
 
 fn fatal(group: GroupId, what: impl std::fmt::Display) -> Fatal {
@@ -620,7 +620,7 @@ impl Machine for StoreMachine {
             if let Some(first) = born.first() {
                 let group = first.group;
                 while let Err(error) = self.db.flush().await {
-                    self.room(group, error).await?;
+                    room(&self.env, group, error).await?;
                 }
             }
             Ok(born)

@@ -633,8 +633,8 @@ fn a_flush_that_finds_the_disk_full_leaves_no_file_and_keeps_the_rows() {
     for n in 0..8 {
         db.apply(put(key(n), format!("value {n} ").repeat(20))).unwrap();
     }
-    world.platter.set_faults(DiskFaults { free_space: Some(0), ..DiskFaults::default() });
     db.request_flush();
+    world.platter.set_faults(DiskFaults { free_space: Some(0), ..DiskFaults::default() });
     world.go_on_for_a_while();
     assert!(db.is_disk_full());
     assert_eq!((db.failed(), tables(&world)), (None, before));
