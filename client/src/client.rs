@@ -251,6 +251,12 @@ impl Client {
         self.shared.coordinators.stores(&self.shared, &mut attempt).await
     }
 
+    /// The id of the cluster, 48 bits drawn at its birth; 0 when the coordinator that answers does not know it yet.
+    pub async fn cluster_id(&self) -> Result<u64> {
+        let mut attempt = self.attempt("asking for the cluster's id");
+        self.shared.coordinators.cluster_id(&self.shared, &mut attempt).await
+    }
+
     /// What the scheduler does and did, newest first, and what it cannot do; region 0: everything.
     pub async fn list_operators(&self, region: u64) -> Result<ListOperatorsResponse> {
         let mut attempt = self.attempt("listing operators");

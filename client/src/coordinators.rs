@@ -16,8 +16,8 @@ use nokv_proto::coordinator::v1::coordinator_client::CoordinatorClient;
 use nokv_proto::coordinator::v1::{
     AllocIdRequest, Freshness, GetRegionByKeyRequest, GetRegionByKeyResponse, HoldSafePointRequest,
     HoldSafePointResponse, ListOperatorsRequest, ListOperatorsResponse, ListRegionsRequest,
-    ListStoresRequest, ListTransitionsRequest, PublishRootEventRequest, RegionRoute, StoreInfo,
-    TransitionEntry, TsoRequest,
+    ListStoresRequest, ListStoresResponse, ListTransitionsRequest, PublishRootEventRequest, RegionRoute,
+    StoreInfo, TransitionEntry, TsoRequest,
 };
 use nokv_proto::meta::v1::RootEvent;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -171,10 +171,19 @@ impl Coordinators {
 
     /// Every store that a coordinator has heard of.
     pub(crate) async fn stores(&self, shared: &Shared, attempt: &mut Attempt<'_>) -> Result<Vec<StoreInfo>> {
+        Ok(self.store_list(shared, attempt).await?.stores)
+    }
+
+    /// The id of the cluster; 0 when it is not known yet.
+    pub(crate) async fn cluster_id(&self, shared: &Shared, attempt: &mut Attempt<'_>) -> Result<u64> {
+        Ok(self.store_list(shared, attempt).await?.cluster_id)
+    }
+
+    async fn store_list(&self, shared: &Shared, attempt: &mut Attempt<'_>) -> Result<ListStoresResponse> {
         let call = |mut stub: Stub| -> Reply<_> {
             Box::pin(async move { stub.list_stores(ListStoresRequest {}).await.map(Response::into_inner) })
         };
-        Ok(self.ask(shared, &self.view, attempt, call, |_| Ok(())).await?.stores)
+        self.ask(shared, &self.view, attempt, call, |_| Ok(())).await
     }
 
     /// Asks the lease holder to keep the safe point where it is. Also gives when the request was sent that it answered.

@@ -38,6 +38,9 @@ pub struct Backup {
     pub taken_at: String,
     start_base64: String,
     end_base64: String,
+    /// The id of the cluster that it is read from, while it is being made; a backup that is whole is of no cluster. 0: not known.
+    #[serde(default, skip_serializing_if = "is_unknown")]
+    pub cluster: u64,
     /// In key order, without gaps.
     pub files: Vec<DataFile>,
 }
@@ -66,6 +69,11 @@ struct Sealed {
     backup: Backup,
     /// XXH3 of `backup` as compact JSON, members in the order of the struct.
     checksum: String,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde calls it with a reference")]
+fn is_unknown(cluster: &u64) -> bool {
+    *cluster == 0
 }
 
 fn bytes_of(text: &str) -> Bytes {
@@ -125,6 +133,7 @@ impl Backup {
             taken_at,
             start_base64: base64(&range.start),
             end_base64: base64(&range.end),
+            cluster: 0,
             files: Vec::new(),
         }
     }

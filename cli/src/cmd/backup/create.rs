@@ -48,6 +48,7 @@ pub async fn run(env: &Env, args: &BackupCreate, global: &Global) -> Result<u8> 
     bar.finish_and_clear();
     made?;
     held.release(env).await;
+    backup.cluster = 0;
     backup.save(&*env.disk, &dir.join(DONE))?;
     drop(lock);
     for name in [PROGRESS, LOCK] {
@@ -142,16 +143,27 @@ async fn begin(
     range: &KeyRange,
 ) -> Result<(Held, Backup)> {
     let held = hold(reach, args.at).await?;
+    let cluster = reach.client.cluster_id().await.map_err(|error| reach.failure(&error))?;
     let timestamp = held.snapshot.version().0;
     let id =
         u128::from(env.rng.pure("backup", timestamp)) << 64 | u128::from(env.rng.pure("backup/2", timestamp));
-    let backup = Backup::new(id, timestamp, shown(timestamp), range);
+    let mut backup = Backup::new(id, timestamp, shown(timestamp), range);
+    backup.cluster = cluster;
     backup.save(&*env.disk, &dir.join(PROGRESS))?;
     Ok((held, backup))
 }
 
 /// Holds the timestamp of an unfinished backup again, and makes sure that this is the cluster it is of.
 async fn go_on(env: &Env, reach: &Reach, dir: &Path, backup: &Backup) -> Result<Held> {
+    let of_another = |why: String| {
+        Failure::new(Code::BackupMismatch, format!("the backup in {} is of another cluster", dir.display()))
+            .why(why)
+            .next("give the coordinators it was begun with, or begin anew with --restart")
+    };
+    let cluster = reach.client.cluster_id().await.map_err(|error| reach.failure(&error))?;
+    if backup.cluster != 0 && backup.cluster != cluster {
+        return Err(of_another(format!("it is of {:012x}, this is {cluster:012x}", backup.cluster)));
+    }
     let held = hold(reach, Some(backup.timestamp)).await.map_err(|failure| match failure.code() {
         Code::TooOld | Code::Usage => {
             failure.next("begin anew with --restart: nokv backup create --restart --to DIR")
@@ -172,9 +184,7 @@ async fn go_on(env: &Env, reach: &Reach, dir: &Path, backup: &Backup) -> Result<
     if found.as_ref() == Some(&value) {
         return Ok(held);
     }
-    Err(Failure::new(Code::BackupMismatch, format!("the backup in {} is of another cluster", dir.display()))
-        .why(format!("at its timestamp, this one has another value at {}", quote(&key)))
-        .next("give the coordinators it was begun with, or begin anew with --restart"))
+    Err(of_another(format!("at its timestamp, this one has another value at {}", quote(&key))))
 }
 
 /// A backup being made.

@@ -22,6 +22,7 @@ use nokv_env::{Env, Instant};
 use nokv_proto::key::KeyRange;
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use std::cell::OnceCell;
 use std::collections::{BTreeMap, VecDeque};
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
@@ -55,6 +56,9 @@ pub fn run(args: &BackupRestore, global: &Global) -> Result<u8> {
 struct State {
     version: u32,
     backup_id: String,
+    /// Where they are written; 0 in the files of versions that did not ask.
+    #[serde(default)]
+    cluster: u64,
     /// All pairs before this one are written.
     pairs: u64,
     /// The last of them.
@@ -65,6 +69,8 @@ struct StateFile<'a> {
     env: &'a Env,
     path: PathBuf,
     backup: &'a Backup,
+    /// The id of the cluster that is being filled, once it has been asked.
+    cluster: OnceCell<u64>,
 }
 
 impl StateFile<'_> {
@@ -90,7 +96,13 @@ impl StateFile<'_> {
 
     fn save(&self, pairs: u64, last: &[u8]) -> Result {
         let backup_id = self.backup.id.clone();
-        let state = State { version: VERSION, backup_id, pairs, last_key_base64: base64(last) };
+        let state = State {
+            version: VERSION,
+            backup_id,
+            cluster: self.cluster.get().copied().unwrap_or_default(),
+            pairs,
+            last_key_base64: base64(last),
+        };
         let text = serde_json::to_string_pretty(&state).unwrap_or_default() + "\n";
         write_atomically(&*self.env.disk, &self.path, text.as_bytes())
             .map_err(|error| Failure::io(format!("write the state file {}", self.path.display()), &error))
@@ -120,7 +132,7 @@ async fn restore(env: &Env, args: &BackupRestore, global: &Global, signals: &mut
         .map_err(|error| Failure::io(format!("find {}", args.dir.display()), &error))?;
     let backup = find(&*env.disk, &dir)?;
     let reach = reach(env, &args.cluster)?;
-    let state = StateFile { env, path: state_path(args, &dir)?, backup: &backup };
+    let state = StateFile { env, path: state_path(args, &dir)?, backup: &backup, cluster: OnceCell::new() };
     let bar = progress_bar(Some(backup.content_bytes()), 0);
     let patience = Patience { env, reach: &reach, bar: &bar, retry_for: args.retry_for };
     let restoring = Restoring { env, args, dir: &dir, backup: &backup, patience: &patience, state: &state };
@@ -169,7 +181,15 @@ impl Restoring<'_> {
         let checked = check(self.env, self.dir, self.backup, &bar).await;
         bar.finish_and_clear();
         checked?;
+        let cluster = self.patience.with(async || self.patience.reach.client.cluster_id().await).await?;
+        let cluster = *self.state.cluster.get_or_init(|| cluster);
         let Some(begun) = begun else { return self.check_empty().await };
+        // One equal pair would not show it: this cluster may hold what the backup holds there, and newer values elsewhere.
+        if begun.cluster != 0 && begun.cluster != cluster {
+            return Err(self
+                .state
+                .mismatch(&format!("it is of cluster {:012x}, this is {cluster:012x}", begun.cluster)));
+        }
         let before = self.check_begun(&begun).await?;
         eprintln!("going on behind {before} pairs that were restored before");
         Ok(before)
