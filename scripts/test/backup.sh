@@ -5,33 +5,20 @@
 # usage: backup.sh [--workdir DIR] [--records N] [--port-offset N]      (the binary is NOKV_BIN or target/release/nokv)
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
-work='' records=60000 offset=6000
-while [ $# -gt 0 ]; do
-    case $1 in
-    --workdir) work=$2 && shift 2 ;;
-    --records) records=$2 && shift 2 ;;
-    --port-offset) offset=$2 && shift 2 ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 0 ;;
-    *) echo "unknown argument $1" >&2 && exit 2 ;;
-    esac
-done
-nokv=${NOKV_BIN:-$PWD/target/release/nokv}
-[ -x "$nokv" ] || cargo build --release
-[ -n "$work" ] || work=$(mktemp -d)
-mkdir -p "$work"
-work=$(cd "$work" && pwd)
-for variable in $(env | sed -n 's/^\(NOKV_[A-Z_]*\)=.*/\1/p'); do unset "$variable"; done
+. scripts/test/lib.sh
+workdir='' records=60000 port_offset=6000
+options workdir records port-offset -- "$@"
+prepare "$workdir"
+unset NOKV_COORDINATOR_ADDR
+offset=$port_offset
 
 pids=()
 cleanup() {
     touch "$work/stop"
-    for pid in ${pids[@]+"${pids[@]}"}; do kill "$pid" 2>/dev/null || true; done
+    for pid in ${pids[@]+"${pids[@]}"}; do kill "$pid" 2>/dev/null && kill -CONT "$pid" 2>/dev/null || true; done
     wait
 }
 trap cleanup EXIT
-say() { printf '== %s\n' "$*"; }
-die() { printf 'FAILED: %s\n' "$*" >&2 && exit 1; }
-
 # refused EXIT CODE TEXT COMMAND...
 refused() {
     local exit=$1 code=$2 text=$3 got=0
@@ -47,7 +34,7 @@ start() {
     "$nokv" demo --dir "$work/$1" --port-offset "$2" >"$work/$1.out" 2>"$work/$1.err" </dev/null &
     pids+=($!)
     for _ in $(seq 600); do
-        if grep -q '^ready in' "$work/$1.out"; then return 0; fi
+        if grep -qs '^ready in' "$work/$1.out"; then return 0; fi
         kill -0 $! 2>/dev/null || break
         sleep 0.1
     done
@@ -74,6 +61,58 @@ killed() {
     cat "$work/out" "$work/err" >&2
     die "nokv $* ended before it could be killed"
 }
+
+# asleep DIR COMMAND...: runs a backup into DIR, and stops it (SIGSTOP) when it has its first file. Sets `sleeper` and `ts`.
+asleep() {
+    local progress=$1/PROGRESS.json
+    shift
+    "$nokv" "$@" >"$work/sleeper.out" 2>"$work/sleeper.err" </dev/null &
+    sleeper=$!
+    pids+=($sleeper)
+    until grep -qs '"name"' "$progress"; do
+        kill -0 $sleeper 2>/dev/null || { cat "$work/sleeper.err" >&2 && die "nokv $* ended before it could be stopped"; }
+    done
+    kill -STOP $sleeper
+    [ -e "$progress" ] || die "nokv $* was done before it could be stopped"
+    ts=$(sed -n 's/^ *"timestamp": \([0-9]*\).*/\1/p' "$progress")
+}
+# have N: how many versions the short-lived cluster has of its first key, and of its last.
+have() { for key in k000000 k019999; do "$nokv" mvcc get "${short[@]}" $key | grep -q "^records *$1" || return 1; done; }
+
+say 'a cluster of one store that keeps old versions for a second'
+base=$((offset + 200)) home=$work/short
+short=(--coordinator-addr 127.0.0.1:$((2379 + base)))
+mkdir -p "$home"
+cat >"$home/raft_config.json" <<END
+{ "stores": [{ "store_id": 1, "addr": "127.0.0.1:$((20170 + base))" }],
+  "regions": [{ "id": 1, "start_key": "", "end_key": "", "epoch": { "version": 1, "conf_version": 1 }, "peers": [{ "store_id": 1, "peer_id": 101 }] }] }
+END
+peers=() roots=()
+for n in 1 2 3; do
+    peers+=(--peer $n=127.0.0.1:$((3379 + n + base))) roots+=(--root-peer $n=127.0.0.1:$((2379 + n + base)))
+done
+serve() { # NAME COMMAND...
+    local name=$1
+    shift
+    "$nokv" "$@" >"$home/$name.log" 2>&1 </dev/null &
+    pids+=($!)
+}
+for n in 1 2 3; do
+    serve meta-root-$n meta-root --workdir "$home/meta-root-$n" --node-id $n --addr 127.0.0.1:$((2379 + n + base)) \
+        --transport-addr 127.0.0.1:$((3379 + n + base)) "${peers[@]}"
+done
+serve coordinator coordinator --coordinator-id c1 --addr 127.0.0.1:$((2379 + base)) --gc-life 1s "${roots[@]}"
+store=(--config "$home/raft_config.json" --store-id 1 --workdir "$home/store-1")
+"$nokv" config seed "${store[@]}" >/dev/null
+serve store serve "${store[@]}" "${short[@]}"
+# versions NAME: writes another version of every key.
+versions() { awk -v n=20000 -v name="$1" 'BEGIN { for (i = 0; i < n; i++) printf "{\"key\":\"k%06d\",\"value\":\"%s %0150d\"}\n", i, name, i * i }' >"$home/$1.jsonl" &&
+    "$nokv" import "${short[@]}" --format jsonl "$home/$1.jsonl" | tail -n 1; }
+versions first
+# It will sleep for longer than a hold lasts without renewal, and be looked at in the end.
+asleep "$work/slept" backup create "${short[@]}" --file-bytes 65536 --to "$work/slept"
+slept=$ts slept_pid=$sleeper
+versions second
 
 say "a cluster with $records records, some of them binary"
 start one "$offset"
@@ -161,7 +200,7 @@ refused 5 target_not_empty 'has a key at' backup restore "${one[@]}" "$work/back
 killed "$work/backup.nokv-restore" '"pairs": [1-9]' 1 "${restore[@]}" --batch 100 --jobs 2
 sed 's/"backup_id": "[0-9a-f]*"/"backup_id": "00"/' "$work/backup.nokv-restore" >"$work/other.state"
 refused 5 backup_mismatch 'belongs to backup' "${restore[@]}" --state "$work/other.state"
-refused 5 target_not_empty 'has another value' backup restore "${one[@]}" "$work/backup"
+refused 5 backup_mismatch 'it is of cluster' backup restore "${one[@]}" "$work/backup"
 "$nokv" "${restore[@]}" 2>"$work/err"
 grep -q 'going on behind' "$work/err" || die 'it did not go on'
 [ ! -e "$work/backup.nokv-restore" ] || die 'the state file is still there'
@@ -175,4 +214,26 @@ refused 5 backup_mismatch 'of another cluster' backup create "${two[@]}" --to "$
 "$nokv" backup create "${two[@]}" --prefix b --restart --to "$work/half"
 "$nokv" backup verify "$work/half"
 refused 8 disk_full 'the next file needs' backup create "${one[@]}" --min-free 18446744073608507359 --to "$work/full"
+say 'a backup that slept for longer than its hold lasts fails'
+wait_for 120 'old versions are removed' have 1
+refused 5 too_old 'is too old' export "${short[@]}" --at "$slept" --to "$work/slept.jsonl"
+kill -CONT $slept_pid
+got=0 && wait $slept_pid || got=$?
+[ $got -eq 5 ] && grep -qF 'error[too_old]' "$work/sleeper.err" || { cat "$work/sleeper.err" >&2 && die "it ended with $got"; }
+refused 9 partly_done 'is not finished' backup verify "$work/slept"
+refused 5 too_old 'is too old' backup create "${short[@]}" --file-bytes 65536 --to "$work/slept"
+
+say 'one that takes longer than garbage lives has its versions'
+asleep "$work/slow" backup create "${short[@]}" --file-bytes 65536 --to "$work/slow"
+versions third
+sleep 6
+have 2 || die 'versions that are held were removed'
+kill -CONT $sleeper
+wait $sleeper || { cat "$work/sleeper.err" >&2 && die 'a slow backup failed'; }
+wait_for 30 'versions that are held no more are removed' have 1
+# All of the second version, although it was garbage for long: seen through a restore.
+"$nokv" scan "${short[@]}" --limit 0 | sed 's/^\([^\t]*\).*/del \1/' | "$nokv" txn "${short[@]}" --timeout 60s >/dev/null
+"$nokv" backup restore "${short[@]}" "$work/slow"
+"$nokv" export "${short[@]}" --to "$work/slow.jsonl"
+cmp "$home/second.jsonl" "$work/slow.jsonl" || die 'a slow backup holds something else'
 say 'ok'

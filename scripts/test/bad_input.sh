@@ -5,21 +5,12 @@
 # usage: bad_input.sh [--workdir DIR]        (the binary is NOKV_BIN or target/release/nokv)
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
-work=
-while [ $# -gt 0 ]; do
-    case $1 in
-    --workdir) work=$2 && shift 2 ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 0 ;;
-    *) echo "unknown argument $1" >&2 && exit 2 ;;
-    esac
-done
-nokv=${NOKV_BIN:-$PWD/target/release/nokv}
-[ -x "$nokv" ] || cargo build --release
+. scripts/test/lib.sh
+workdir=
+options workdir -- "$@"
+prepare "$workdir"
+unset NOKV_COORDINATOR_ADDR
 example=$PWD/raft_config.example.json
-[ -n "$work" ] || work=$(mktemp -d)
-mkdir -p "$work"
-work=$(cd "$work" && pwd)
-for variable in $(env | sed -n 's/^\(NOKV_[A-Z_]*\)=.*/\1/p'); do unset "$variable"; done
 
 cases=0 failed=0 pids=()
 cleanup() {

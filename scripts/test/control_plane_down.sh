@@ -7,7 +7,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-prepare "$@"
+workdir=
+options workdir -- "$@"
+prepare "$workdir"
 trap stop_cluster EXIT
 
 # stamp: writes, and notes the commit timestamp, which must be above all before.

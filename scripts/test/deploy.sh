@@ -6,8 +6,7 @@
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 . scripts/test/lib.sh
-nokv=${NOKV_BIN:-$PWD/target/release/nokv}
-[ -x "$nokv" ] || cargo build --release
+find_nokv
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 for command in meta-root coordinator serve; do "$nokv" "$command" --help >"$work/help-$command"; done

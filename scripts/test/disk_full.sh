@@ -8,7 +8,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-prepare "$@"
+workdir=
+options workdir -- "$@"
+prepare "$workdir"
 disk=$dir/store-2
 mkdir -p "$disk"
 if ! mount -t tmpfs -o size=256m nokv-test "$disk" 2>"$work/mount.log"; then

@@ -7,15 +7,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-work= records=150000
-while [ $# -gt 0 ]; do
-    case $1 in
-    --workdir) work=$2 && shift 2 ;;
-    --records) records=$2 && shift 2 ;;
-    *) echo "unknown argument $1" >&2 && exit 2 ;;
-    esac
-done
-prepare "$work"
+workdir= records=150000
+options workdir records -- "$@"
+prepare "$workdir"
 trap stop_cluster EXIT
 
 # The word list: Debian's, straight from its package when it is not installed; else this repository's own words.

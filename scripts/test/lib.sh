@@ -1,20 +1,41 @@
 # shellcheck shell=bash
 # Shared by the scripts that torment a real cluster on loopback: two coordinators, three meta-roots, stores.
 #
-# Source it from the top of the repository, then call `prepare`. It sets `work`, `dir` (the cluster's), `nokv` and `cluster`,
-# and points the client at both coordinators. The binary is NOKV_BIN or target/release/nokv, which is built when missing.
+# Source it from the top of the repository, then call `options`, if the script has any, and `prepare`. That sets `work`, `dir` (the
+# cluster's), `nokv` and `cluster`, and points the client at both coordinators. The binary is NOKV_BIN or target/release/nokv, which is built when missing.
 
 say() { printf '== %s\n' "$*"; }
 die() { printf 'FAILED: %s\n' "$*" >&2 && exit 1; }
 
-# prepare [[--workdir] WORKDIR]: a fresh directory is made when none is given.
-prepare() {
-    [ "${1:-}" != --workdir ] || shift
-    case ${1:-} in -*) echo "unknown argument $1" >&2 && exit 2 ;; esac
-    work=${1:-$(mktemp -d)}
-    mkdir -p "$work"
+# options NAME... -- ARG...: reads `--NAME VALUE` into the variable of that name (with _ for -); --help shows the head of the script.
+options() {
+    local known=' ' name
+    while [ "$1" != -- ]; do known+="$1 " && shift; done
+    shift
+    while [ $# -gt 0 ]; do
+        case $1 in -h | --help) sed -n '2,/^set -eu/{/^#/s/^# \{0,1\}//p}' "$0" && exit 0 ;; esac
+        name=${1#--}
+        if [ "--$name" != "$1" ] || [[ $known != *" $name "* ]]; then echo "unknown argument $1" >&2 && exit 2; fi
+        [ $# -ge 2 ] || { echo "$1 needs a value" >&2 && exit 2; }
+        printf -v "${name//-/_}" %s "$2"
+        shift 2
+    done
+}
+
+# find_nokv: sets `nokv`, and builds it if it is not there. The settings of whoever calls are none of ours.
+find_nokv() {
     nokv=${NOKV_BIN:-$PWD/target/release/nokv}
     [ -x "$nokv" ] || cargo build --release
+    local variable
+    for variable in $(env | sed -n 's/^\(NOKV_[A-Z_]*\)=.*/\1/p'); do [ "$variable" = NOKV_BIN ] || unset "$variable"; done
+}
+
+# prepare [WORKDIR]: a fresh directory is made when none is given.
+prepare() {
+    work=${1:-$(mktemp -d)}
+    mkdir -p "$work"
+    work=$(cd "$work" && pwd)
+    find_nokv
     cluster=$PWD/scripts/dev/cluster.sh
     dir=$work/cluster
     export NOKV_COORDINATOR_ADDR=127.0.0.1:2379,127.0.0.1:2378

@@ -6,14 +6,11 @@
 # usage: reference_client.sh [--port-offset N]
 set -eu
 cd "$(dirname "$0")/../.."
-offset=700
-while [ $# -gt 0 ]; do
-    case $1 in
-    --port-offset) offset=$2 && shift 2 ;;
-    *) echo "unknown argument $1" >&2 && exit 2 ;;
-    esac
-done
-[ -x target/release/nokv ] || cargo build --release
+. scripts/test/lib.sh
+port_offset=700
+options port-offset -- "$@"
+offset=$port_offset
+find_nokv
 work=$(mktemp -d)
 demo=
 cleanup() {
@@ -31,7 +28,7 @@ fi
 "$python" -m grpc_tools.protoc -I scripts/test/reference_client --python_out="$work" --grpc_python_out="$work" \
     scripts/test/reference_client/{meta,error,kv,coordinator}.proto
 
-target/release/nokv demo --dir "$work/demo" --port-offset "$offset" >"$work/demo.log" 2>&1 &
+"$nokv" demo --dir "$work/demo" --port-offset "$offset" >"$work/demo.log" 2>&1 &
 demo=$!
 for _ in $(seq 240); do
     grep -q '^ready in' "$work/demo.log" && break

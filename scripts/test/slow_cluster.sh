@@ -7,7 +7,9 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-prepare "$@"
+workdir=
+options workdir -- "$@"
+prepare "$workdir"
 trap 'kill -CONT $stopped 2>/dev/null || true; stop_cluster' EXIT
 stopped=
 

@@ -7,17 +7,8 @@ set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 . scripts/test/lib.sh
 workdir=
-while [ $# -gt 0 ]; do
-    case $1 in
-    --workdir) workdir=$2 && shift 2 ;;
-    -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0" && exit 0 ;;
-    *) echo "unknown argument $1" >&2 && exit 2 ;;
-    esac
-done
-for variable in $(env | sed -n 's/^\(NOKV_[A-Z_]*\)=.*/\1/p'); do [ "$variable" = NOKV_BIN ] || unset "$variable"; done
+options workdir -- "$@"
 prepare "$workdir"
-work=$(cd "$work" && pwd)
-dir=$work/cluster
 certs=$dir/tls
 export NOKV_TLS_CA=$certs/ca/ca.crt NOKV_TLS_CERT=$certs/client.admin.crt NOKV_TLS_KEY=$certs/client.admin.key
 plain=
