@@ -120,7 +120,7 @@ pub struct Failure {
     why: Option<String>,
     next: Option<String>,
     details: Map<String, Value>,
-    trace_id: Option<String>,
+    trace_id: Option<Box<str>>,
 }
 
 impl Failure {
@@ -171,7 +171,7 @@ impl Failure {
 
     /// Adds what stores call the requests of this command in their logs.
     pub fn trace(mut self, id: &str) -> Self {
-        self.trace_id = Some(id.to_owned());
+        self.trace_id = Some(id.into());
         self
     }
 

@@ -100,7 +100,7 @@ fn aligned(header: &[&str], rows: &[Vec<String>]) -> String {
     let titles: Vec<String> = header.iter().map(|title| title.to_uppercase()).collect();
     let titles: Vec<&str> = titles.iter().map(String::as_str).collect();
     let table = crate::output::table(&titles, rows);
-    table.lines().map(|line| format!("{}\n", line.strip_prefix("  ").unwrap_or(line))).collect()
+    table.lines().flat_map(|line| [line.strip_prefix("  ").unwrap_or(line), "\n"]).collect()
 }
 
 /// One record of RFC 4180, line end included. An empty cell in quotes is one too, so that a lone one is not an empty line.

@@ -138,7 +138,7 @@ impl Iter {
                     match direction {
                         Direction::Forward => self.span.low = key.behind(),
                         Direction::Reverse => {
-                            self.span.high = Some(InternalKey::before(Cf(key.cf), key.user))
+                            self.span.high = Some(InternalKey::before(Cf(key.cf), key.user));
                         }
                     }
                     return Some(Ok((user, value)));

@@ -64,8 +64,9 @@ impl Version {
         }
         next.sort();
         next.count_references();
-        let dead = |number: &u64, _: &mut Arc<Segment>| !next.referenced.contains_key(number);
-        let dead = next.segments.extract_if(.., dead).map(|(_, segment)| segment).collect();
+        let is_dead = |segment: &&Arc<Segment>| !next.referenced.contains_key(&segment.meta.number);
+        let dead: Vec<_> = next.segments.values().filter(is_dead).cloned().collect();
+        next.segments.retain(|number, _| next.referenced.contains_key(number));
         debug_assert_eq!(next.check(), Ok(()));
         (next, dead)
     }

@@ -15,6 +15,7 @@ use bytes::Bytes;
 use nokv_env::Instant;
 use nokv_proto::limits::{TRACE_ID_METADATA, is_trace_id};
 use nokv_replica::Marks;
+use std::fmt::Write;
 use std::fmt::{Display, Formatter};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
@@ -235,7 +236,11 @@ impl Parts {
 /// The beginning of a key in hexadecimal digits: enough to find its place, too little to read it.
 fn shortened(key: &[u8]) -> String {
     let shown = &key[..key.len().min(KEY_SHOWN)];
-    let digits: String = shown.iter().map(|byte| format!("{byte:02x}")).collect();
+    let mut digits = String::with_capacity(2 * shown.len());
+    for byte in shown {
+        // Writing into a string does not fail.
+        let _ = write!(digits, "{byte:02x}");
+    }
     if key.len() > KEY_SHOWN { format!("{digits}..") } else { digits }
 }
 

@@ -21,6 +21,8 @@ pub struct RaftObservation {
     pub entries: u64,
     /// Entries applied.
     pub applied: u64,
+    /// Times that leadership was confirmed for the reads that waited.
+    pub read_rounds: u64,
     /// Proposals taken up.
     pub proposals: u64,
     /// Messages given to the transport.
@@ -49,6 +51,7 @@ impl<M: Machine> Handle<M> {
             readies: read(&counters.readies),
             entries: read(&counters.entries),
             applied: read(&counters.applied),
+            read_rounds: read(&counters.read_rounds),
             proposals: read(&counters.proposals),
             messages_sent: read(&counters.messages_sent),
             messages_received: read(&counters.messages_received),

@@ -205,7 +205,8 @@ fn what_the_document_names_exists() {
                     .and_then(|words| words.split_once(" --"))
                     .map(|(_, flag)| flag);
                 let uses = flag.is_none_or(|flag| script.contains(&format!("--{flag}")));
-                assert!(name.ends_with(".sh") && uses, "{statement}: {name} does not show it");
+                let is_script = Path::new(name).extension().is_some_and(|extension| extension == "sh");
+                assert!(is_script && uses, "{statement}: {name} does not show it");
             }
         }
     }

@@ -56,9 +56,10 @@ pub fn duration_or_off(text: &str) -> Result<Duration, String> {
 
 /// What may be a trace id.
 pub fn trace_id(text: &str) -> Result<String, String> {
-    match nokv_proto::limits::is_trace_id(text) {
-        true => Ok(text.to_owned()),
-        false => Err("is not 1 to 64 letters, digits and - _ . : /".into()),
+    if nokv_proto::limits::is_trace_id(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("is not 1 to 64 letters, digits and - _ . : /".into())
     }
 }
 

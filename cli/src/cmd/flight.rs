@@ -2,7 +2,7 @@
 
 use crate::errors::Result;
 use crate::signals::{Reason, Signals};
-use futures_util::future::LocalBoxFuture;
+use futures_util::future::{Either, LocalBoxFuture, select};
 use futures_util::stream::{FuturesUnordered, StreamExt};
 use nokv_env::{ClockExt, Env};
 use std::time::Duration;
@@ -56,9 +56,11 @@ pub async fn fly<'a>(
 }
 
 async fn settle<'a>(flight: &mut impl Flight<'a>, env: &Env) {
-    let deadline = env.clock.now() + STOP_GRACE;
-    while let Ok(Some((number, ended))) = env.clock.timeout_at(deadline, flight.under_way().next()).await {
+    let mut deadline = env.clock.sleep(STOP_GRACE);
+    while let Either::Left((Some((number, ended)), left)) = select(flight.under_way().next(), deadline).await
+    {
         // A piece that failed now is one that the next run repeats.
         let _ = flight.landed(number, ended);
+        deadline = left;
     }
 }

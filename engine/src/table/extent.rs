@@ -56,7 +56,7 @@ impl Table {
             let handle = handle(&top)?;
             let end = handle.offset + u64::from(handle.len);
             let (is_behind_low, is_before_high) =
-                (compare(top.key(), &low).is_ge(), is_before(top.key(), &high));
+                (compare(top.key(), &low).is_ge(), is_before(top.key(), high.as_deref()));
             if is_behind_low {
                 let is_whole = begins_inside && is_before_high;
                 bytes += if is_whole { end - begin } else { (end - begin) / 2 };
@@ -85,7 +85,7 @@ impl Table {
                 let last = InternalKey::decode(index.key()).ok_or_else(|| corrupt("a key is too short"))?;
                 let bytes = u64::from(handle(&index).map_err(corrupt)?.len);
                 extents.push(Extent { last, bytes: self.with_values(bytes) });
-                if !is_before(index.key(), &high) {
+                if !is_before(index.key(), high.as_deref()) {
                     return Ok(extents);
                 }
                 index.advance().map_err(corrupt)?;
@@ -100,8 +100,8 @@ fn bounds(span: &Span) -> (Vec<u8>, Option<Vec<u8>>) {
     (span.low.encode(), span.high.as_ref().map(InternalKey::encode))
 }
 
-fn is_before(key: &[u8], high: &Option<Vec<u8>>) -> bool {
-    high.as_ref().is_none_or(|high| compare(key, high) == Ordering::Less)
+fn is_before(key: &[u8], high: Option<&[u8]>) -> bool {
+    high.is_none_or(|high| compare(key, high) == Ordering::Less)
 }
 
 fn handle(index: &BlockCursor) -> Result<Handle, Malformed> {
