@@ -190,7 +190,7 @@ mod tests {
 
     fn key(n: usize) -> Bytes {
         // Some keys are prefixes of others.
-        format!("{:03}{}", n / 2, if n % 2 == 0 { "" } else { "x" }).into()
+        format!("{:03}{}", n / 2, if n.is_multiple_of(2) { "" } else { "x" }).into()
     }
 
     /// Keys in tables of several levels, in memtables, deleted, and in another family.
@@ -253,7 +253,9 @@ mod tests {
         let keys: Vec<(Cf, &Bytes)> = model.keys().map(|key| (Cf(0), key)).collect();
         let looks = || db.stats().cache_hits + db.stats().cache_misses;
         let begun = looks();
-        keys.iter().for_each(|(cf, key)| drop(snapshot.get(*cf, key).unwrap()));
+        for (cf, key) in &keys {
+            drop(snapshot.get(*cf, key).unwrap());
+        }
         let alone = looks() - begun;
         assert_eq!(snapshot.multi_get(&keys).unwrap().into_iter().flatten().count(), keys.len());
         let together = looks() - begun - alone;

@@ -164,7 +164,8 @@ mod tests {
 
     /// Every ninth one belongs into the value log.
     fn rows(numbers: impl Iterator<Item = usize>, what: &str) -> Map {
-        let value = |n: usize| Bytes::from(format!("{what} {n} ").repeat(if n % 9 == 0 { 40 } else { 8 }));
+        let value =
+            |n: usize| Bytes::from(format!("{what} {n} ").repeat(if n.is_multiple_of(9) { 40 } else { 8 }));
         numbers.map(|n| (key(n), value(n))).collect()
     }
 
@@ -431,7 +432,10 @@ mod tests {
             |files: &[PathBuf]| matches!(world.run(db.ingest(files)), Err(Error::NotIngestible { .. }));
         assert!(is_refused(&[files[0].clone(), files[0].clone()]), "its keys are there twice");
         let names = world.disk.list(World::dir()).unwrap();
-        let own = names.iter().find(|name| name.ends_with(".sst")).unwrap();
+        let own = names
+            .iter()
+            .find(|name| Path::new(name).extension().is_some_and(|extension| extension == "sst"))
+            .unwrap();
         assert!(is_refused(&[World::dir().join(own)]), "a table of a database");
         let missing = world.run(db.ingest(&[Path::new("/staging/none.sst")]));
         assert!(matches!(missing, Err(Error::Io { .. })));

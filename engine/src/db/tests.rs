@@ -626,7 +626,10 @@ fn a_flush_that_finds_the_disk_full_leaves_no_file_and_keeps_the_rows() {
     let (db, model) = filled(&world, 0..8);
     let tables = |world: &World| {
         let names = world.disk.list(World::dir()).unwrap();
-        names.into_iter().filter(|name| name.ends_with(".sst")).collect::<Vec<_>>()
+        names
+            .into_iter()
+            .filter(|name| Path::new(name).extension().is_some_and(|extension| extension == "sst"))
+            .collect::<Vec<_>>()
     };
     world.settle();
     let before = tables(&world);

@@ -98,7 +98,7 @@ impl Victim {
         match (open_and_go_on(&world), looked) {
             (Ok(found), Ok(looked)) => assert_eq!(found, looked, "{what}"),
             (Err(Error::Corrupt { file: a, .. }), Err(Error::Corrupt { file: b, .. })) => {
-                assert_eq!(a, b, "{what}")
+                assert_eq!(a, b, "{what}");
             }
             (Err(Error::MissingCurrent { .. }), Err(_)) => {}
             (a, b) => panic!("{what}: {:?} for writing, {:?} for reading", a.err(), b.err()),

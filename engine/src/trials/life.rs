@@ -174,7 +174,9 @@ impl Life {
 
     /// Goes on; nothing can fail.
     pub(super) fn live_on(&mut self, script: &[Step]) {
-        script.iter().for_each(|step| self.take(*step).unwrap());
+        for step in script {
+            self.take(*step).unwrap();
+        }
     }
 
     fn db(&self) -> Db {
