@@ -136,7 +136,7 @@ impl<M: Machine> Handle<M> {
     }
 
     /// While closed, entries and snapshots of leaders elsewhere are dropped, as if they were lost on the way: nothing of
-    /// theirs is written, and they send it again later. For a node without room on its disk.
+    /// theirs is written but the empty entry that begins a term, and they send it again later. For a node without room on its disk.
     pub fn close_to_entries(&self, closed: bool) {
         self.shared.close_to_entries(closed);
     }

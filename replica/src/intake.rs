@@ -21,10 +21,11 @@ const DELIVERIES_MAX: usize = 512;
 const DELIVERY_BYTES_MAX: u64 = 16 << 20;
 const REQUESTS_MAX: usize = 4096;
 
-/// Whether there would be something to write.
+/// Whether there would be much to write. The entry with which a leader begins its term is not: without it nobody could read
+/// from a group all of whose nodes are without room.
 fn brings_something(message: &Message) -> bool {
     match message.get_msg_type() {
-        MessageType::MsgAppend => !message.entries.is_empty(),
+        MessageType::MsgAppend => message.entries.iter().any(|entry| !entry.data.is_empty()),
         MessageType::MsgSnapshot => true,
         _ => false,
     }
