@@ -1,5 +1,28 @@
 //! A single-node LSM tree: ordered bytes in, ordered bytes out. It has never heard of regions, Raft or SQL.
 //!
+//! ```
+//! use nokv_engine::{Cf, Db, Options, WriteBatch, WriteOptions};
+//!
+//! # #[tokio::main]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+//! # let dir = tempfile::tempdir()?;
+//! let env = nokv_realenv::RealEnv::new()?;
+//! let db = Db::open(&env, dir.path(), Options::default()).await?;
+//! let mut batch = WriteBatch::new();
+//! batch.put(Cf(0), "apple", "red");
+//! batch.put(Cf(0), "pear", "green");
+//! db.write(batch, WriteOptions { sync: true }).await?;
+//! let values = db.multi_get(&[(Cf(0), "pear"), (Cf(0), "plum")])?;
+//! assert_eq!(values, [Some("green".into()), None]);
+//! let first = db.snapshot().iter(Cf(0), ..).next().transpose()?;
+//! assert_eq!(first, Some(("apple".into(), "red".into())));
+//! db.close().await?;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The README has more of it, and says what is promised.
+//!
 //! Start at [`Db`]. A write walks [`WriteBatch`] → [`log`] (only [`Db::write`]; [`Db::apply`] skips it) →
 //! `memtable` → `table` at level 0 → deeper levels by `compaction`; large values detour through `vlog`. A read asks every layer of one frozen
 //! `view` (memtables and tables) and takes the highest version it may see. What is live on disk is said by
@@ -52,3 +75,8 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 fn lock<T: ?Sized>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+/// The program in the README runs.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

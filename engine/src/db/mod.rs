@@ -160,6 +160,10 @@ impl Drop for StopOnDrop {
 impl Db {
     /// Opens the database in `dir`, creating it if the directory holds none. Takes the directory's `LOCK`, recovers
     /// what a crash left, and starts background work on `env.tasks`.
+    ///
+    /// Fails with [`Error::Locked`] when somebody has it open, [`Error::Owned`] when it is a store's and the caller is not the
+    /// store, [`Error::InvalidOption`], [`Error::MissingCurrent`] or [`Error::Corrupt`] when something is missing or damaged
+    /// (nothing has changed then that the next attempt could miss), and [`Error::Io`].
     pub async fn open(env: &Env, dir: &Path, options: Options) -> Result<Db> {
         let inner = recover::open(env, dir, options)?;
         env.tasks.yield_now().await;
@@ -179,6 +183,11 @@ impl Db {
 
     /// Writes through the log and returns the batch's sequence. Writers that meet share one write (and one sync).
     /// Waits while [`Db::pressure`] is [`Pressure::Stop`]. If the future is dropped, the batch may be written or not.
+    ///
+    /// Fails with [`Error::TooLarge`] (nothing has changed), with [`Error::Io`] when the disk refused, with
+    /// [`Error::Poisoned`] from then on, and with [`Error::Closed`] or [`Error::ReadOnly`] when the database is that. After an
+    /// [`Error::Io`] for which [`Error::is_disk_full`] holds the batch may be written again; after any other one it may be
+    /// there after the next open, or not.
     pub async fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<u64> {
         batch.validate()?;
         write::write(&self.inner, batch, options.sync).await
@@ -186,12 +195,15 @@ impl Db {
 
     /// Writes to the memtable only and returns the batch's sequence. For callers with a log of their own: the batch
     /// is durable once [`Db::flushed_sequence`] has reached it. Never waits, whatever the pressure.
+    ///
+    /// Fails with [`Error::TooLarge`], [`Error::Poisoned`], [`Error::Closed`] or [`Error::ReadOnly`].
     pub fn apply(&self, batch: WriteBatch) -> Result<u64> {
         batch.validate()?;
         self.inner.apply(batch)
     }
 
-    /// The newest value of `key`.
+    /// The newest value of `key`. Fails, as every read, with [`Error::Corrupt`] or [`Error::Io`] when what has to be looked
+    /// at cannot be read; works on a closed or failed database too.
     pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
         let view = self.inner.view();
         let sequence = self.last_sequence();
@@ -209,7 +221,8 @@ impl Db {
         Snapshot::new(view, self.last_sequence())
     }
 
-    /// Makes everything written or applied before the call durable in tables.
+    /// Makes everything written or applied before the call durable in tables. Waits as long as the disk is full; fails with
+    /// [`Error::Io`], [`Error::Poisoned`], [`Error::Closed`] or [`Error::ReadOnly`].
     pub async fn flush(&self) -> Result<()> {
         self.inner.flush().await
     }
