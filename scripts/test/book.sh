@@ -157,21 +157,21 @@ same_from() {
     [ "$j" -eq ${#got[@]} ]
 }
 
-# fetch http://HOST:PORT/PATH: the body, where there is no curl.
+# fetch FLAGS http://HOST:PORT/PATH: as much of curl as the book needs, where there is none.
 fetch() {
-    local host=${1#http://} path=/${1#http://*/}
+    local host=${2#http://} path=/${2#http://*/} status
     host=${host%%/*}
-    exec 9<>"/dev/tcp/${host%:*}/${host##*:}" || return 7
+    { exec 9<>"/dev/tcp/${host%:*}/${host##*:}"; } 2>/dev/null || return 7
     printf 'GET %s HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n' "$path" >&9
-    sed '1,/^\r$/d' <&9
-    exec 9>&-
+    read -r _ status _ <&9
+    case $1$status in *f200 | *[!f][0-9][0-9][0-9]) sed '1,/^\r$/d' <&9 ;; *) return 22 ;; esac
 }
 
 if [ "${1:-}" = --run ]; then
     page=$2 record=$3 at=$2
     trap '[ $? -eq 0 ] || printf "FAILED at %s\n" "$at" >&2' EXIT
     cd "$record.home"
-    command -v curl >/dev/null || curl() { fetch "${!#}"; }
+    command -v curl >/dev/null || curl() { fetch "$@"; }
     shopt -s expand_aliases
     PS4='$ '
     . "$record.blocks"
