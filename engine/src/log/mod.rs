@@ -255,6 +255,10 @@ impl Log {
     /// Notes in the file how much of it is durable, so that later damage of the last record is not taken for a torn
     /// write. A small unsynced write; call it when nothing else is about to be appended.
     pub fn settle(&mut self) -> Result<()> {
+        // Of what is sealed the successor is the witness.
+        if self.is_sealed {
+            return Ok(());
+        }
         self.writable()?.settle()
     }
 

@@ -299,6 +299,9 @@ fn a_roll_that_found_the_disk_full_goes_on_where_it_was() {
         for _ in 0..2 {
             assert!(log.roll().unwrap_err().is_disk_full(), "the seal fits, the next segment does not");
         }
+        // What an orderly end does: nothing may come behind the seal.
+        log.sync().unwrap();
+        log.settle().unwrap();
         leave(&platter, None);
         if crash {
             platter.crash(CrashMode::PowerLossWorst);
