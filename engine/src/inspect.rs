@@ -139,6 +139,18 @@ pub fn manifest(disk: &dyn Disk, dir: &Path) -> Result<Option<ManifestInfo>> {
     }))
 }
 
+/// Up to where in a log segment or a manifest of this `content` later frames vouch for earlier ones. Damage below is noticed;
+/// what is above looks like a write that was never finished when it is damaged.
+pub fn vouched_for(content: &[u8]) -> u64 {
+    let Some(id) = frame::header_id(content) else { return 0 };
+    let (mut offset, mut claimed) = (frame::HEADER_BYTES as u64, 0);
+    while let Some(frame) = frame::decode(id, offset, content) {
+        claimed = claimed.max(frame.durable);
+        offset += frame.bytes();
+    }
+    claimed
+}
+
 /// A file that only a database of ours has, if there is one among these names.
 pub fn evidence(names: &[String]) -> Option<&String> {
     names.iter().find(|name| Kind::of(name).is_some())

@@ -10,8 +10,9 @@
 //!
 //! *What no log can tell.* The newest record of a log that was synced is covered by no later record; if it rots, it
 //! looks like a torn write that was never acknowledged. Nothing in one file can tell the two apart, and the product
-//! does not claim to; so of the newest segment of a log only the first half is struck.
+//! does not claim to; so of the newest segment of a log only that is struck for which a durable frame vouches.
 
+use nokv_engine::inspect;
 use nokv_env::MemDisk;
 use serde::{Deserialize, Serialize};
 use std::path::{Path, PathBuf};
@@ -41,7 +42,8 @@ pub fn strike(disk: &MemDisk, file: &str, which: u64, spot: u64, rot: Rot) -> Op
     };
     let grows = path.extension().is_some_and(|extension| extension == "wal" || extension == "raft")
         || path.to_string_lossy().contains("MANIFEST");
-    let end = if grows && !files.iter().any(|(other, _)| newest(other)) { len / 2 } else { *len };
+    let is_newest = grows && !files.iter().any(|(other, _)| newest(other));
+    let end = if is_newest { inspect::vouched_for(&disk.read_durable(path)?) } else { *len };
     let offset = (end * spot / 1_000).min(end.checked_sub(1)?);
     let struck = match rot {
         Rot::Bit => u64::from(disk.flip_bit(path, offset, (spot % 8) as u8)),
@@ -59,6 +61,7 @@ fn aligned(offset: u64, unit: u64, end: u64) -> std::ops::Range<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use nokv_engine::log::{Log, LogOptions};
     use nokv_env::disk::{OpenMode, read_all};
 
     fn file(disk: &MemDisk, mount: &dyn nokv_env::Disk, name: &str, bytes: usize) {
@@ -69,15 +72,44 @@ mod tests {
         assert!(disk.durable_files().iter().any(|(path, _)| path == Path::new(name)));
     }
 
+    /// A log of a few records; what is durable of it.
+    fn log(disk: &std::sync::Arc<MemDisk>, records: usize) -> Vec<u8> {
+        let options = LogOptions { extension: "wal".to_owned(), segment_bytes: 1 << 20 };
+        let mut log =
+            Log::open(disk.mount(), Path::new("/"), options, &mut |_, _, _| Ok(())).expect("opened");
+        for _ in 0..records {
+            log.append(1, &[7; 400]);
+            log.sync().expect("synced");
+        }
+        disk.read_durable(Path::new("/00001.wal")).expect("durable")
+    }
+
     #[test]
-    fn rot_strikes_durable_bytes_but_not_the_end_of_the_newest_log() {
+    fn of_the_newest_log_only_what_is_vouched_for_is_struck() {
+        let disk = MemDisk::new(1);
+        // For one record nothing vouches but a later one; for the header the record does.
+        log(&disk, 1);
+        let (_, offset) = strike(&disk, ".wal", 0, 999, Rot::Bit).expect("struck");
+        assert!(offset < 24, "{offset}");
+        let disk = MemDisk::new(1);
+        let content = log(&disk, 3);
+        let last = content.len() as u64 - 421;
+        let (path, offset) = strike(&disk, ".wal", 0, 999, Rot::Bit).expect("struck");
+        assert!(path.ends_with("00001.wal") && offset < last && offset > last - 10, "{offset} of {last}");
+        let mount = disk.mount();
+        let options = LogOptions { extension: "wal".to_owned(), segment_bytes: 1 << 20 };
+        assert!(Log::open(mount, Path::new("/"), options, &mut |_, _, _| Ok(())).is_err(), "noticed");
+    }
+
+    #[test]
+    fn rot_strikes_durable_bytes() {
         let disk = MemDisk::new(1);
         let mount = disk.mount();
         for name in ["/1.wal", "/2.wal", "/3.sst"] {
             file(&disk, &*mount, name, 1_000);
         }
-        let (path, offset) = strike(&disk, ".wal", 1, 999, Rot::Bit).expect("struck");
-        assert_eq!((path.to_str(), offset < 500), (Some("/2.wal"), true));
+        // No log of ours: nothing vouches for anything in it.
+        assert_eq!(strike(&disk, ".wal", 1, 999, Rot::Bit), None);
         let (path, offset) = strike(&disk, ".wal", 0, 999, Rot::Bit).expect("struck");
         assert_eq!((path.to_str(), offset), (Some("/1.wal"), 999));
         strike(&disk, ".sst", 5, 100, Rot::Sector).expect("struck");

@@ -62,6 +62,11 @@ pub(crate) fn encode_header(magic: Magic, id: u64) -> [u8; HEADER_BYTES] {
     header
 }
 
+/// The number of the segment, as its header says.
+pub(crate) fn header_id(data: &[u8]) -> Option<u64> {
+    (data.len() >= HEADER_BYTES).then(|| read_u64(data, 12))
+}
+
 /// Why a header is not the expected one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct HeaderFault {
