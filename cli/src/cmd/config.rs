@@ -167,7 +167,8 @@ pub fn foreign(env: &nokv_env::Env, dir: &Path) -> Result<Option<String>> {
     };
     let known = |name: &String| {
         let name = name.trim_end_matches(".tmp");
-        matches!(name, "LOCK" | "CURRENT" | "MODE.json" | "raft")
+        matches!(name, "LOCK" | "CURRENT" | "MODE.json" | "BALLAST" | "raft" | "vlog")
+            || name.ends_with("_SNAPSHOTS")
             || name.starts_with("MANIFEST-")
             || Path::new(name).extension().is_some_and(|extension| extension == "wal" || extension == "sst")
     };
