@@ -1,4 +1,4 @@
-//! The block cache: decoded blocks and filters of all tables, weighted by bytes.
+//! The block cache: decoded blocks and filters of all tables and values of the value log, weighted by bytes.
 //!
 //! What is evicted decides which reads reach the disk, and a simulation sees those: so the hasher and the number
 //! of shards are fixed, not the process's or the machine's.
@@ -19,6 +19,8 @@ const OVERHEAD_BYTES: usize = 96;
 pub(crate) enum Cached {
     Block(Block),
     Filter(Bytes),
+    /// Key and value of a record of the value log.
+    Record(Bytes, Bytes),
 }
 
 /// What a read is after, for the counters.
@@ -98,6 +100,7 @@ impl Weighter<(u64, u64), Cached> for ByBytes {
         let bytes = match cached {
             Cached::Block(block) => block.bytes(),
             Cached::Filter(filter) => filter.len(),
+            Cached::Record(key, value) => key.len() + value.len(),
         };
         (bytes + OVERHEAD_BYTES) as u64
     }

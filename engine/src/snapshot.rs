@@ -131,7 +131,7 @@ impl Iter {
             if !self.span.holds(&key) {
                 break;
             }
-            match self.view.resolve(&key, Some(value)) {
+            match self.view.resolve(&key, Some(value), self.fill_cache) {
                 Ok(None) => {}
                 Ok(Some(value)) => {
                     let user = key.user.clone();

@@ -103,14 +103,14 @@ impl Version {
     }
 
     /// The value at `pointer`, which must be one of `key` (family and user key), and the bucket it is in.
-    pub(crate) fn read_stored(&self, key: &[u8], pointer: Pointer) -> Result<(u8, Bytes)> {
+    pub(crate) fn read_stored(&self, key: &[u8], pointer: Pointer, fill_cache: bool) -> Result<(u8, Bytes)> {
         // Every version holds all segments that its tables point at.
         let segment = self.segments.get(&pointer.segment).ok_or_else(|| {
             let what =
                 format!("a table points at segment {} of the value log, which is not live", pointer.segment);
             Error::Poisoned(what)
         })?;
-        Ok((segment.meta.bucket, segment.read(pointer, key)?))
+        Ok((segment.meta.bucket, segment.read(pointer, key, fill_cache)?))
     }
 
     /// Segments of the value log, each with the bytes of it that tables point at.

@@ -62,14 +62,19 @@ impl View {
             }
         }
         self.pruning.point(self.version.table_count(), asked);
-        self.resolve(target, best.map(|hit| hit.value))
+        self.resolve(target, best.map(|hit| hit.value), true)
     }
 
-    /// The value that a version of `key` stands for, wherever it is.
-    pub(crate) fn resolve(&self, key: &InternalKey, value: Option<Value>) -> Result<Option<Bytes>> {
+    /// The value that a version of `key` stands for, wherever it is. It is kept in the cache if `fill_cache`.
+    pub(crate) fn resolve(
+        &self,
+        key: &InternalKey,
+        value: Option<Value>,
+        fill_cache: bool,
+    ) -> Result<Option<Bytes>> {
         match value {
             Some(Value::Stored(pointer)) => {
-                self.version.read_stored(&key.prefixed(), pointer).map(|(_, value)| Some(value))
+                self.version.read_stored(&key.prefixed(), pointer, fill_cache).map(|(_, value)| Some(value))
             }
             Some(Value::Inline(value)) => Ok(Some(value)),
             Some(Value::Tombstone) | None => Ok(None),
@@ -115,7 +120,7 @@ impl View {
         targets
             .iter()
             .zip(best)
-            .map(|(target, best)| self.resolve(target, best.map(|hit| hit.value)))
+            .map(|(target, best)| self.resolve(target, best.map(|hit| hit.value), true))
             .collect()
     }
 

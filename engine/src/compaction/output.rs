@@ -112,7 +112,7 @@ impl<'a> Output<'a> {
             }
             Value::Stored(pointer) if self.collect.contains(&pointer.segment) => {
                 let key = entry.key.prefixed();
-                let (bucket, value) = self.version.read_stored(&key, *pointer)?;
+                let (bucket, value) = self.version.read_stored(&key, *pointer, false)?;
                 self.moved_bytes += u64::from(pointer.len);
                 let bucket = (bucket + 1).min(BUCKETS - 1);
                 self.store(bucket, &key, &value).map(Value::Stored)

@@ -1,5 +1,6 @@
 //! A segment, open for reading.
 
+use crate::cache::{Cached, Part};
 use crate::error::IoContext;
 use crate::table::TableContext;
 use crate::value::Pointer;
@@ -44,18 +45,29 @@ impl Segment {
     }
 
     /// The value at `pointer`, which must be one of `key` (family and user key).
-    pub(crate) fn read(&self, pointer: Pointer, key: &[u8]) -> Result<Bytes> {
-        self.try_read(pointer, key).inspect_err(|error| self.context.note_unreadable(error))
+    /// What is read is kept in the cache if `fill_cache`.
+    pub(crate) fn read(&self, pointer: Pointer, key: &[u8], fill_cache: bool) -> Result<Bytes> {
+        self.try_read(pointer, key, fill_cache).inspect_err(|error| self.context.note_unreadable(error))
     }
 
-    fn try_read(&self, pointer: Pointer, key: &[u8]) -> Result<Bytes> {
+    fn try_read(&self, pointer: Pointer, key: &[u8], fill_cache: bool) -> Result<Bytes> {
         let Pointer { offset, len, .. } = pointer;
         let corrupt = |what| Error::corrupt(&self.path, offset, what);
         if offset.checked_add(u64::from(len)).is_none_or(|end| end > self.meta.bytes) {
             return Err(corrupt("a pointer leads outside the segment"));
         }
-        let bytes = self.file.read_exact_at(len as usize, offset).at(&self.path, "read")?;
-        let (found, value) = record::open((self.meta.number, offset), bytes).map_err(corrupt)?;
+        let (cache, number) = (&self.context.cache, self.meta.number);
+        let (found, value) = match cache.get(number, offset, Part::Data) {
+            Some(Cached::Record(found, value)) => (found, value),
+            _ => {
+                let bytes = self.file.read_exact_at(len as usize, offset).at(&self.path, "read")?;
+                let (found, value) = record::open((number, offset), bytes).map_err(corrupt)?;
+                if fill_cache {
+                    cache.insert(number, offset, Cached::Record(found.clone(), value.clone()));
+                }
+                (found, value)
+            }
+        };
         if found == key { Ok(value) } else { Err(corrupt("the record is of another key")) }
     }
 
