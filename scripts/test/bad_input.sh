@@ -6,9 +6,7 @@
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 . scripts/test/lib.sh
-workdir=
-options workdir -- "$@"
-prepare "$workdir"
+begin "$@"
 unset NOKV_COORDINATOR_ADDR
 example=$PWD/raft_config.example.json
 

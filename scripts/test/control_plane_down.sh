@@ -7,9 +7,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-workdir=
-options workdir -- "$@"
-prepare "$workdir"
+begin "$@"
 trap stop_cluster EXIT
 
 # stamp: writes, and notes the commit timestamp, which must be above all before.

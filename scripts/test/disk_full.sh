@@ -8,9 +8,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-workdir=
-options workdir -- "$@"
-prepare "$workdir"
+begin "$@"
 disk=$dir/store-2
 mkdir -p "$disk"
 if ! mount -t tmpfs -o size=256m nokv-test "$disk" 2>"$work/mount.log"; then

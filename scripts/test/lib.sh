@@ -41,6 +41,13 @@ prepare() {
     export NOKV_COORDINATOR_ADDR=127.0.0.1:2379,127.0.0.1:2378
 }
 
+# begin ARG...: prepares for a script whose only option is --workdir DIR; `workdir` is empty when that was not given.
+begin() {
+    workdir=
+    options workdir -- "$@"
+    prepare "$workdir"
+}
+
 # start_cluster [MORE]: MORE goes to cluster.sh. Returns when the cluster serves.
 start_cluster() {
     "$cluster" --workdir "$dir" --coordinators 2 "$@" --background

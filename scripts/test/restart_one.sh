@@ -7,9 +7,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-workdir=
-options workdir -- "$@"
-prepare "$workdir"
+begin "$@"
 writer='' child=''
 cleanup() {
     touch "$work/stop"

@@ -7,9 +7,7 @@
 set -eu
 cd "$(dirname "$0")/../.."
 . scripts/test/lib.sh
-workdir=
-options workdir -- "$@"
-prepare "$workdir"
+begin "$@"
 trap 'kill -CONT $stopped 2>/dev/null || true; stop_cluster' EXIT
 stopped=
 

@@ -6,9 +6,7 @@
 set -eu
 cd "$(dirname "$(readlink -f "$0")")/../.."
 . scripts/test/lib.sh
-workdir=
-options workdir -- "$@"
-prepare "$workdir"
+begin "$@"
 certs=$dir/tls
 export NOKV_TLS_CA=$certs/ca/ca.crt NOKV_TLS_CERT=$certs/client.admin.crt NOKV_TLS_KEY=$certs/client.admin.key
 plain=
