@@ -291,7 +291,7 @@ impl WorldConfig {
     }
 
     /// A window of timestamps must outlast the round trip that extends it, or nothing is ever served. A snapshot must
-    /// outlast a scan of everything, key by key.
+    /// outlast a scan of what the sessions write, key by key; whoever reads the rows of a migration too has to hold it.
     fn within_reason(mut self) -> Self {
         let round_us = 8 * self.latency.base_us + 2 * self.latency.jitter_us + 4 * self.disk.sync_us;
         self.tso_ahead_ms = self.tso_ahead_ms.max(4 * round_us / 1_000);
@@ -314,6 +314,11 @@ impl WorldConfig {
             self.faults.retain(|class| !loses_data(class));
         }
         self
+    }
+
+    /// The store that is of another cluster: the last one, if any.
+    pub fn stranger(&self) -> Option<u64> {
+        self.stranger.then_some(u64::from(self.stores))
     }
 
     /// The least remarkable world: what shrinking leads to.

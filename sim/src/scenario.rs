@@ -8,9 +8,9 @@ use crate::faults::Faults;
 use crate::history::Recorder;
 use crate::plan::{Fault, Plan};
 use crate::services::{Role, coordinators};
-use crate::workload::Workload;
 use crate::workload::keys::{self, Name};
 use crate::workload::session::Runner;
+use crate::workload::{HOLD, Workload};
 use crate::world::World;
 use bytes::Bytes;
 use futures_util::future::{Either, select};
@@ -268,7 +268,9 @@ impl Scenario {
                 let found = found.clone();
                 async move {
                     let (start, end) = (Bytes::from(keys::OLD), Bytes::from("old0"));
-                    let mut scanner = runner.client.scanner(KeyRange { start, end }).await?;
+                    let snapshot = runner.client.snapshot().await?;
+                    let _hold = snapshot.hold(HOLD).await?;
+                    let mut scanner = snapshot.scanner(KeyRange { start, end });
                     let mut rows = Vec::new();
                     while let Some(page) = scanner.next_page().await? {
                         rows.extend(page.pairs);
@@ -296,10 +298,7 @@ impl Scenario {
 
     /// A store of another cluster was not let in, and was given nothing.
     async fn stranger_is_unknown(&self) -> Result<(), Violation> {
-        if !self.world.config.stranger {
-            return Ok(());
-        }
-        let stranger = u64::from(self.world.config.stores);
+        let Some(stranger) = self.world.config.stranger() else { return Ok(()) };
         let found = Arc::new(Mutex::new(Vec::new()));
         let taken = found.clone();
         self.eventually(self.world.now(), LIVENESS_MS, "listing the stores", move |runner| {
@@ -349,7 +348,8 @@ impl Scenario {
         let mut calm_since = world.now();
         loop {
             let gone: Vec<u64> = [world.lost_stores(), world.decommissioned()].concat();
-            let stay = (1..=u64::from(config.stores)).filter(|store| !gone.contains(store)).count();
+            let usable = |store: &u64| !gone.contains(store) && Some(*store) != config.stranger();
+            let stay = (1..=u64::from(config.stores)).filter(usable).count();
             if stay < replicas {
                 return Ok(());
             }

@@ -350,7 +350,7 @@ fn engine_options(config: &WorldConfig) -> Options {
 
 async fn start_store(number: u64, env: Env, config: &WorldConfig) -> Result<Store, String> {
     let role = Role::Store(number);
-    if config.stranger && number == u64::from(config.stores) {
+    if config.stranger() == Some(number) {
         come_from_elsewhere(&env, number)?;
     } else if number == 1 && config.migrated_rows > 0 {
         become_a_store(&env, config).await?;

@@ -14,6 +14,7 @@ use crate::config::WorldConfig;
 use crate::draw::Draw;
 use bytes::Bytes;
 use keys::Name;
+pub(crate) use past::HOLD;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

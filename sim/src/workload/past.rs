@@ -7,7 +7,7 @@ use nokv_client::{ClientError, Hold, Staleness};
 use std::time::Duration;
 
 /// Asked for by every hold; the coordinator may grant less.
-const HOLD: Duration = Duration::from_secs(2);
+pub(crate) const HOLD: Duration = Duration::from_secs(2);
 /// Pause between two looks at a held snapshot.
 const PAUSE_MS: u64 = 400;
 

@@ -1,12 +1,13 @@
 //! Scans of a session: a range is read in one snapshot, so everything in it is held against that one timestamp.
 
+use super::HOLD;
 use super::keys::{self, Name};
 use super::session::Runner;
 use super::txns::owner;
 use crate::check::oracle::{Ticket, WriteId};
 use crate::history::{Account, Effect, ListStep, ListTxn, PairRead, Span, Totals};
 use bytes::Bytes;
-use nokv_client::ClientError;
+use nokv_client::{ClientError, Snapshot};
 use nokv_proto::id::Timestamp;
 use nokv_proto::key::KeyRange;
 use std::collections::BTreeMap;
@@ -25,9 +26,29 @@ impl Runner {
         self.range((0, None), usize::MAX, None, id, ticket).await
     }
 
+    /// A scan of everything that comes to its end however long it takes: its snapshot is held.
+    pub(super) async fn scan_held(&self, ticket: Ticket) -> Result<(), ClientError> {
+        let snapshot = self.client.snapshot().await?;
+        let _hold = snapshot.hold(HOLD).await?;
+        self.range_of(&snapshot, (0, None), usize::MAX, None, WriteId(0), ticket).await
+    }
+
     /// Reads up to `limit` pairs of a range, `page` of them at a time.
     pub(super) async fn range(
         &self,
+        bounds: (u8, Option<u8>),
+        limit: usize,
+        page: Option<u32>,
+        id: WriteId,
+        ticket: Ticket,
+    ) -> Result<(), ClientError> {
+        let snapshot = self.client.snapshot().await?;
+        self.range_of(&snapshot, bounds, limit, page, id, ticket).await
+    }
+
+    async fn range_of(
+        &self,
+        snapshot: &Snapshot,
         (from, to): (u8, Option<u8>),
         limit: usize,
         page: Option<u32>,
@@ -36,7 +57,6 @@ impl Runner {
     ) -> Result<(), ClientError> {
         let border = |digits: u8| Bytes::from(format!("{digits:02x}"));
         let range = KeyRange { start: border(from), end: to.map_or_else(Bytes::new, border) };
-        let snapshot = self.client.snapshot().await?;
         let at = snapshot.version();
         self.stamped(&ticket, at, 1);
         let mut scanner = snapshot.scanner(range.clone());

@@ -58,7 +58,8 @@ impl Runner {
         }
     }
 
-    /// Reads everything once more, for the checkers.
+    /// Reads everything once more, for the checkers. Only the scan is held: no other read goes on for as long as old
+    /// versions live.
     pub async fn final_reads(&self) -> Result<(), ClientError> {
         for key in 0..self.shape.keys {
             self.get(key, self.begin()).await?;
@@ -67,7 +68,7 @@ impl Runner {
         for list in 0..self.shape.lists {
             self.read_list(list, WriteId(0), self.begin()).await?;
         }
-        self.scan(WriteId(0), self.begin()).await
+        self.scan_held(self.begin()).await
     }
 
     /// Gives the accounts their first balance.
