@@ -297,6 +297,16 @@ impl StoreMachine {
         self.tell_rows(group)
     }
 
+    /// What a snapshot for a peer of the group on this store stands for.
+    fn ticket(&self, group: GroupId, snapshot: &MachineSnapshot) -> Option<Ticket> {
+        let at = Position { index: snapshot.index, term: snapshot.term };
+        let is_ours = |ticket: &Ticket| {
+            let region = &ticket.region;
+            region.region_id == group.0 && ticket.at == at && region.peer_on_store(self.store_id).is_some()
+        };
+        Ticket::decode(&snapshot.data).filter(is_ours)
+    }
+
     /// Tells whoever watches what the rows of a region add up to, as they are now.
     fn tell_rows(&self, group: GroupId) -> Result<(), Fatal> {
         let Some(hosted) = self.hosted.get(&group.0).filter(|_| self.env.watching()) else { return Ok(()) };
@@ -629,12 +639,7 @@ impl Machine for StoreMachine {
 
     /// A snapshot from before a split must not overwrite what came after it: the other half may be here already.
     fn receive(&mut self, group: GroupId, snapshot: &MachineSnapshot) -> Reception {
-        let at = Position { index: snapshot.index, term: snapshot.term };
-        let is_ours = |ticket: &Ticket| {
-            let region = &ticket.region;
-            region.region_id == group.0 && ticket.at == at && region.peer_on_store(self.store_id).is_some()
-        };
-        let Some(ticket) = Ticket::decode(&snapshot.data).filter(is_ours) else { return Reception::Refuse };
+        let Some(ticket) = self.ticket(group, snapshot) else { return Reception::Refuse };
         if self.is_gone(group) || self.in_the_way(&ticket.region).is_some() {
             return Reception::Refuse;
         }
@@ -655,6 +660,13 @@ impl Machine for StoreMachine {
                 }
                 Reception::Wait
             }
+        }
+    }
+
+    fn turn_away(&mut self, group: GroupId, snapshot: &MachineSnapshot) {
+        // What an operator brings by hand is told to the operator.
+        if let Some(ticket) = self.ticket(group, snapshot).filter(|ticket| !ticket.is_by_hand()) {
+            self.snapshots.turn_away(ticket);
         }
     }
 

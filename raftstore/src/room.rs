@@ -6,7 +6,7 @@
 //! | free space | what is refused |
 //! |---|---|
 //! | below the reserve | new data: prewrites, with `disk_full`. What ends transactions goes on, and so do reads |
-//! | below a quarter of it | also entries and snapshots of leaders elsewhere, as if they were lost on the way |
+//! | below a quarter of it | also entries of leaders elsewhere, as if they were lost on the way, and their snapshots, of which they are told |
 //!
 //! The second step keeps a replica of little use alive: the others of its regions are a majority without it, and send it
 //! what it missed once there is room.

@@ -121,6 +121,9 @@ impl<M: Machine> Core<M> {
         let id = incoming.group;
         if self.shared.is_closed_to_entries() && brings_something(&incoming.message) {
             self.env.probe("replica.message.no_room");
+            if incoming.is_snapshot() {
+                self.machine.turn_away(id, &machine_snapshot(incoming.message.get_snapshot()));
+            }
             return;
         }
         if !self.groups.contains_key(&id) && !self.create(&incoming) {

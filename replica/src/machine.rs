@@ -258,6 +258,12 @@ pub trait Machine: Send + 'static {
         Reception::Install
     }
 
+    /// A snapshot arrived for which there is no room. Its sender should hear of that: it sends none and no entries while
+    /// it believes this one to be on its way.
+    fn turn_away(&mut self, group: GroupId, snapshot: &MachineSnapshot) {
+        let _ = (group, snapshot);
+    }
+
     /// A snapshot that was received or fetched will not be installed after all: raft knows better.
     fn dismiss(&mut self, group: GroupId) {
         let _ = group;

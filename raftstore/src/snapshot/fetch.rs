@@ -2,7 +2,7 @@
 
 use super::rows::{self, FAMILIES, Sum};
 use super::service::GIVEN_UP;
-use super::{Replaced, Snapshots, Staged, Ticket, region_dir};
+use super::{Refused, Replaced, Snapshots, Staged, Ticket, region_dir};
 use crate::catalog::{self, CF_META, Members};
 use crate::mvcc;
 use crate::region::Regions;
@@ -64,8 +64,11 @@ pub(crate) async fn run(shared: &Arc<Shared>) {
                 select(work, pin!(worker.stop.stopped())).await;
             });
         }
-        for ticket in shared.snapshots.take_spoiled() {
-            shared.env.probe("store.snapshot.spoiled");
+        for (ticket, why) in shared.snapshots.take_refused() {
+            match why {
+                Refused::Spoiled => shared.env.probe("store.snapshot.spoiled"),
+                Refused::NoRoom => shared.env.probe("store.snapshot.no_room"),
+            }
             let worker = shared.clone();
             shared.env.tasks.go("store-snapshot", async move { tell_given_up(&worker, &ticket).await });
         }

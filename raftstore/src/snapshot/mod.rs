@@ -77,12 +77,21 @@ struct State {
     arrivals: BTreeMap<u64, Arrival>,
     /// Regions of which a fetch was broken off.
     broken: BTreeSet<u64>,
-    /// What was fetched for nothing, as its sender has yet to hear.
-    spoiled: Vec<Ticket>,
+    /// What will not be installed, as its sender has yet to hear.
+    refused: Vec<(Ticket, Refused)>,
     /// By region and peer: the snapshot that was sent last.
     sent: BTreeMap<(u64, u64), u64>,
     /// Regions and peers that will not have what was sent to them last.
     given_up: BTreeSet<(u64, u64)>,
+}
+
+/// Why a snapshot will not be installed.
+#[derive(Debug, Clone, Copy)]
+enum Refused {
+    /// The region moved on while it was fetched.
+    Spoiled,
+    /// The disk is all but full.
+    NoRoom,
 }
 
 /// A snapshot that raft was told of and does not have yet.
@@ -348,7 +357,7 @@ impl Snapshots {
                 // The region moved on since. It may have all of this by now; if not, its leader sends another one.
                 state.arrivals.remove(&id);
                 state.broken.insert(id);
-                state.spoiled.push(ticket.clone());
+                state.refused.push((ticket.clone(), Refused::Spoiled));
                 self.bell.notify_one();
                 Progress::Busy
             }
@@ -372,6 +381,12 @@ impl Snapshots {
         drop(state);
         self.bell.notify_one();
         again
+    }
+
+    /// There is no room for a snapshot: its sender will hear of it.
+    pub(crate) fn turn_away(&self, ticket: Ticket) {
+        lock(&self.state).refused.push((ticket, Refused::NoRoom));
+        self.bell.notify_one();
     }
 
     /// Lets a snapshot be brought by hand, unless the region has one on its way already.
@@ -445,9 +460,9 @@ impl Snapshots {
         Some((next.ticket.clone(), next.members.clone()))
     }
 
-    /// What was fetched for nothing since the last call.
-    fn take_spoiled(&self) -> Vec<Ticket> {
-        std::mem::take(&mut lock(&self.state).spoiled)
+    /// What was refused since the last call.
+    fn take_refused(&self) -> Vec<(Ticket, Refused)> {
+        std::mem::take(&mut lock(&self.state).refused)
     }
 
     /// Whether a snapshot is still to be fetched.
