@@ -26,7 +26,9 @@ pub(crate) enum Cached {
 /// What a read is after, for the counters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Part {
-    /// An index block or a filter.
+    /// A filter.
+    Filter,
+    /// An index block.
     Index,
     /// A data block.
     Data,
@@ -69,7 +71,7 @@ impl BlockCache {
 
     fn tally(&self, part: Part) -> &Tally {
         match part {
-            Part::Index => &self.index,
+            Part::Filter | Part::Index => &self.index,
             Part::Data => &self.data,
         }
     }

@@ -4,7 +4,9 @@
 //! process is refused too, and they vanish with the process however it ends.
 
 use nokv_env::disk::{Disk, File, LockGuard, OpenMode};
+use rustix::buffer::spare_capacity;
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use std::fs;
 use std::io::{self, ErrorKind, Read};
 use std::os::unix::fs::{FileExt, MetadataExt};
@@ -94,7 +96,7 @@ impl Disk for RealDisk {
             let file = file.map_err(at(path))?;
             match rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive) {
                 Ok(()) => {}
-                Err(rustix::io::Errno::WOULDBLOCK) => return Err(held_by(&file)),
+                Err(Errno::WOULDBLOCK) => return Err(held_by(&file)),
                 Err(error) => return Err(at(path)(error.into())),
             }
             // Somebody may have removed or replaced the file between open and flock: then we locked a ghost.
@@ -134,6 +136,21 @@ impl File for RealFile {
             }
         }
         Ok(filled)
+    }
+
+    fn read_exact_at(&self, len: usize, offset: u64) -> io::Result<Vec<u8>> {
+        // Into memory that nobody has cleared before: for a block of a table that costs as much as the copy.
+        let mut data = Vec::with_capacity(len);
+        while data.len() < len {
+            let offset = offset + data.len() as u64;
+            match rustix::io::pread(&self.file, spare_capacity(&mut data), offset) {
+                Ok(0) => return Err(at(&self.path)(ErrorKind::UnexpectedEof.into())),
+                Ok(_) | Err(Errno::INTR) => {}
+                Err(error) => return Err(at(&self.path)(error.into())),
+            }
+        }
+        data.truncate(len);
+        Ok(data)
     }
 
     fn write_at(&self, data: &[u8], offset: u64) -> io::Result<()> {

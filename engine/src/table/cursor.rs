@@ -1,11 +1,10 @@
-//! A place in a table: three block cursors on top of each other (top index, index block, data block).
+//! A place in a table: a stretch, a place in its index block, and one in a data block.
 
 use crate::Result;
 use crate::cache::Part;
 use crate::key::{Entry, InternalKey, compare};
-use crate::table::Table;
-use crate::table::block::BlockCursor;
-use crate::table::format::Handle;
+use crate::table::block::{Block, BlockCursor};
+use crate::table::{Table, handle_at};
 use crate::value::Value;
 use std::sync::Arc;
 
@@ -29,7 +28,8 @@ struct Place {
 pub(crate) struct TableCursor {
     table: Arc<Table>,
     fill_cache: bool,
-    top: BlockCursor,
+    /// Number of the stretch.
+    stretch: usize,
     index: Option<Place>,
     data: Option<Place>,
 }
@@ -37,8 +37,7 @@ pub(crate) struct TableCursor {
 impl TableCursor {
     /// Off the end until moved. Compactions pass `fill_cache` = false: what they read is about to disappear.
     pub(crate) fn new(table: Arc<Table>, fill_cache: bool) -> Self {
-        let top = BlockCursor::new(table.top_index.clone());
-        Self { table, fill_cache, top, index: None, data: None }
+        Self { table, fill_cache, stretch: 0, index: None, data: None }
     }
 
     pub(crate) fn is_valid(&self) -> bool {
@@ -78,32 +77,34 @@ impl TableCursor {
             }
             return Err(self.table.corrupt(data.offset, LACKS));
         }
-        self.move_top(Enter::AtOrAfter(target))
+        self.enter_stretch(self.table.stretch_at(target), Enter::AtOrAfter(target))
     }
 
     /// To the last entry before the encoded key `target`, or the last of all.
     pub(crate) fn seek_before(&mut self, target: Option<&[u8]>) -> Result<()> {
         if let Some(target) = target {
-            self.move_top(Enter::AtOrAfter(target))?;
+            self.enter_stretch(self.table.stretch_at(target), Enter::AtOrAfter(target))?;
             if self.is_valid() {
                 return self.retreat();
             }
         }
-        self.move_top(Enter::Last)
+        self.enter_stretch(self.table.stretches.len().wrapping_sub(1), Enter::Last)
     }
 
     pub(crate) fn advance(&mut self) -> Result<()> {
-        self.step(BlockCursor::advance, Enter::First)
+        self.step(BlockCursor::advance, self.stretch.wrapping_add(1), Enter::First)
     }
 
     pub(crate) fn retreat(&mut self) -> Result<()> {
-        self.step(BlockCursor::retreat, Enter::Last)
+        self.step(BlockCursor::retreat, self.stretch.wrapping_sub(1), Enter::Last)
     }
 
-    /// Moves the data cursor; where it falls off its block, moves the one above and enters its neighbour.
+    /// Moves the data cursor; where it falls off its block, moves the one above and enters its neighbour, which may be in
+    /// the stretch `beyond`.
     fn step(
         &mut self,
         step: fn(&mut BlockCursor) -> Result<(), &'static str>,
+        beyond: usize,
         enter: Enter<'_>,
     ) -> Result<()> {
         let Some(data) = &mut self.data else { return Ok(()) };
@@ -116,43 +117,37 @@ impl TableCursor {
         if index.cursor.is_valid() {
             return self.enter_data(enter);
         }
-        step(&mut self.top).map_err(|what| self.table.corrupt(0, what))?;
-        self.enter_index(enter)
+        self.enter_stretch(beyond, enter)
     }
 
-    fn move_top(&mut self, enter: Enter<'_>) -> Result<()> {
-        apply(&mut self.top, enter).map_err(|what| self.table.corrupt(0, what))?;
-        self.enter_index(enter)
-    }
-
-    fn enter_index(&mut self, enter: Enter<'_>) -> Result<()> {
+    /// Off the end if there is no such stretch.
+    fn enter_stretch(&mut self, number: usize, enter: Enter<'_>) -> Result<()> {
         (self.index, self.data) = (None, None);
-        if !self.top.is_valid() {
-            return Ok(());
-        }
-        self.index = Some(self.open_below(&self.top, 0, Part::Index, enter)?);
+        let Some(stretch) = self.table.stretches.get(number) else { return Ok(()) };
+        self.stretch = number;
+        let block = self.table.index_block(stretch, self.fill_cache)?;
+        self.index = Some(self.enter_block(block, stretch.handle.offset, enter)?);
         self.enter_data(enter)
     }
 
     fn enter_data(&mut self, enter: Enter<'_>) -> Result<()> {
         self.data = None;
         if let Some(index) = &self.index {
-            self.data = Some(self.open_below(&index.cursor, index.offset, Part::Data, enter)?);
+            let handle = handle_at(&index.cursor).map_err(|what| self.table.corrupt(index.offset, what))?;
+            let block = self.table.block(handle, Part::Data, self.fill_cache)?;
+            self.data = Some(self.enter_block(block, handle.offset, enter)?);
         }
         Ok(())
     }
 
-    /// Opens the block that `above` points at. It must hold an entry where `enter` wants one: the entry above
-    /// promised so.
-    fn open_below(&self, above: &BlockCursor, offset: u64, part: Part, enter: Enter<'_>) -> Result<Place> {
-        let handle = above.inline().and_then(Handle::decode);
-        let handle = handle.ok_or_else(|| self.table.corrupt(offset, "an index entry holds no handle"))?;
-        let mut cursor = BlockCursor::new(self.table.block(handle, part, self.fill_cache)?);
-        apply(&mut cursor, enter).map_err(|what| self.table.corrupt(handle.offset, what))?;
+    /// A block must hold an entry where `enter` wants one: what is above it promised so.
+    fn enter_block(&self, block: Block, offset: u64, enter: Enter<'_>) -> Result<Place> {
+        let mut cursor = BlockCursor::new(block);
+        apply(&mut cursor, enter).map_err(|what| self.table.corrupt(offset, what))?;
         if !cursor.is_valid() {
-            return Err(self.table.corrupt(handle.offset, LACKS));
+            return Err(self.table.corrupt(offset, LACKS));
         }
-        Ok(Place { cursor, offset: handle.offset })
+        Ok(Place { cursor, offset })
     }
 }
 

@@ -7,11 +7,9 @@
 //! ```
 
 use crate::Result;
-use crate::cache::Part;
 use crate::key::{InternalKey, Span, compare};
-use crate::table::Table;
-use crate::table::block::{BlockCursor, Malformed};
-use crate::table::format::Handle;
+use crate::table::block::BlockCursor;
+use crate::table::{Table, handle_at};
 use std::cmp::Ordering;
 
 /// A data block: its last key, and the bytes that it takes in the file, with its share of what the table has in the value
@@ -30,8 +28,7 @@ impl Table {
         if self.lies_in(span) {
             return self.meta.bytes_with_values();
         }
-        // A table with an index that does not decode is found out by those who read.
-        self.with_values(self.stretches_in(span).unwrap_or(self.meta.bytes / 2))
+        self.with_values(self.stretches_in(span))
     }
 
     /// So many bytes of the file, and their share of the values that are outside of it: as if those were spread evenly.
@@ -45,18 +42,15 @@ impl Table {
         span.holds(&self.meta.smallest) && span.holds(&self.meta.largest)
     }
 
-    fn stretches_in(&self, span: &Span) -> Result<u64, Malformed> {
+    fn stretches_in(&self, span: &Span) -> u64 {
         let (low, high) = bounds(span);
         // The first stretch begins with the table's first key, every other one behind the last key of the one before.
         let (mut begins_inside, mut begin) = (span.holds(&self.meta.smallest), 0);
         let mut bytes = 0;
-        let mut top = BlockCursor::new(self.top_index.clone());
-        top.first()?;
-        while top.is_valid() {
-            let handle = handle(&top)?;
-            let end = handle.offset + u64::from(handle.len);
+        for stretch in &self.stretches {
+            let end = stretch.handle.offset + u64::from(stretch.handle.len);
             let (is_behind_low, is_before_high) =
-                (compare(top.key(), &low).is_ge(), is_before(top.key(), high.as_deref()));
+                (compare(&stretch.last, &low).is_ge(), is_before(&stretch.last, high.as_deref()));
             if is_behind_low {
                 let is_whole = begins_inside && is_before_high;
                 bytes += if is_whole { end - begin } else { (end - begin) / 2 };
@@ -65,32 +59,27 @@ impl Table {
                 break;
             }
             (begins_inside, begin) = (is_behind_low, end);
-            top.advance()?;
         }
-        Ok(bytes)
+        bytes
     }
 
     /// The data blocks that may hold keys of `span`, in order. Reads their index blocks.
     pub(crate) fn extents(&self, span: &Span) -> Result<Vec<Extent>> {
         let (low, high) = bounds(span);
         let mut extents = Vec::new();
-        let mut top = BlockCursor::new(self.top_index.clone());
-        top.seek(&low).map_err(|what| self.corrupt(0, what))?;
-        while top.is_valid() {
-            let below = handle(&top).map_err(|what| self.corrupt(0, what))?;
-            let mut index = BlockCursor::new(self.block(below, Part::Index, true)?);
-            let corrupt = |what| self.corrupt(below.offset, what);
+        for stretch in self.stretches.iter().skip(self.stretch_at(&low)) {
+            let mut index = BlockCursor::new(self.index_block(stretch, true)?);
+            let corrupt = |what| self.corrupt(stretch.handle.offset, what);
             index.seek(&low).map_err(corrupt)?;
             while index.is_valid() {
                 let last = InternalKey::decode(index.key()).ok_or_else(|| corrupt("a key is too short"))?;
-                let bytes = u64::from(handle(&index).map_err(corrupt)?.len);
+                let bytes = u64::from(handle_at(&index).map_err(corrupt)?.len);
                 extents.push(Extent { last, bytes: self.with_values(bytes) });
                 if !is_before(index.key(), high.as_deref()) {
                     return Ok(extents);
                 }
                 index.advance().map_err(corrupt)?;
             }
-            top.advance().map_err(|what| self.corrupt(0, what))?;
         }
         Ok(extents)
     }
@@ -102,8 +91,4 @@ fn bounds(span: &Span) -> (Vec<u8>, Option<Vec<u8>>) {
 
 fn is_before(key: &[u8], high: Option<&[u8]>) -> bool {
     high.is_none_or(|high| compare(key, high) == Ordering::Less)
-}
-
-fn handle(index: &BlockCursor) -> Result<Handle, Malformed> {
-    index.inline().and_then(Handle::decode).ok_or("an index entry holds no handle")
 }

@@ -1,6 +1,7 @@
 //! Tables: immutable sorted files. A lookup asks the filter, then walks top index → index block → data block.
 //!
-//! Blocks and filters are read through the block cache; of an open table only the top index stays in memory.
+//! Blocks and filters are read through the block cache. Of an open table the top index stays in memory, decoded, and as many
+//! filters and index blocks as there is room for.
 //! Every section is checked against its checksum when it is read.
 //!
 //! A table that a compaction replaced is marked obsolete. When the last reader lets go of it, its file lands in
@@ -15,10 +16,10 @@ pub(crate) mod format;
 
 use crate::cache::{BlockCache, Cached, Part};
 use crate::error::IoContext;
-use crate::key::{InternalKey, split};
+use crate::key::{InternalKey, compare, split};
 use crate::value::Value;
 use crate::{Error, Result, files};
-use block::Block;
+use block::{Block, BlockCursor, Malformed};
 use bytes::Bytes;
 use cursor::TableCursor;
 use format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
@@ -74,9 +75,11 @@ impl Pinned {
         Self { used: AtomicU64::new(0), limit }
     }
 
-    /// Whether there is room for so much more; it counts as used then.
-    fn take(&self, bytes: u64) -> bool {
-        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= self.limit);
+    /// Whether there is room for so much more; it counts as used then. Index blocks leave half of it to filters, which
+    /// are asked of tables that turn out not to have the key, too.
+    fn take(&self, bytes: u64, part: Part) -> bool {
+        let limit = if part == Part::Index { self.limit / 2 } else { self.limit };
+        let more = |used: u64| used.checked_add(bytes).filter(|used| *used <= limit);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).is_ok()
     }
 
@@ -101,12 +104,23 @@ pub(crate) struct Table {
     pub(crate) meta: TableMeta,
     file: Arc<dyn File>,
     path: PathBuf,
-    top_index: Block,
+    /// The top index.
+    stretches: Vec<Stretch>,
     filter: Handle,
     /// The filter, once it was needed and if there was room for it. Otherwise it is looked for in the cache.
     pinned_filter: OnceLock<Bytes>,
     context: TableContext,
     obsolete: AtomicBool,
+}
+
+/// A run of data blocks with an index block of their own.
+struct Stretch {
+    /// Its last key, encoded.
+    last: Vec<u8>,
+    /// Where its index block is, behind its data blocks.
+    handle: Handle,
+    /// The index block, once it was needed and if there was room for it.
+    pinned: OnceLock<Block>,
 }
 
 /// What a table knows about a key: the newest version that may be seen.
@@ -164,14 +178,14 @@ impl Table {
             return Err(Error::corrupt(&path, footer.properties.offset, what));
         };
         let top_index = read_section(&*file, &path, len, footer.top_index)?;
-        let top_index =
-            Block::parse(top_index).map_err(|what| Error::corrupt(&path, footer.top_index.offset, what))?;
+        let stretches = Block::parse(top_index).and_then(stretches_of);
+        let stretches = stretches.map_err(|what| Error::corrupt(&path, footer.top_index.offset, what))?;
         let obsolete = AtomicBool::new(false);
         Ok(Self {
             meta,
             file,
             path,
-            top_index,
+            stretches,
             filter: footer.filter,
             pinned_filter: OnceLock::new(),
             context: context.clone(),
@@ -226,12 +240,12 @@ impl Table {
     /// The filter from the cache or the file. It is pinned if there is room.
     fn fetch_filter(&self) -> Result<Bytes> {
         let offset = self.filter.offset;
-        if let Some(Cached::Filter(filter)) = self.context.cache.get(self.meta.number, offset, Part::Index) {
+        if let Some(Cached::Filter(filter)) = self.context.cache.get(self.meta.number, offset, Part::Filter) {
             return Ok(filter);
         }
         let filter = self.section(self.filter)?;
         let bytes = filter.len() as u64;
-        if !self.context.pinned.take(bytes) {
+        if !self.context.pinned.take(bytes, Part::Filter) {
             self.context.cache.insert(self.meta.number, offset, Cached::Filter(filter.clone()));
         } else if self.pinned_filter.set(filter.clone()).is_err() {
             // Somebody else was faster.
@@ -243,6 +257,29 @@ impl Table {
     /// From now on nothing refers to the table but readers that already do.
     pub(crate) fn mark_obsolete(&self) {
         self.obsolete.store(true, Ordering::Release);
+    }
+
+    /// The number of the first stretch whose last key is at or after the encoded key `target`; beyond all of them if there is
+    /// none.
+    fn stretch_at(&self, target: &[u8]) -> usize {
+        self.stretches.partition_point(|stretch| compare(&stretch.last, target).is_lt())
+    }
+
+    /// A stretch's index block. It is pinned if there is room and `fill_cache`.
+    fn index_block(&self, stretch: &Stretch, fill_cache: bool) -> Result<Block> {
+        if let Some(block) = stretch.pinned.get() {
+            return Ok(block.clone());
+        }
+        let block = self.block(stretch.handle, Part::Index, fill_cache)?;
+        let bytes = block.bytes() as u64;
+        if fill_cache
+            && self.context.pinned.take(bytes, Part::Index)
+            && stretch.pinned.set(block.clone()).is_err()
+        {
+            // Somebody else was faster.
+            self.context.pinned.give_back(bytes);
+        }
+        Ok(block)
     }
 
     /// The block at `handle`, from the cache if it is there.
@@ -275,13 +312,35 @@ impl Table {
 
 impl Drop for Table {
     fn drop(&mut self) {
-        if let Some(filter) = self.pinned_filter.get() {
-            self.context.pinned.give_back(filter.len() as u64);
+        let indexes = self.stretches.iter().filter_map(|stretch| stretch.pinned.get());
+        let pinned = indexes.map(Block::bytes).chain(self.pinned_filter.get().map(Bytes::len)).sum::<usize>();
+        if pinned > 0 {
+            self.context.pinned.give_back(pinned as u64);
         }
         if *self.obsolete.get_mut() {
             self.context.graveyard.add(std::mem::take(&mut self.path));
         }
     }
+}
+
+fn stretches_of(top_index: Block) -> Result<Vec<Stretch>, Malformed> {
+    let mut stretches = Vec::new();
+    let mut cursor = BlockCursor::new(top_index);
+    cursor.first()?;
+    while cursor.is_valid() {
+        stretches.push(Stretch {
+            last: cursor.key().to_vec(),
+            handle: handle_at(&cursor)?,
+            pinned: OnceLock::new(),
+        });
+        cursor.advance()?;
+    }
+    Ok(stretches)
+}
+
+/// Where the block is that an entry of an index stands for.
+fn handle_at(index: &BlockCursor) -> Result<Handle, Malformed> {
+    index.inline().and_then(Handle::decode).ok_or("an index entry holds no handle")
 }
 
 fn read_section(file: &dyn File, path: &Path, file_bytes: u64, handle: Handle) -> Result<Bytes> {
