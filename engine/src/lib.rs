@@ -62,7 +62,7 @@ mod view;
 mod vlog;
 
 pub use batch::{Cf, WriteBatch};
-pub use db::{Db, ExportedTable, Import, Imported, Ingested, WriteOptions};
+pub use db::{Db, ExportedTable, Import, Imported, Ingested, RangesDeleted, WriteOptions};
 pub use error::{Error, Result};
 pub use files::OWNER_FILE;
 pub use options::{Compression, Options};

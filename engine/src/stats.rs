@@ -222,6 +222,12 @@ pub struct Stats {
     pub compaction_backlog: u64,
     /// How full the fullest level is; 1: at its target.
     pub compaction_score_max: f64,
+    /// Ranges of keys deleted as a whole, see [`crate::Db::delete_ranges`].
+    pub ranges_deleted: u64,
+    /// Tables that left that way, without being read.
+    pub range_tables: u64,
+    /// Tombstones that were written for rows in tables that stayed.
+    pub range_tombstones: u64,
     /// Block reads answered by the cache, filters and index blocks included.
     pub cache_hits: u64,
     /// Block reads that went to the disk.

@@ -78,6 +78,11 @@ impl World {
         while self.tasks.poll_woken() {}
     }
 
+    /// Gives every woken task one turn.
+    pub(crate) fn step(&self) {
+        self.tasks.poll_woken();
+    }
+
     /// Gives all tasks some turns, for when somebody tries again and again.
     pub(crate) fn go_on_for_a_while(&self) {
         for _ in 0..50 {

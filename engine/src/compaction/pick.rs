@@ -1,6 +1,6 @@
 //! Which tables to merge next. A pure function of the version, the options and where each level was left off.
 
-use crate::key::InternalKey;
+use crate::key::{InternalKey, Span};
 use crate::options::Options;
 use crate::table::Table;
 use crate::table::format::TableMeta;
@@ -45,15 +45,25 @@ impl Hull {
             && key(&meta.smallest) <= key(&self.largest)
             && key(&self.smallest) <= key(&meta.largest)
     }
+
+    /// Whether the job reads or writes keys of `span`.
+    pub(crate) fn overlaps(&self, span: &Span) -> bool {
+        span.overlaps(&self.smallest, &self.largest)
+    }
 }
 
-/// The deepest level for a table that comes from outside and whose keys are newer than all others: nothing that shares
-/// its range lies there or above, now or when the compaction that runs is done. Tombstones are kept from the bottom, where
-/// nothing takes them away.
-pub(crate) fn deepest_level(version: &Version, running: Option<&Hull>, meta: &TableMeta) -> usize {
+/// The deepest level for a table that comes from outside, as the tables `leaving` go, and whose keys are newer than all
+/// others: nothing that shares its range stays there or above, now or when the compaction that runs is done. Tombstones are
+/// kept from the bottom, where nothing takes them away.
+pub(crate) fn deepest_level(
+    version: &Version,
+    leaving: &BTreeSet<u64>,
+    running: Option<&Hull>,
+    meta: &TableMeta,
+) -> usize {
+    let is_apart = |table: &Arc<Table>| leaving.contains(&table.meta.number) || !table.meta.overlaps(meta);
     let is_free = |level: &usize| {
-        version.level(*level).iter().all(|table| !table.meta.overlaps(meta))
-            && running.is_none_or(|hull| !hull.meets(*level, meta))
+        version.level(*level).iter().all(is_apart) && running.is_none_or(|hull| !hull.meets(*level, meta))
     };
     let bottom = if meta.tombstones == 0 { LEVELS - 1 } else { LEVELS - 2 };
     (0..=bottom).take_while(is_free).last().unwrap_or(0)

@@ -1,16 +1,50 @@
 //! The compaction loop: pick, run, install, until no level asks for more.
 
 use crate::compaction::output::{Output, Written};
-use crate::compaction::pick::{Cursors, Job, pick};
+use crate::compaction::pick::{Cursors, Hull, Job, pick};
 use crate::compaction::run::run;
 use crate::db::new_files::NewFiles;
 use crate::db::{Inner, add};
 use crate::edit::Edit;
 use crate::error::IoContext;
+use crate::key::Span;
 use crate::{Error, Result, lock};
 use nokv_env::Env;
 
+/// The place of the one compaction that runs.
+#[derive(Default)]
+pub(super) struct Compacting {
+    /// Where it will put its tables. Changes under `manifest`, or when it is done.
+    pub(super) running: Option<Hull>,
+    /// How many do not want another one to begin.
+    holds: usize,
+}
+
+/// While it lives no compaction begins.
+pub(super) struct Hold<'a>(&'a Inner);
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        lock(&self.0.compacting).holds -= 1;
+        self.0.compact_work.notify_one();
+    }
+}
+
 impl Inner {
+    /// Keeps compactions from beginning, and waits for the one that runs if it has to do with `spans`.
+    pub(super) async fn hold_compactions(&self, spans: &[Span]) -> Result<Hold<'_>> {
+        lock(&self.compacting).holds += 1;
+        let hold = Hold(self);
+        let is_done = || {
+            let is_in_the_way = |hull: &Hull| spans.iter().any(|span| hull.overlaps(span));
+            match self.check() {
+                Ok(()) if lock(&self.compacting).running.as_ref().is_some_and(is_in_the_way) => None,
+                checked => Some(checked),
+            }
+        };
+        self.until(is_done).await.map(|()| hold)
+    }
+
     pub(super) async fn compact_loop(&self, env: &Env) -> Result<()> {
         let mut cursors = Cursors::default();
         loop {
@@ -18,7 +52,8 @@ impl Inner {
             while self.check().is_ok() {
                 let Some(job) = self.pick(&cursors) else { break };
                 let done = self.compact(env, &job).await;
-                *lock(&self.compacting) = None;
+                lock(&self.compacting).running = None;
+                self.progress.notify_waiters();
                 match done {
                     Err(Error::Closed) => return Ok(()),
                     other => {
@@ -43,8 +78,12 @@ impl Inner {
     /// The next job. Tables that come from outside meanwhile keep out of its way.
     fn pick(&self, cursors: &Cursors) -> Option<Job> {
         let _no_edits = lock(&self.manifest);
+        let mut compacting = lock(&self.compacting);
+        if compacting.holds > 0 {
+            return None;
+        }
         let job = pick(&self.view().version, &self.options, cursors)?;
-        *lock(&self.compacting) = job.hull();
+        compacting.running = job.hull();
         Some(job)
     }
 

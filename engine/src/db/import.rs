@@ -14,6 +14,7 @@ use crate::db::{Db, Inner};
 use crate::edit::Edit;
 use crate::error::IoContext;
 use crate::key::{Entry, InternalKey};
+use crate::table::Table;
 use crate::table::builder::TableBuilder;
 use crate::table::format::TableMeta;
 use crate::value::Value;
@@ -22,6 +23,7 @@ use crate::vlog::SegmentMeta;
 use crate::{Cf, Error, Result, files, lock};
 use bytes::Bytes;
 use nokv_env::Disk;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -141,18 +143,34 @@ impl Inner {
         segments_added: Vec<SegmentMeta>,
         sequence: u64,
     ) -> Result<()> {
+        self.replace(|_| false, tables, segments_added, sequence).map(drop)
+    }
+
+    /// The same, as those tables go that `leaves` names, in the same step. Returns how many went.
+    pub(super) fn replace(
+        &self,
+        leaves: impl Fn(&Table) -> bool,
+        tables: Vec<TableMeta>,
+        segments_added: Vec<SegmentMeta>,
+        sequence: u64,
+    ) -> Result<u64> {
+        let mut left = 0;
         let edit = |version: &Version| {
-            let running = lock(&self.compacting);
-            let placed = |meta: TableMeta| (deepest_level(version, running.as_ref(), &meta), meta);
+            let leaving = version.tables().filter(|(_, table)| leaves(table));
+            let removed: BTreeSet<u64> = leaving.map(|(_, table)| table.meta.number).collect();
+            left = removed.len() as u64;
+            let compacting = lock(&self.compacting);
+            let running = compacting.running.as_ref();
+            let placed = |meta: TableMeta| (deepest_level(version, &removed, running, &meta), meta);
             let added = tables.into_iter().map(placed).collect();
-            Edit { added, segments_added, flushed_sequence: Some(sequence), ..Edit::default() }
+            Edit { added, removed, segments_added, flushed_sequence: Some(sequence), ..Edit::default() }
         };
         self.noted(self.install_with(edit, |_| {}))?;
         self.took();
         self.flushed.fetch_max(sequence, Ordering::AcqRel);
         self.progress.notify_waiters();
         self.compact_work.notify_one();
-        Ok(())
+        Ok(left)
     }
 
     /// A sequence that no batch gets.

@@ -3,12 +3,13 @@
 //! - `recover`: opening, step by step.
 //! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
 //! - `flush`, `compact`: the two background loops.
+//! - `delete_range`: ranges of keys that go as tables.
 //! - `import`: many changes at once, as a table; `export`, `ingest`: rows as table files, from one database to another.
 //! - `checkpoint`: a copy of the whole database by hard links.
 //! - `ranges`: how much there is between two keys.
 //!
 //! Locks, always taken in this order and never across an await: `wal` → `writer` → `view`, and apart from those
-//! `manifest` → `view`. Invariants:
+//! `manifest` → `compacting` → `view`. Invariants:
 //!
 //! - A segment of the write-ahead log holds records of one memtable only, or of that memtable's predecessors that
 //!   are in tables already: the log rolls whenever the memtable switches while the segment is occupied.
@@ -17,6 +18,7 @@
 
 mod checkpoint;
 mod compact;
+mod delete_range;
 mod export;
 mod flush;
 mod import;
@@ -30,7 +32,7 @@ mod write;
 
 use crate::batch::WriteBatch;
 use crate::cache::{BlockCache, Part};
-use crate::compaction::pick::{self, Hull};
+use crate::compaction::pick;
 use crate::key::InternalKey;
 use crate::log::Log;
 use crate::manifest::Manifest;
@@ -39,6 +41,7 @@ use crate::table::TableContext;
 use crate::view::View;
 use crate::{Cf, Error, Options, Pressure, Result, Snapshot, Stats, lock};
 use bytes::Bytes;
+use compact::Compacting;
 use nokv_env::disk::LockGuard;
 use nokv_env::task::Stop;
 use nokv_env::{Disk, Env, Instant};
@@ -50,6 +53,7 @@ use write::Queue;
 
 pub(crate) use write::{KIND_BATCH, decode_batch};
 
+pub use delete_range::RangesDeleted;
 pub use export::ExportedTable;
 pub use import::{Import, Imported};
 pub use ingest::Ingested;
@@ -88,8 +92,7 @@ pub(crate) struct Inner {
     writer: Mutex<u64>,
     queue: Mutex<Queue>,
     manifest: Mutex<Option<Manifest>>,
-    /// Where the compaction that is running will put its tables. Changes under `manifest`, or when it is done.
-    compacting: Mutex<Option<Hull>>,
+    compacting: Mutex<Compacting>,
     /// The last thing that took room on the disk was refused it.
     disk_full: AtomicBool,
     /// Attempts at a flush that found the disk full, and what the last of them was told.
@@ -136,6 +139,9 @@ struct Counters {
     compaction_read_bytes: AtomicU64,
     compaction_write_bytes: AtomicU64,
     compaction_time: Timer,
+    ranges_deleted: AtomicU64,
+    range_tables: AtomicU64,
+    range_tombstones: AtomicU64,
     collections: AtomicU64,
     collected_bytes: AtomicU64,
     segments_removed: AtomicU64,
@@ -478,6 +484,9 @@ impl Inner {
             compaction_time: counters.compaction_time.read(),
             compaction_backlog,
             compaction_score_max,
+            ranges_deleted: read(&counters.ranges_deleted),
+            range_tables: read(&counters.range_tables),
+            range_tombstones: read(&counters.range_tombstones),
             cache_hits: cache.hits(Part::Index) + cache.hits(Part::Data),
             cache_misses: cache.misses(Part::Index) + cache.misses(Part::Data),
             cache_index_hits: cache.hits(Part::Index),

@@ -318,7 +318,7 @@ impl Recovery {
             writer: Mutex::new(self.sequence),
             queue: Mutex::new(Queue::default()),
             manifest: Mutex::new(manifest),
-            compacting: Mutex::new(None),
+            compacting: Mutex::default(),
             failure: Mutex::new(None),
             disk_full: AtomicBool::new(false),
             flushes_refused: Mutex::default(),
