@@ -46,6 +46,30 @@ impl KeyRange {
             && !other.is_empty()
     }
 
+    /// The keys of this range that lie in none of `others`, as ranges in order.
+    pub fn without(&self, others: &[KeyRange]) -> Vec<KeyRange> {
+        let mut left = vec![self.clone()];
+        for other in others {
+            left = left.iter().flat_map(|range| range.around(other)).collect();
+        }
+        left
+    }
+
+    /// What lies before `other`, and what lies behind it.
+    fn around(&self, other: &KeyRange) -> Vec<KeyRange> {
+        if !self.overlaps(other) {
+            return vec![self.clone()];
+        }
+        let mut left = Vec::new();
+        if self.start < other.start {
+            left.push(Self { start: self.start.clone(), end: other.start.clone() });
+        }
+        if !other.end.is_empty() && (self.end.is_empty() || other.end < self.end) {
+            left.push(Self { start: other.end.clone(), end: self.end.clone() });
+        }
+        left
+    }
+
     /// Whether no key lies in the range.
     pub fn is_empty(&self) -> bool {
         !self.end.is_empty() && self.start >= self.end
@@ -109,6 +133,22 @@ pub fn decode_key(encoded: &[u8]) -> Option<(Vec<u8>, &[u8])> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_others_have_is_left_out() {
+        let range = |start: &'static str, end: &'static str| KeyRange::new(start, end);
+        let all = range("", "");
+        assert_eq!(all.without(&[]), [all.clone()]);
+        assert_eq!(all.without(&[range("c", "f"), range("m", "")]), [range("", "c"), range("f", "m")]);
+        assert_eq!(
+            range("b", "x").without(&[range("", "c"), range("m", "p")]),
+            [range("c", "m"), range("p", "x")]
+        );
+        assert_eq!(range("b", "x").without(&[range("x", ""), range("", "b")]), [range("b", "x")]);
+        for others in [vec![all], vec![range("c", "e"), range("a", "d"), range("e", "")]] {
+            assert_eq!(range("b", "x").without(&others), []);
+        }
+    }
 
     #[test]
     fn the_encoding_is_golden() {

@@ -6,7 +6,7 @@
 //! first writes a tombstone in place of the region; then, in this order, so that a crash in between can be followed up:
 //!
 //! 1. the engine is flushed: from now on the store will not start the peer again;
-//! 2. the rows are deleted, a few at a time, while the group still stands in the way of a new peer;
+//! 2. the rows are deleted, in one step and durably, while the group still stands in the way of a new peer;
 //! 3. the raft group goes, with its log and votes.
 //!
 //! The tombstone stays, and refuses messages that are older than it. A later peer of the region, with a higher
@@ -18,10 +18,10 @@ use crate::region::{Region, is_tombstone};
 use crate::snapshot::rows::FAMILIES;
 use crate::store::Shared;
 use futures_util::future::select;
-use nokv_engine::{Db, WriteBatch};
+use nokv_engine::Db;
 use nokv_env::{ClockExt, Env};
 use nokv_proto::coordinator::v1::ListRegionsRequest;
-use nokv_proto::key::{KeyRange, decode_key};
+use nokv_proto::key::KeyRange;
 use nokv_proto::meta::v1::RegionDescriptor;
 use nokv_replica::AdminError;
 use std::collections::{BTreeMap, BTreeSet};
@@ -29,8 +29,6 @@ use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-/// Rows that one batch deletes.
-const ROWS_AT_ONCE: usize = 512;
 /// Pause after a clearance that failed.
 const RETRY: Duration = Duration::from_millis(500);
 
@@ -82,8 +80,7 @@ async fn clear_one(shared: &Shared, region: &Arc<Region>) -> Result<(), String> 
     // Without a group in the way the range may belong to somebody by now; then the rows went before the last restart. A
     // group that has nothing is a later peer's.
     if status.is_some_and(|status| status.last_index > 0) {
-        let range = now.range();
-        delete_rows(&shared.env, &shared.db, &range, |_| false).await.map_err(|error| error.to_string())?;
+        delete_rows(&shared.env, &shared.db, &[now.range()]).await.map_err(|error| error.to_string())?;
     }
     match shared.raft.remove_group(region.group()).await {
         Ok(()) | Err(AdminError::NotHosted) => Ok(()),
@@ -91,39 +88,27 @@ async fn clear_one(shared: &Shared, region: &Arc<Region>) -> Result<(), String> 
     }
 }
 
-/// Before the regions run: deletes the rows of removed peers that a crash left behind.
+/// Before the regions run: deletes the rows of removed peers that a crash left behind. On a full disk they stay until the
+/// next start; they are in nobody's way, because whoever comes to have their range brings a snapshot that replaces them.
 pub(crate) async fn clear_rows(env: &Env, db: &Db, regions: &[RegionDescriptor]) -> nokv_engine::Result<()> {
     let (gone, here): (Vec<_>, Vec<_>) = regions.iter().partition(|region| is_tombstone(region));
-    for region in gone {
-        delete_rows(env, db, &region.range(), |key| here.iter().any(|other| other.contains(key))).await?;
+    let here: Vec<KeyRange> = here.into_iter().map(RegionDescriptor::range).collect();
+    let left: Vec<KeyRange> = gone.into_iter().flat_map(|region| region.range().without(&here)).collect();
+    match delete_rows(env, db, &left).await {
+        Err(error) if error.is_disk_full() => {
+            tracing::warn!(%error, "rows of removed peers stay until the next start");
+            Ok(())
+        }
+        deleted => deleted,
     }
-    Ok(())
 }
 
-async fn delete_rows(
-    env: &Env,
-    db: &Db,
-    range: &KeyRange,
-    keep: impl Fn(&[u8]) -> bool,
-) -> nokv_engine::Result<()> {
-    for cf in FAMILIES {
-        let snapshot = db.snapshot();
-        let mut batch = WriteBatch::new();
-        let mut rows = 0;
-        for entry in snapshot.iter(cf, stored_bounds(range)) {
-            let (key, _) = entry?;
-            if decode_key(&key).is_some_and(|(user_key, _)| keep(&user_key)) {
-                continue;
-            }
-            batch.delete(cf, key);
-            rows += 1;
-            if rows == ROWS_AT_ONCE {
-                db.apply(std::mem::take(&mut batch))?;
-                rows = 0;
-                env.tasks.yield_now().await;
-            }
-        }
-        db.apply(batch)?;
+async fn delete_rows(env: &Env, db: &Db, ranges: &[KeyRange]) -> nokv_engine::Result<()> {
+    let in_all_families = |range| FAMILIES.map(|cf| (cf, stored_bounds(range)));
+    let ranges: Vec<_> = ranges.iter().flat_map(in_all_families).collect();
+    let deleted = db.delete_ranges(&ranges).await?;
+    if deleted.tables + deleted.tombstones > 0 {
+        env.probe("store.peer.rows_deleted");
     }
     Ok(())
 }

@@ -42,10 +42,12 @@ use std::time::Duration;
 const ENGINE_BATCH: u8 = 1;
 
 /// Members that only a running process can fill. One that holds others stands for all of them.
-pub const UNAVAILABLE_OFFLINE: [&str; 12] = [
+pub const UNAVAILABLE_OFFLINE: [&str; 14] = [
     "cache",
     "compaction.last_duration_ms",
     "compaction.max_duration_ms",
+    "compaction.range_tables",
+    "compaction.ranges_deleted",
     "compaction.runs",
     "flush",
     "lsm.range_filter",
@@ -167,6 +169,10 @@ members! {
         value_weight: f64,
         /// 0.
         value_weight_suggested: f64,
+        /// Ours: ranges of keys that were deleted as a whole, as those of regions that left.
+        ranges_deleted: u64,
+        /// Ours: tables that left that way, unread.
+        range_tables: u64,
     }
 
     /// The value log.
@@ -592,6 +598,8 @@ impl StatsSnapshot {
                 last_duration_ms: ms(engine.compaction_time.last),
                 max_duration_ms: ms(engine.compaction_time.max),
                 runs: engine.compaction_time.count,
+                ranges_deleted: engine.ranges_deleted,
+                range_tables: engine.range_tables,
                 ..CompactionStats::default()
             },
             wal: wal(engine, log, raft),

@@ -210,6 +210,21 @@ fn engine(page: &mut Exposition, stats: &Stats, failed: bool) {
         stats.compaction_write_bytes,
     );
     page.counter(
+        "nokv_engine_ranges_deleted_total",
+        "Ranges of keys deleted as a whole, as those of regions that left.",
+        stats.ranges_deleted,
+    );
+    page.counter(
+        "nokv_engine_range_tables_total",
+        "Tables that left with a range, unread.",
+        stats.range_tables,
+    );
+    page.counter(
+        "nokv_engine_range_tombstones_total",
+        "Rows of such ranges that got a tombstone, because their tables stayed.",
+        stats.range_tombstones,
+    );
+    page.counter(
         "nokv_engine_block_cache_hits_total",
         "Block reads answered by the cache.",
         stats.cache_hits,
