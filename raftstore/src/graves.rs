@@ -154,3 +154,72 @@ pub(crate) async fn find(shared: &Shared) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{self, World};
+    use nokv_engine::{Options, WriteBatch};
+    use nokv_env::mem_disk::{CrashMode, MemDisk};
+    use nokv_proto::key::encode_key;
+    use nokv_proto::meta::v1::RegionReplicaState;
+    use std::path::Path;
+
+    fn region(id: u64, start: &'static str, end: &'static str) -> RegionDescriptor {
+        let (start_key, end_key) = (start.into(), end.into());
+        RegionDescriptor { region_id: id, start_key, end_key, ..testing::region(&[1]) }
+    }
+
+    fn tombstone(id: u64, start: &'static str, end: &'static str) -> RegionDescriptor {
+        let mut region = region(id, start, end);
+        region.set_state(RegionReplicaState::Tombstone);
+        region
+    }
+
+    /// The first letters of the keys in a family.
+    fn letters(db: &Db, cf: nokv_engine::Cf) -> String {
+        db.snapshot().iter(cf, ..).map(|row| row.unwrap().0[0] as char).collect()
+    }
+
+    #[test]
+    fn what_a_crash_left_goes_and_what_others_have_stays() {
+        let (world, platter) = (World::default(), MemDisk::new(1));
+        let open = || {
+            let env = world.env(1, &platter);
+            (world.run(Db::open(&env, Path::new("/s"), Options::tiny())).unwrap(), env)
+        };
+        let (db, env) = open();
+        for letter in 'a'..='z' {
+            let mut batch = WriteBatch::new();
+            for cf in FAMILIES {
+                batch.put(cf, encode_key(letter.to_string().as_bytes()), "row".repeat(40));
+            }
+            batch.put(crate::catalog::CF_META, letter.to_string(), "record");
+            db.apply(batch).unwrap();
+        }
+        // Two that are gone, of which one had more than what is left of it; and who has parts of that by now.
+        let regions = [
+            tombstone(1, "c", "m"),
+            region(2, "e", "g"),
+            region(3, "k", "p"),
+            tombstone(4, "t", ""),
+            region(5, "x", "y"),
+        ];
+        world.run(clear_rows(&env, &db, &regions)).unwrap();
+        let is_as_expected = |db: &Db| {
+            for cf in FAMILIES {
+                assert_eq!(letters(db, cf), "abefklmnopqrsx", "family {}", cf.0);
+            }
+            assert_eq!(letters(db, crate::catalog::CF_META).len(), 26);
+        };
+        is_as_expected(&db);
+        drop(db);
+        platter.crash(CrashMode::PowerLossWorst);
+        let (db, env) = open();
+        is_as_expected(&db);
+        // There is nothing left to do.
+        world.run(clear_rows(&env, &db, &regions)).unwrap();
+        assert_eq!((db.stats().range_tables, db.stats().range_tombstones), (0, 0));
+        is_as_expected(&db);
+    }
+}
