@@ -16,7 +16,8 @@
 //! back from a memtable. *No compaction has a copy*: one that has to do with the range ends first, and none begins.
 //! Writes that come meanwhile have a higher sequence and survive, wherever they are.
 //!
-//! Origin: RocksDB's `DeleteFilesInRange` and Pebble's excise, which cuts tables at the borders where this writes tombstones.
+//! Origin: the operation is RocksDB's `DeleteRange`, without its range tombstones; tables that leave unread are Pebble's
+//! excise, which cuts tables at the borders where this writes tombstones. `docs/design/016` says why.
 
 use crate::compaction::output::{Output, Written};
 use crate::db::new_files::NewFiles;

@@ -69,6 +69,7 @@ fn in_the_life_everything_happens() {
     let [small, large] = reached;
     assert!(small.flushes >= 15 && small.compactions >= 8 && small.moves >= 1, "{small:?}");
     assert!(small.purged >= 15 && small.rewritten >= 3 && small.replayed >= 3, "{small:?}");
+    assert!(small.tables_deleted >= 1 && small.rows_buried >= 3, "{small:?}");
     assert!(large.flushes >= 8 && large.segments >= 3, "{large:?}");
 }
 

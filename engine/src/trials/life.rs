@@ -10,6 +10,7 @@ use crate::{Cf, Db, Error, Import, Options, Result, Snapshot, WriteBatch, WriteO
 use bytes::Bytes;
 use nokv_env::mem_disk::CrashMode;
 use std::io;
+use std::ops::Range;
 use std::path::Path;
 
 /// Something that a database is asked to do.
@@ -33,12 +34,15 @@ pub(super) enum Step {
     Import,
     /// A table is written beside the database and thrown away.
     DropImport,
+    /// A range of keys goes, in both families that batches go to.
+    DeleteRange,
     /// An orderly end, and a new beginning.
     Reopen,
     /// The process is killed, and another one begins.
     Die,
 }
 
+use Step::DeleteRange;
 use Step::{Apply, Die, DropImport, Flush, Hold, Import as Adopt, Release, Reopen, RequestFlush, Settle};
 const WRITE: Step = Step::Write { sync: false };
 const SYNC: Step = Step::Write { sync: true };
@@ -47,14 +51,43 @@ const SYNC: Step = Step::Write { sync: true };
 pub(super) fn script() -> Vec<Step> {
     let parts: [&[Step]; 10] = [
         &[WRITE, SYNC, Apply, WRITE, Apply, WRITE, SYNC, WRITE, SYNC, Settle, SYNC, WRITE],
-        &[Flush, WRITE, Apply, WRITE, Hold, SYNC, Apply, WRITE, RequestFlush, WRITE, Apply, Settle],
+        &[
+            Flush,
+            WRITE,
+            Apply,
+            WRITE,
+            Hold,
+            SYNC,
+            Apply,
+            DeleteRange,
+            WRITE,
+            RequestFlush,
+            WRITE,
+            Apply,
+            Settle,
+        ],
         &[Adopt, WRITE, Release, Reopen],
         &[WRITE, SYNC, WRITE, SYNC, WRITE, WRITE, Apply, DropImport, Apply, Flush, Hold, SYNC],
         &[Apply, Adopt, WRITE, Settle, WRITE, WRITE, Die],
-        &[SYNC, WRITE, Apply, WRITE, SYNC, Flush, Settle, SYNC, WRITE, SYNC, Apply, Apply, Apply],
+        &[
+            SYNC,
+            WRITE,
+            Apply,
+            WRITE,
+            SYNC,
+            Flush,
+            Settle,
+            SYNC,
+            WRITE,
+            DeleteRange,
+            SYNC,
+            Apply,
+            Apply,
+            Apply,
+        ],
         &[Apply, Apply, Settle, Adopt, Settle, WRITE, Die],
         &[Apply, Flush, WRITE, WRITE, SYNC, WRITE, SYNC, WRITE, Settle, WRITE, Flush, Settle, SYNC],
-        &[WRITE, Reopen, Settle, WRITE, SYNC, WRITE],
+        &[WRITE, Reopen, Settle, WRITE, SYNC, Apply, DeleteRange, WRITE],
         &[SYNC, WRITE, SYNC, SYNC, WRITE, WRITE, SYNC, SYNC, WRITE, SYNC, WRITE, SYNC, WRITE, SYNC, SYNC],
     ];
     parts.concat()
@@ -144,6 +177,10 @@ pub(super) struct Reached {
     pub(super) purged: u64,
     /// Log segments that there were at once.
     pub(super) segments: u64,
+    /// Tables that left because of their range.
+    pub(super) tables_deleted: u64,
+    /// Rows of such ranges in tables that stayed.
+    pub(super) rows_buried: u64,
     /// Lives of a process in which the manifest was rewritten.
     pub(super) rewritten: u64,
     /// Openings that found a log to replay.
@@ -228,6 +265,23 @@ impl Life {
                     db.adopt(&mut imported)?;
                     self.streams[IMPORTED].endure();
                 }
+            }
+            Step::DeleteRange => {
+                let families = [LOGGED, APPLIED];
+                let keys = self.range();
+                for family in families {
+                    let mut state = self.streams[family].last().clone();
+                    state.retain(|key, _| !keys.contains(key));
+                    // A state that is as the one before would be taken for that one.
+                    if state != *self.streams[family].last() {
+                        self.streams[family].states.push(state);
+                    }
+                }
+                let ranges = families.map(|family| (Cf(family as u8), keys.clone()));
+                let deleted = self.world.run(db.delete_ranges(&ranges))?;
+                self.reached.tables_deleted += deleted.tables;
+                self.reached.rows_buried += deleted.tombstones;
+                self.streams.iter_mut().for_each(Stream::endure);
             }
             Step::Reopen => {
                 self.held = None;
@@ -370,6 +424,14 @@ impl Life {
             }
         }
         Ok(state)
+    }
+
+    /// A third of all keys, elsewhere each time.
+    fn range(&mut self) -> Range<Bytes> {
+        let low = self.next() * 7 % KEYS;
+        let high = low + KEYS / 3;
+        // Behind all keys, for there is no key `KEYS`.
+        key(low)..if high < KEYS { key(high) } else { "key~".into() }
     }
 
     fn next(&mut self) -> usize {
