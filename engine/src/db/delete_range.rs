@@ -397,8 +397,13 @@ mod tests {
     /// Deletes at every step of compactions, from several callers at once.
     #[test]
     fn a_compaction_brings_nothing_back() {
-        let options =
-            Options { memtable_bytes: 4 << 20, table_bytes: 16 << 10, level0_tables_compact: 2, ..options() };
+        let options = Options {
+            memtable_bytes: 4 << 20,
+            table_bytes: 16 << 10,
+            level0_tables_compact: 2,
+            level_bytes_base: 64 << 20,
+            ..options()
+        };
         let (mut met, mut missed) = (0, 0);
         for steps in 0..30 {
             let mut world = World::new(steps);
