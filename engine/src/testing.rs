@@ -98,6 +98,13 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// Tasks hold the world that holds them.
+    fn drop(&mut self) {
+        drop(std::mem::take(&mut *self.tasks.slots()));
+    }
+}
+
 struct Woken(AtomicBool);
 
 impl Woken {

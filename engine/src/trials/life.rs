@@ -1,17 +1,23 @@
 //! A short life in which everything happens, beside a model of what may be found after a crash.
 //!
-//! Writes go three ways, each into a family of its own: through the log, past it, and as imported tables. Of each family
-//! the model keeps every state that was attempted. A crash may take the newest of them, but it leaves *one* of the
-//! states, whole, and none older than the last one that was promised to last.
+//! Writes go four ways, each into a family of its own: through the log, past it, as imported tables, and as files of another
+//! database. Of each family the model keeps every state that was attempted. A crash may take the newest of them, but it
+//! leaves *one* of the states, whole, and none older than the last one that was promised to last. A copy that a checkpoint
+//! makes is there as a whole or not at all, and stays what it was whatever becomes of the original.
 
+use super::elsewhere;
 use crate::files::{self, Kind};
+use crate::inspect::SegmentInfo;
 use crate::testing::{Map, World};
-use crate::{Cf, Db, Error, Import, Options, Result, Snapshot, WriteBatch, WriteOptions, inspect};
+use crate::{
+    Cf, Db, Error, ExportedTable, Import, Options, Result, Snapshot, WriteBatch, WriteOptions, inspect,
+};
 use bytes::Bytes;
 use nokv_env::mem_disk::CrashMode;
+use nokv_env::{OpenMode, disk};
 use std::io;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Something that a database is asked to do.
 #[derive(Debug, Clone, Copy)]
@@ -36,18 +42,27 @@ pub(super) enum Step {
     DropImport,
     /// A range of keys goes, in both families that batches go to.
     DeleteRange,
+    /// Files of another database are taken in.
+    Ingest,
+    /// All rows, of the snapshot if one is held, as files, which must hold those rows and no others. They go.
+    Export,
+    /// A copy is made, and kept over what follows. An older one goes first.
+    Checkpoint,
+    /// The copy must still be what it was. It goes.
+    DropCopy,
     /// An orderly end, and a new beginning.
     Reopen,
     /// The process is killed, and another one begins.
     Die,
 }
 
-use Step::DeleteRange;
-use Step::{Apply, Die, DropImport, Flush, Hold, Import as Adopt, Release, Reopen, RequestFlush, Settle};
+use Step::{Apply, DeleteRange, Die, Flush, Hold, Release, Reopen, RequestFlush, Settle};
+use Step::{Checkpoint, DropCopy, DropImport, Export, Import as Adopt, Ingest};
 const WRITE: Step = Step::Write { sync: false };
 const SYNC: Step = Step::Write { sync: true };
 
-/// Memtables switch, the log rolls, levels fill, the manifest is rewritten: all of it within a hundred steps.
+/// Memtables switch, the log rolls, levels fill, values are collected, the manifest is rewritten: all of it within a hundred
+/// steps.
 pub(super) fn script() -> Vec<Step> {
     let parts: [&[Step]; 10] = [
         &[WRITE, SYNC, Apply, WRITE, Apply, WRITE, SYNC, WRITE, SYNC, Settle, SYNC, WRITE],
@@ -66,9 +81,9 @@ pub(super) fn script() -> Vec<Step> {
             Apply,
             Settle,
         ],
-        &[Adopt, WRITE, Release, Reopen],
+        &[Adopt, WRITE, Export, Checkpoint, Release, WRITE, Reopen],
         &[WRITE, SYNC, WRITE, SYNC, WRITE, WRITE, Apply, DropImport, Apply, Flush, Hold, SYNC],
-        &[Apply, Adopt, WRITE, Settle, WRITE, WRITE, Die],
+        &[Apply, Adopt, WRITE, Ingest, Settle, DropCopy, WRITE, WRITE, Die],
         &[
             SYNC,
             WRITE,
@@ -85,25 +100,32 @@ pub(super) fn script() -> Vec<Step> {
             Apply,
             Apply,
         ],
-        &[Apply, Apply, Settle, Adopt, Settle, WRITE, Die],
-        &[Apply, Flush, WRITE, WRITE, SYNC, WRITE, SYNC, WRITE, Settle, WRITE, Flush, Settle, SYNC],
+        &[Apply, Apply, Settle, Adopt, Settle, Checkpoint, WRITE, Die],
+        &[Apply, Flush, WRITE, WRITE, SYNC, Ingest, WRITE, SYNC, WRITE, Settle, WRITE, Flush, Settle, SYNC],
         &[WRITE, Reopen, Settle, WRITE, SYNC, Apply, DeleteRange, WRITE],
         &[SYNC, WRITE, SYNC, SYNC, WRITE, WRITE, SYNC, SYNC, WRITE, SYNC, WRITE, SYNC, WRITE, SYNC, SYNC],
     ];
     parts.concat()
 }
 
-/// A memtable of less than a log segment, or of several.
+/// Sets of options to live by.
+pub(super) const SHAPES: u64 = 3;
+
+/// One of them, which `seed` chooses: a memtable of less than a log segment with a value log, one of several with a value
+/// log, and a small one without.
 pub(super) fn options(seed: u64) -> Options {
+    let shape = seed % SHAPES;
     Options {
-        memtable_bytes: if seed.is_multiple_of(2) { 3 << 10 } else { 16 << 10 },
+        memtable_bytes: if shape == 1 { 16 << 10 } else { 3 << 10 },
         wal_segment_bytes: 4 << 10,
         table_bytes: 4 << 10,
         level_bytes_base: 4 << 10,
         level_multiplier: 2,
         block_bytes: 256,
         manifest_bytes: 700,
-        value_threshold: usize::MAX,
+        value_threshold: if shape == 2 { usize::MAX } else { 120 },
+        block_cache_bytes: 1 << 20,
+        value_segment_bytes: 4 << 10,
         ..Options::tiny()
     }
 }
@@ -111,8 +133,9 @@ pub(super) fn options(seed: u64) -> Options {
 const LOGGED: usize = 0;
 const APPLIED: usize = 1;
 const IMPORTED: usize = 2;
-/// Content of all three families.
-pub(super) type Content = [Map; 3];
+const INGESTED: usize = 3;
+/// Content of all four families.
+pub(super) type Content = [Map; 4];
 
 /// What one family may hold.
 #[derive(Debug, Clone)]
@@ -156,15 +179,25 @@ pub(super) struct Life {
     pub(super) world: World,
     options: Options,
     pub(super) db: Option<Db>,
-    streams: [Stream; 3],
+    streams: [Stream; 4],
     held: Option<(Snapshot, Content)>,
+    copy: Option<Copy>,
     /// Since the last opening. Otherwise the operating system still has what was handed to it.
     lost_power: bool,
     /// Batches so far.
     count: usize,
     pub(super) reached: Reached,
+    /// Background work may not come to an end: to wait for it is to wait a while.
+    pub(super) is_patient: bool,
     /// The manifest in force after the last opening.
     manifest: u64,
+}
+
+/// The copy that a checkpoint makes, or made.
+struct Copy {
+    content: Content,
+    /// It is there, whatever happens. Otherwise it may be there.
+    is_promised: bool,
 }
 
 /// What the engine did, to know that a life is worth surviving.
@@ -181,6 +214,10 @@ pub(super) struct Reached {
     pub(super) tables_deleted: u64,
     /// Rows of such ranges in tables that stayed.
     pub(super) rows_buried: u64,
+    /// Bytes of the value log that moved into new segments.
+    pub(super) collected: u64,
+    /// Segments of the value log that nobody pointed at any more.
+    pub(super) values_removed: u64,
     /// Lives of a process in which the manifest was rewritten.
     pub(super) rewritten: u64,
     /// Openings that found a log to replay.
@@ -196,9 +233,11 @@ impl Life {
             db: None,
             streams,
             held: None,
+            copy: None,
             lost_power: false,
             count: 0,
             reached: Reached::default(),
+            is_patient: false,
             manifest: 0,
         }
     }
@@ -243,7 +282,11 @@ impl Life {
             }
             Step::RequestFlush => db.request_flush(),
             Step::Settle => {
-                self.world.settle();
+                if self.is_patient {
+                    self.world.go_on_for_a_while();
+                } else {
+                    self.world.settle();
+                }
                 if let Some(failure) = db.failed() {
                     return Err(Error::Poisoned(failure));
                 }
@@ -283,6 +326,34 @@ impl Life {
                 self.reached.rows_buried += deleted.tombstones;
                 self.streams.iter_mut().for_each(Stream::endure);
             }
+            Step::Ingest => {
+                let (state, files) = self.foreign()?;
+                self.streams[INGESTED].states.push(state);
+                self.world.run(db.ingest(&files))?;
+                self.streams.iter_mut().for_each(Stream::endure);
+                self.world.disk.remove_dir_all(Path::new(FOREIGN)).map_err(crashed)?;
+            }
+            Step::Export => {
+                let now = || (db.snapshot(), self.content());
+                let (snapshot, content) = self.held.as_ref().map_or_else(now, Clone::clone);
+                let families = [LOGGED, APPLIED, IMPORTED, INGESTED].map(|family| Cf(family as u8));
+                let tables = self.world.run(db.export(&snapshot, &families, .., Path::new(EXPORTED)))?;
+                let read = |table: &ExportedTable| disk::read_all(&*self.world.disk, &table.file);
+                let files = tables.iter().map(read).collect::<io::Result<_>>().map_err(crashed)?;
+                assert_eq!(elsewhere::taken_in(files), content, "the export is another state");
+                self.world.disk.remove_dir_all(Path::new(EXPORTED)).map_err(crashed)?;
+            }
+            Step::Checkpoint => {
+                self.drop_copy()?;
+                self.copy = Some(Copy { content: self.content(), is_promised: false });
+                self.world.run(db.checkpoint(Path::new(COPY)))?;
+                self.streams.iter_mut().for_each(Stream::endure);
+                self.copy.as_mut().expect("made").is_promised = true;
+            }
+            Step::DropCopy => {
+                self.judge_copy()?;
+                self.drop_copy()?;
+            }
             Step::Reopen => {
                 self.held = None;
                 self.look_back();
@@ -320,6 +391,8 @@ impl Life {
         self.reached.compactions += stats.compactions;
         self.reached.moves += stats.compaction_moves;
         self.reached.purged += stats.wal_purged;
+        self.reached.collected += stats.collected_bytes;
+        self.reached.values_removed += stats.segments_removed;
         self.reached.rewritten += u64::from(stats.manifest_number > self.manifest);
     }
 
@@ -331,6 +404,8 @@ impl Life {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(crashed(error)),
             _ => {}
         }
+        [FOREIGN, EXPORTED].into_iter().try_for_each(|dir| self.clear(dir))?;
+        self.judge_copy()?;
         let db = self.world.open(&self.options)?;
         let found = read(&db.snapshot())?;
         self.judge(&found);
@@ -353,6 +428,64 @@ impl Life {
         }
     }
 
+    /// A snapshot that is held is what it was.
+    pub(super) fn look_at_held(&self) {
+        if let Some((snapshot, content)) = &self.held {
+            assert_eq!(read(snapshot).unwrap(), *content, "the snapshot moved");
+        }
+    }
+
+    /// How many states of each family were attempted.
+    pub(super) fn attempted(&self) -> [usize; 4] {
+        std::array::from_fn(|family| self.streams[family].states.len())
+    }
+
+    /// What was attempted since then was refused: it never happened.
+    pub(super) fn take_back(&mut self, attempted: [usize; 4]) {
+        for (stream, len) in self.streams.iter_mut().zip(attempted) {
+            stream.states.truncate(len);
+        }
+    }
+
+    /// A copy is whole, and is there if it was promised.
+    fn judge_copy(&self) -> Result<()> {
+        let is_there = self.world.disk.exists(Path::new(COPY)).map_err(crashed)?;
+        if is_there {
+            let options = self.options.clone();
+            let db = Db::open_read_only(self.world.disk.clone(), Path::new(COPY), options)?;
+            let copy = self.copy.as_ref().expect("nobody made a copy");
+            assert_eq!(read(&db.snapshot())?, copy.content, "the copy is another state");
+        } else {
+            assert!(self.copy.as_ref().is_none_or(|copy| !copy.is_promised), "the copy is gone");
+        }
+        Ok(())
+    }
+
+    fn clear(&self, dir: &str) -> Result<()> {
+        match self.world.disk.remove_dir_all(Path::new(dir)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(crashed(error)),
+            _ => Ok(()),
+        }
+    }
+
+    /// Takes the copy away, if there is one. The removal of a directory is not one step, so its name goes first.
+    fn drop_copy(&mut self) -> Result<()> {
+        let (copy, gone, disk) = (Path::new(COPY), Path::new(GONE), self.world.disk.clone());
+        if let Some(copy) = &mut self.copy {
+            copy.is_promised = false;
+        }
+        if disk.exists(gone).map_err(crashed)? {
+            disk.remove_dir_all(gone).map_err(crashed)?;
+        }
+        if disk.exists(copy).map_err(crashed)? {
+            disk.rename(copy, gone).map_err(crashed)?;
+            disk.sync_dir(Path::new(COPIES)).map_err(crashed)?;
+            disk.remove_dir_all(gone).map_err(crashed)?;
+        }
+        self.copy = None;
+        Ok(())
+    }
+
     /// What the database holds, by the model.
     pub(super) fn content(&self) -> Content {
         std::array::from_fn(|family| self.streams[family].last().clone())
@@ -360,7 +493,9 @@ impl Life {
 
     /// The database goes on as if nothing had been: it takes writes, and gives up what nobody needs.
     pub(super) fn go_on(&mut self) {
-        self.live_on(&[SYNC, Apply, Adopt, Flush, Settle, WRITE, Reopen, Settle]);
+        self.live_on(&[
+            SYNC, Apply, Adopt, Checkpoint, Ingest, Flush, Settle, DropCopy, WRITE, Reopen, Settle,
+        ]);
         assert_eq!(read(&self.db().snapshot()).unwrap(), self.content());
         let checked = inspect::check(&*self.world.disk, World::dir(), true).unwrap();
         assert_eq!((checked.findings, checked.notes), (vec![], vec![]));
@@ -370,6 +505,9 @@ impl Life {
     /// After two openings every file is one that somebody needs.
     fn expect_no_orphans(&self) {
         let info = inspect::manifest(&*self.world.disk, World::dir()).unwrap().expect("CURRENT");
+        let is_at = |segment: &SegmentInfo, path: &Path| {
+            path == files::segment(World::dir(), segment.bucket, segment.number)
+        };
         for (path, _) in self.world.platter.files() {
             let name = path.file_name().and_then(|name| name.to_str()).expect("a name");
             let is_needed = match Kind::of(name) {
@@ -377,7 +515,10 @@ impl Life {
                 Some(Kind::Manifest(number)) => number == info.number,
                 Some(Kind::Table(number)) => info.tables.iter().any(|table| table.number == number),
                 Some(Kind::Wal(number)) => number >= info.log_start,
-                None => path == files::lock(World::dir()),
+                None => {
+                    path == files::lock(World::dir())
+                        || info.segments.iter().any(|segment| is_at(segment, &path))
+                }
             };
             assert!(is_needed, "{} is needed by nobody", path.display());
         }
@@ -434,6 +575,26 @@ impl Life {
         key(low)..if high < KEYS { key(high) } else { "key~".into() }
     }
 
+    /// Files with some rows, and what they make of their family.
+    fn foreign(&mut self) -> Result<(Map, Vec<PathBuf>)> {
+        let n = self.next();
+        let mut rows: Map = (0..KEYS).filter(|k| (n + k) % 3 < 2).map(|k| (key(k), value(n + k))).collect();
+        rows.insert("counter".into(), format!("{n}").into());
+        self.clear(FOREIGN)?;
+        let disk = &self.world.disk;
+        disk.create_dir_all(Path::new(FOREIGN)).map_err(crashed)?;
+        let write = |(number, bytes): (usize, Vec<u8>)| {
+            let path = Path::new(FOREIGN).join(format!("{number}.sst"));
+            disk.open(&path, OpenMode::CreateNew)?.write_at(&bytes, 0)?;
+            Ok(path)
+        };
+        let files = elsewhere::exported(Cf(INGESTED as u8), &rows).into_iter().enumerate().map(write);
+        let files = files.collect::<io::Result<_>>().map_err(crashed)?;
+        let mut state = self.streams[INGESTED].last().clone();
+        state.extend(rows);
+        Ok((state, files))
+    }
+
     fn next(&mut self) -> usize {
         self.count += 1;
         self.count
@@ -441,6 +602,11 @@ impl Life {
 }
 
 const STAGED: &str = "/db/staged/import.sst";
+const FOREIGN: &str = "/foreign";
+const EXPORTED: &str = "/exported";
+const COPIES: &str = "/copies";
+const COPY: &str = "/copies/one";
+const GONE: &str = "/copies/gone.tmp";
 const KEYS: usize = 24;
 
 fn key(n: usize) -> Bytes {
@@ -455,7 +621,7 @@ fn value(n: usize) -> Bytes {
 }
 
 fn crashed(error: io::Error) -> Error {
-    Error::Io { file: STAGED.into(), doing: "stage", source: error.into() }
+    Error::Io { file: World::dir().into(), doing: "prepare", source: error.into() }
 }
 
 /// Everything, read forward and checked against reading backward and key by key.

@@ -1,6 +1,7 @@
 //! What a database must survive, tried out in every place.
 //!
 //! - `life`: a script that makes the engine do all it can, and a model that says what may be found after any of it.
+//! - `elsewhere`: a database that nothing happens to, for rows to come from and go to.
 //! - `crash`: the machine goes down in every single operation of the disk, in every way.
 //! - `damage`: every file is damaged in every place.
 //!
@@ -8,4 +9,5 @@
 
 mod crash;
 mod damage;
+mod elsewhere;
 mod life;
