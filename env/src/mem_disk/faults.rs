@@ -33,6 +33,8 @@ pub struct DiskFaults {
     pub short_read_at_op: Option<u64>,
     /// Bytes left on the file system. `None`: plenty.
     pub free_space: Option<u64>,
+    /// From this operation on there is no room, whatever is removed, until other faults are set.
+    pub full_from_op: Option<u64>,
     /// Syncs report success and do nothing. The product promises nothing on such a disk.
     pub lying_sync: bool,
 }
@@ -185,6 +187,11 @@ impl Gate {
             return Ok(Fate::SyncFails);
         }
         Ok(if is_sync && self.faults.lying_sync { Fate::SyncLies } else { Fate::Happens })
+    }
+
+    /// Whether [`DiskFaults::full_from_op`] has struck.
+    pub(super) fn is_full(&self) -> bool {
+        self.faults.full_from_op.is_some_and(|from| self.counters.ops >= from)
     }
 
     /// Empties the latency account.

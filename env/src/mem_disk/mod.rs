@@ -234,7 +234,7 @@ impl MemDisk {
     }
 
     fn free(&self, state: &State) -> u64 {
-        state.capacity.saturating_sub(self.used_bytes())
+        if state.gate.is_full() { 0 } else { state.capacity.saturating_sub(self.used_bytes()) }
     }
 
     /// Draws for the `sync`-th sync, which fails.

@@ -346,6 +346,22 @@ fn a_full_disk_takes_what_fits_and_recovers() {
 }
 
 #[test]
+fn a_disk_may_be_full_from_an_operation_on() {
+    let platter = platter(1);
+    let disk = platter.mount();
+    let full_from_op = Some(platter.ops() + 3);
+    platter.set_faults(DiskFaults { full_from_op, ..DiskFaults::default() });
+    let file = create(&*disk, LOG);
+    file.write_at(&[1; 10], 0).unwrap();
+    assert_eq!(file.write_at(&[2; 5_000], 10).unwrap_err().kind(), io::ErrorKind::StorageFull);
+    assert_eq!(file.len().unwrap(), 4_096, "what is in the file's last page has its room");
+    assert_eq!(disk.free_space(Path::new("/")).unwrap(), 0);
+    assert_eq!(platter.faults().full_from_op, full_from_op, "it does not pass by itself");
+    platter.set_faults(DiskFaults::default());
+    file.write_at(&[2; 5_000], 10).unwrap();
+}
+
+#[test]
 fn rot_changes_cache_and_platter() {
     let platter = platter(1);
     let file = named_file(&platter, LOG);
