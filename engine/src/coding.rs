@@ -15,6 +15,14 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
     out.extend_from_slice(bytes);
 }
 
+/// Whether LZ4 data behind its size (u32) may become as many bytes as it says, and no more than `bytes_max`: a byte of it
+/// makes 255 at most. Whoever believed a larger size would ask for memory that nothing is going to fill.
+pub(crate) fn is_lz4_size_sane(sized: &[u8], bytes_max: usize) -> bool {
+    Reader::new(sized)
+        .u32()
+        .is_some_and(|size| size as usize <= bytes_max.min(sized.len().saturating_mul(255)))
+}
+
 /// Takes values off the front of a slice; `None` where the slice ends too early.
 pub(crate) struct Reader<'a> {
     data: &'a [u8],
@@ -112,5 +120,15 @@ mod tests {
         assert_eq!(out, b"\x03\0\0\0abc");
         assert_eq!(Reader::new(&out).bytes(), Some(b"abc".as_slice()));
         assert_eq!(Reader::new(&[0xff; 11]).varint(), None);
+    }
+
+    #[test]
+    fn what_compresses_best_is_believed() {
+        for len in [0, 1, 100, 1 << 20] {
+            let sized = lz4_flex::block::compress_prepend_size(&vec![7; len]);
+            assert!(is_lz4_size_sane(&sized, len));
+            assert_eq!(is_lz4_size_sane(&sized, len.saturating_sub(1)), len == 0);
+        }
+        assert!(!is_lz4_size_sane(&[0, 0, 0, 1, 9, 9], usize::MAX) && !is_lz4_size_sane(&[0, 0, 0], 9));
     }
 }

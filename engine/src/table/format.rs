@@ -13,7 +13,7 @@
 //! Numbers are little-endian, checksums CRC-32C. An index entry's key is the last key below it, its value a
 //! handle. The top index points at index blocks, an index block at data blocks. A filter handle of length 0: none.
 
-use crate::coding::{Reader, put_bytes};
+use crate::coding::{Reader, is_lz4_size_sane, put_bytes};
 use crate::key::InternalKey;
 use crate::options::Compression;
 use bytes::Bytes;
@@ -86,8 +86,7 @@ pub(crate) fn open_section(mut section: Vec<u8>) -> Result<Bytes, &'static str> 
             Ok(section.into())
         }
         CODEC_LZ4 => {
-            let size = Reader::new(body).u32().ok_or("the compressed section is too short")?;
-            if size as usize > SECTION_BYTES_MAX {
+            if !is_lz4_size_sane(body, SECTION_BYTES_MAX) {
                 return Err("the compressed section claims an absurd size");
             }
             let body = lz4_flex::block::decompress_size_prepended(body);

@@ -8,7 +8,8 @@
 //! ```
 //! Numbers are little-endian, checksums CRC-32C. `key` is the family's byte and the user key.
 
-use crate::coding::Reader;
+use crate::batch::VALUE_BYTES_MAX;
+use crate::coding::{Reader, is_lz4_size_sane};
 use crate::options::Compression;
 use bytes::Bytes;
 
@@ -105,8 +106,7 @@ pub(crate) fn open(place: (u64, u64), record: Vec<u8>) -> Result<(Bytes, Bytes),
     match codec {
         CODEC_RAW => Ok((key, body)),
         CODEC_LZ4 => {
-            let size = Reader::new(&body).u32().ok_or(malformed)?;
-            if size as usize > crate::batch::VALUE_BYTES_MAX {
+            if !is_lz4_size_sane(&body, VALUE_BYTES_MAX) {
                 return Err("the record claims an absurd size");
             }
             let value = lz4_flex::block::decompress_size_prepended(&body);
