@@ -42,6 +42,8 @@ mod db;
 mod edit;
 mod error;
 mod files;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzzing;
 pub mod inspect;
 mod iter;
 mod key;

@@ -107,7 +107,7 @@ fn point_current_at(disk: &dyn Disk, dir: &Path, number: u64) -> Result<()> {
     disk.sync_dir(dir).at(dir, "sync")
 }
 
-fn encode_current(number: u64) -> String {
+pub(crate) fn encode_current(number: u64) -> String {
     let name = files::manifest_name(number);
     let crc = crc32c::crc32c(name.as_bytes());
     format!("{name} {crc:08x}\n")

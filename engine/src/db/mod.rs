@@ -51,6 +51,8 @@ use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
 use write::Queue;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub(crate) use write::encode_batch;
 pub(crate) use write::{KIND_BATCH, decode_batch};
 
 pub use delete_range::RangesDeleted;

@@ -331,7 +331,7 @@ fn log_group(wal: &mut Log, batches: &[WriteBatch], sync: bool) -> Result<()> {
 /// batch  = change*
 /// change = | value varint | cf u8 | key length varint | key | value |    value varint: 0 = delete, else length + 1
 /// ```
-fn encode_batch(batch: &WriteBatch) -> Vec<u8> {
+pub(crate) fn encode_batch(batch: &WriteBatch) -> Vec<u8> {
     let mut out = Vec::with_capacity(batch.bytes() + 8 * batch.len());
     for Change { cf, key, value } in &batch.changes {
         put_varint(&mut out, value.as_ref().map_or(0, |value| value.len() as u64 + 1));
