@@ -1,4 +1,5 @@
-//! One machine: a disk that crashes, and tasks that die with it. No clock, no network.
+//! One machine: a disk that crashes, and tasks that die with it. No network, and a clock that stands still: who sleeps until
+//! later lets others run once.
 
 use futures_util::task::{ArcWake, waker};
 use nokv_env::mem_disk::{CrashMode, MemDisk};
@@ -165,7 +166,7 @@ impl Clock for Absent {
     }
 
     fn sleep_until(&self, _deadline: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(futures_util::future::pending())
+        Box::pin(YieldOnce(false))
     }
 }
 
