@@ -265,7 +265,9 @@ mod tests {
             batch.delete(Cf(n), vec![n]);
         }
         let mut block = BlockBuilder::new();
-        entries().iter().for_each(|entry| block.add(&entry.key.encode(), &entry.value));
+        for entry in entries() {
+            block.add(&entry.key.encode(), &entry.value);
+        }
         let block = block.finish();
         let mut out = Vec::new();
         match name {
@@ -365,14 +367,18 @@ mod tests {
 
         #[test]
         fn no_decoder_panics_over_any_bytes(data in vec(any::<u8>(), 0..300)) {
-            TARGETS.iter().for_each(|(_, target)| target(&data));
+            for (_, target) in TARGETS {
+                target(&data);
+            }
         }
 
         #[test]
         fn no_decoder_panics_over_changed_bytes(changes in vec(any::<Change>(), 1..6)) {
             for (name, target) in TARGETS {
                 let mut data = valid(name);
-                changes.iter().for_each(|by| change(&mut data, by));
+                for by in &changes {
+                    change(&mut data, by);
+                }
                 target(&data);
             }
         }

@@ -123,7 +123,8 @@ fn suffer(at: u64, shape: u64, refusals: &mut Refusals) -> bool {
 #[test]
 fn a_disk_that_is_full_from_any_operation_on_refuses_and_loses_nothing() {
     let mut refusals = Refusals::new();
-    for shape in 0..SHAPES {
+    // Without a value log fewer things take room.
+    for shape in 0..2 {
         let mut at = 1;
         while suffer(at, shape, &mut refusals) {
             at += 1;
