@@ -33,7 +33,8 @@ pub struct DiskFaults {
     pub short_read_at_op: Option<u64>,
     /// Bytes left on the file system. `None`: plenty.
     pub free_space: Option<u64>,
-    /// From this operation on there is no room, whatever is removed, until other faults are set.
+    /// From this operation on there is no room, whatever is removed, until other faults are set. A write in an operation
+    /// with an odd number fills the last page of its file, one with an even number makes no file longer.
     pub full_from_op: Option<u64>,
     /// Syncs report success and do nothing. The product promises nothing on such a disk.
     pub lying_sync: bool,
@@ -192,6 +193,11 @@ impl Gate {
     /// Whether [`DiskFaults::full_from_op`] has struck.
     pub(super) fn is_full(&self) -> bool {
         self.faults.full_from_op.is_some_and(|from| self.counters.ops >= from)
+    }
+
+    /// Whether this operation, if it is a write, finds no room even in the last page of its file.
+    pub(super) fn refuses_growth(&self) -> bool {
+        self.is_full() && self.counters.ops.is_multiple_of(2)
     }
 
     /// Empties the latency account.

@@ -403,7 +403,11 @@ impl File for MemFile {
         let fate = state.gate.enter(self.generation, Op::Write(data.len()))?;
         let part = &data[..fate.part(data.len())];
         let mut content = self.node.content();
-        let fits = content.fits(offset, part.len(), self.platter.free(&state));
+        let fits = if state.gate.refuses_growth() {
+            part.len().min(content.len().saturating_sub(offset) as usize)
+        } else {
+            content.fits(offset, part.len(), self.platter.free(&state))
+        };
         content.write(&part[..fits], offset);
         if fits < part.len() {
             return fate.finish(()).and(Err(io::ErrorKind::StorageFull.into()));
