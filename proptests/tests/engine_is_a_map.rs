@@ -550,6 +550,8 @@ fn run(seed: u64, logged: bool, choices: Vec<Options>, ops: &[Op]) {
 }
 
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(1_000))]
+
     #[test]
     fn engine_is_a_map(seed: u64, logged: bool, choices in vec(options(), 1..4), ops in vec(op(), 1..150)) {
         run(seed, logged, choices, &ops);
