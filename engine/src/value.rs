@@ -16,6 +16,7 @@ pub(crate) enum Value {
 
 impl Value {
     /// `None` deletes.
+    #[cfg(test)]
     pub(crate) fn of(value: Option<Bytes>) -> Self {
         value.map_or(Self::Tombstone, Self::Inline)
     }

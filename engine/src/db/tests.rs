@@ -430,7 +430,7 @@ impl History {
 #[test]
 fn every_operation_of_the_disk_is_a_place_to_crash() {
     let small =
-        Options { memtable_bytes: 2 << 10, wal_segment_bytes: 4 << 10, manifest_bytes: 600, ..options() };
+        Options { memtable_bytes: 1 << 10, wal_segment_bytes: 4 << 10, manifest_bytes: 600, ..options() };
     for (logged, seed) in [(true, 0), (false, 1), (true, 2), (true, 4), (false, 5)] {
         let mut crash_at = 1;
         loop {

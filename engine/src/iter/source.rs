@@ -32,7 +32,7 @@ impl MemtableSource {
 
     fn refill(&mut self) {
         let found = self.memtable.chunk(&self.span, self.last.as_ref(), self.direction, self.chunk_len);
-        self.exhausted = found.len() < self.chunk_len;
+        self.exhausted = found.is_empty();
         self.chunk_len = (self.chunk_len * 4).min(CHUNK_MAX);
         self.last = found.last().map(|entry| entry.key.clone());
         self.chunk = found.into();
