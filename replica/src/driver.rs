@@ -167,10 +167,10 @@ impl<M: Machine> Running<M> {
                 self.wait().await;
             }
         }
-        match self.core.log.sync() {
+        match self.core.log.close() {
             // Nobody was promised what is not synced.
             Err(error) if error.is_disk_full() => Ok(()),
-            synced => Ok(synced.and_then(|_| self.core.log.settle())?),
+            closed => Ok(closed?),
         }
     }
 

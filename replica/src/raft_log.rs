@@ -150,6 +150,13 @@ impl RaftLog {
         self.log.settle()
     }
 
+    /// Makes everything so far durable, before an orderly end.
+    pub(crate) fn close(&mut self) -> Result<()> {
+        self.log.close()?;
+        self.unsynced = false;
+        Ok(())
+    }
+
     /// Whether it is time to [`RaftLog::roll`].
     pub(crate) fn is_full(&self) -> bool {
         self.log.is_full()

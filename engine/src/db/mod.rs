@@ -377,7 +377,7 @@ impl Inner {
         self.until(|| (self.loops.load(Ordering::Acquire) == 0).then_some(())).await;
         let result = match (&mut *lock(&self.wal), &*lock(&self.failure)) {
             (_, Some(failure)) => Err(failure.for_later_callers()),
-            (Some(wal), None) if self.env.is_some() => wal.sync().and_then(|()| wal.settle()),
+            (Some(wal), None) if self.env.is_some() => wal.close(),
             _ => Ok(()),
         };
         if let Some(env) = &self.env {

@@ -12,6 +12,8 @@
 //! `durable` is a claim: when this frame was made, everything below that offset had been synced. It settles
 //! what a bad frame means. If a later frame claims that the bad place was durable, those bytes were damaged
 //! afterwards. If none does, the place may never have reached the disk before a crash: a torn tail.
+//!
+//! Zeros may follow the last frame: space that was allocated ahead. They mean nothing; no frame is all zeros.
 
 use crate::{Error, Result};
 use std::path::Path;
@@ -136,8 +138,10 @@ pub(crate) struct End {
     pub(crate) claimed: u64,
     /// The last frame is a seal.
     pub(crate) sealed: bool,
-    /// Bytes from `offset` to the end of the file.
+    /// Bytes from `offset` to the last one that is not zero.
     pub(crate) torn_bytes: u64,
+    /// Whether the file goes on behind `offset`, if only with zeros.
+    pub(crate) goes_on: bool,
 }
 
 /// Visits the frames in `data` (a whole segment file with a sound header) and judges what follows them.
@@ -160,7 +164,7 @@ pub(crate) fn scan(
         claimed = claimed.max(frame.durable);
         offset += frame.bytes();
     }
-    let torn_bytes = data.len() as u64 - offset;
+    let torn_bytes = torn_bytes(offset, data);
     if torn_bytes > 0 && sealed {
         return Err(Error::corrupt(file, offset, "bytes after the seal of the segment"));
     }
@@ -169,7 +173,14 @@ pub(crate) fn scan(
             format!("the record fails its checksum, but was durable below {claim} (claimed at {witness})");
         return Err(Error::corrupt(file, offset, what));
     }
-    Ok(End { offset, claimed, sealed, torn_bytes })
+    let goes_on = data.len() as u64 > offset;
+    Ok(End { offset, claimed, sealed, torn_bytes, goes_on })
+}
+
+/// Bytes from `offset` to the last one that is not zero.
+fn torn_bytes(offset: u64, data: &[u8]) -> u64 {
+    let behind = usize::try_from(offset).ok().and_then(|offset| data.get(offset..)).unwrap_or_default();
+    behind.iter().rposition(|byte| *byte != 0).map_or(0, |last| last as u64 + 1)
 }
 
 /// A frame after `offset` that claims `offset` was durable, and its claim.
@@ -227,7 +238,7 @@ pub(crate) struct Survey {
 
 /// Like [`scan`], but goes on behind damage, with the next sound frame.
 pub(crate) fn survey(id: u64, data: &[u8], visit: &mut dyn FnMut(u64, Frame<'_>)) -> Survey {
-    let (mut offset, len) = (HEADER_BYTES as u64, data.len() as u64);
+    let mut offset = HEADER_BYTES as u64;
     let mut survey = Survey { damages: Vec::new(), sealed: false, torn_bytes: 0 };
     loop {
         while !survey.sealed
@@ -240,11 +251,12 @@ pub(crate) fn survey(id: u64, data: &[u8], visit: &mut dyn FnMut(u64, Frame<'_>)
             }
             offset += frame.bytes();
         }
-        if offset >= len {
+        let torn_bytes = torn_bytes(offset, data);
+        if torn_bytes == 0 {
             return survey;
         }
         if survey.sealed {
-            survey.damages.push(Damage { offset, end: len, after_seal: true });
+            survey.damages.push(Damage { offset, end: offset + torn_bytes, after_seal: true });
             return survey;
         }
         let mut next = None;
@@ -253,7 +265,7 @@ pub(crate) fn survey(id: u64, data: &[u8], visit: &mut dyn FnMut(u64, Frame<'_>)
             frame.durable > offset
         });
         let Some(end) = next.filter(|_| was_durable) else {
-            survey.torn_bytes = len - offset;
+            survey.torn_bytes = torn_bytes;
             return survey;
         };
         survey.damages.push(Damage { offset, end, after_seal: false });
@@ -332,7 +344,8 @@ mod tests {
                 offset: starts[1] as u64,
                 claimed: 0,
                 sealed: false,
-                torn_bytes: (data.len() - starts[1]) as u64
+                torn_bytes: (data.len() - starts[1]) as u64,
+                goes_on: true
             }
         );
     }
@@ -345,6 +358,29 @@ mod tests {
         data[starts[1] + FRAME_BYTES] ^= 1;
         let error = records(&data).unwrap_err();
         assert!(matches!(error, Error::Corrupt { offset, .. } if offset == starts[1] as u64), "{error}");
+    }
+
+    #[test]
+    fn zeros_behind_the_last_frame_mean_nothing() {
+        for kind in [1, KIND_SEAL] {
+            let (mut data, _) = file(&[(1, 0, b"first"), (kind, 0, b"")]);
+            let offset = data.len() as u64;
+            data.resize(data.len() + 100, 0);
+            let (_, end) = records(&data).unwrap();
+            assert_eq!((end.offset, end.torn_bytes, end.goes_on), (offset, 0, true));
+            let found = survey(7, &data, &mut |_, _| {});
+            assert_eq!((found.damages, found.torn_bytes), (Vec::new(), 0));
+            // Among them may be what a crash left of frames.
+            data[offset as usize + 50] = 1;
+            let found = survey(7, &data, &mut |_, _| {});
+            if kind == KIND_SEAL {
+                assert!(records(&data).unwrap_err().is_corrupt());
+                assert_eq!(found.damages, [Damage { offset, end: offset + 51, after_seal: true }]);
+            } else {
+                assert_eq!(records(&data).unwrap().1.torn_bytes, 51);
+                assert_eq!((found.damages, found.torn_bytes), (Vec::new(), 51));
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! 00004.wal  header r r r r seal          sealed: every byte must be sound
-//! 00005.wal  header r r claim r r         active: appends go here, a torn tail may follow
+//! 00005.wal  header r r claim r r 0 0     active: appends go here; a torn tail may follow, and zeros
 //! ```
 //! [`Log::append`] gathers records in memory, [`Log::sync`] makes them durable with one write and one sync,
 //! however many there are. [`Log::roll`] seals the active segment and starts the next; [`Log::purge_below`]
@@ -30,6 +30,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 pub(crate) const MAGIC: Magic = *b"NoKV-log";
+
+/// A log that is synced often allocates so many bytes ahead, or a quarter of a segment.
+const AHEAD_BYTES: u64 = 256 << 10;
 
 /// How a log names and sizes its segments.
 #[derive(Debug, Clone)]
@@ -249,7 +252,15 @@ impl Log {
     /// Writes and makes everything appended so far durable. After an error the log is poisoned for ever, unless the disk
     /// was full.
     pub fn sync(&mut self) -> Result<()> {
-        self.writable()?.sync()
+        let step = (self.options.segment_bytes / 4).clamp(1, AHEAD_BYTES);
+        self.writable()?.sync_ahead(step)
+    }
+
+    /// The last sync before an orderly end: settles as well, and gives back what was allocated ahead.
+    pub fn close(&mut self) -> Result<()> {
+        self.writable()?.sync()?;
+        self.settle()?;
+        self.writable()?.give_back()
     }
 
     /// Notes in the file how much of it is durable, so that later damage of the last record is not taken for a torn
@@ -282,7 +293,7 @@ impl Log {
         let active = self.writable()?;
         active.write()?;
         active.append(KIND_SEAL, &[]);
-        if let Err(error) = active.sync() {
+        if let Err(error) = active.sync_exactly() {
             if error.is_disk_full() {
                 active.abandon()?;
             }

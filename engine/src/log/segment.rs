@@ -4,6 +4,9 @@
 //! After any failed call nothing is known about the file, so every later call fails too. A full disk is the exception:
 //! nothing was durable of what it refused, and the same bytes go to the same place once there is room ([`Segment::write`]
 //! again), or are taken back ([`Segment::abandon`]).
+//!
+//! A file that grows makes every sync write its length as well. Where syncs come often, zeros are written ahead
+//! ([`Segment::sync_ahead`]), and most syncs find their place allocated.
 
 use crate::error::IoContext;
 use crate::log::frame::{self, End, Frame, Magic};
@@ -11,6 +14,12 @@ use crate::{Error, Result};
 use nokv_env::{Disk, File, OpenMode, disk};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+
+/// Growing for more than this at once is worth writing the file's length: zeros would cost as much.
+const SMALL_BYTES: u64 = 16 << 10;
+/// Zeros are written a page at a time. What is written at once, Linux keeps as one folio, and counts all of it as written
+/// again whenever a byte of it changes.
+const PIECE_BYTES: u64 = 4 << 10;
 
 /// What a segment file turned out to hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -45,6 +54,8 @@ pub(crate) struct Segment {
     written: u64,
     /// Frames that follow them.
     buffer: Vec<u8>,
+    /// Up to here the file may have zeros behind what was written.
+    allocated: u64,
     /// Everything below is on disk for good.
     durable: u64,
     /// The highest claim that a frame carries.
@@ -80,7 +91,7 @@ impl Segment {
     /// write them. So whatever no frame claims to be durable is written once more.
     pub(crate) fn resume(disk: &dyn Disk, path: &Path, id: u64, end: End) -> Result<Self> {
         let file = disk.open(path, OpenMode::Write).at(path, "open")?;
-        if end.torn_bytes > 0 {
+        if end.goes_on {
             file.truncate(end.offset).at(path, "truncate")?;
         }
         let unclaimed = end.offset.saturating_sub(end.claimed) as usize;
@@ -97,6 +108,7 @@ impl Segment {
             id,
             written,
             buffer: Vec::new(),
+            allocated: written,
             durable: written,
             claimed: 0,
             unsynced: false,
@@ -154,6 +166,57 @@ impl Segment {
     /// Writes, and makes everything durable.
     pub(crate) fn sync(&mut self) -> Result<()> {
         self.write()?;
+        self.sync_file()
+    }
+
+    /// The same for one of many syncs: where the file has to grow for a few bytes, it grows to a multiple of `step`.
+    pub(crate) fn sync_ahead(&mut self, step: u64) -> Result<()> {
+        let is_small = self.len() - self.durable <= step.min(SMALL_BYTES);
+        self.write()?;
+        if is_small && self.written > self.allocated {
+            self.allocate(self.written.next_multiple_of(step))?;
+        }
+        self.sync_file()
+    }
+
+    /// Writes zeros up to `end`, as far as there is room.
+    fn allocate(&mut self, end: u64) -> Result<()> {
+        self.allocated = end;
+        let mut at = self.written;
+        while at < end {
+            let next = (at + 1).next_multiple_of(PIECE_BYTES).min(end);
+            match self
+                .file
+                .write_at(&[0; PIECE_BYTES as usize][..(next - at) as usize], at)
+                .at(&self.path, "write")
+            {
+                Err(error) if error.is_disk_full() => return Ok(()),
+                result => self.remember(result)?,
+            }
+            at = next;
+        }
+        Ok(())
+    }
+
+    /// Writes, and makes everything durable, without zeros behind it.
+    pub(crate) fn sync_exactly(&mut self) -> Result<()> {
+        self.write()?;
+        self.give_back()?;
+        self.sync_file()
+    }
+
+    /// Cuts the zeros.
+    pub(crate) fn give_back(&mut self) -> Result<()> {
+        self.check()?;
+        if self.allocated > self.written {
+            let cut = self.file.truncate(self.written).at(&self.path, "cut");
+            self.remember(cut)?;
+            self.allocated = self.written;
+        }
+        Ok(())
+    }
+
+    fn sync_file(&mut self) -> Result<()> {
         if self.unsynced {
             let result = self.file.sync_data().at(&self.path, "sync");
             self.remember(result)?;
@@ -172,6 +235,7 @@ impl Segment {
         // From here on also a full disk leaves things unknown.
         self.remember(cut).map_err(|error| error.for_later_callers())?;
         self.buffer.clear();
+        self.allocated = self.written;
         (self.durable, self.claimed, self.unsynced) = (self.written, 0, false);
         Ok(())
     }

@@ -314,3 +314,96 @@ fn a_roll_that_found_the_disk_full_goes_on_where_it_was() {
         assert_eq!(read(&platter.mount()).unwrap(), records(2));
     }
 }
+
+fn open_large(disk: &Arc<dyn Disk>) -> (Log, Vec<Vec<u8>>) {
+    let (mut records, options) = (Vec::new(), LogOptions { segment_bytes: 64 << 10, ..options() });
+    let mut replay = |_, _, payload: &[u8]| {
+        records.push(payload.to_vec());
+        Ok(())
+    };
+    let log = Log::open(disk.clone(), Path::new(DIR), options, &mut replay).unwrap();
+    (log, records)
+}
+
+fn lengths(platter: &MemDisk) -> Vec<u64> {
+    platter.files().into_iter().map(|(_, len)| len).collect()
+}
+
+#[test]
+fn small_syncs_find_their_place_allocated() {
+    let platter = platter(1);
+    let (mut log, _) = open_large(&platter.mount());
+    for n in 0..20 {
+        log.append(1, &record(n));
+        log.sync().unwrap();
+        assert_eq!(lengths(&platter), [16 << 10]);
+    }
+    // The zeros are no torn write, and go when somebody opens the log.
+    platter.crash(CrashMode::PowerLossWorst);
+    let (mut log, found) = open_large(&platter.mount());
+    assert_eq!((found, log.torn_bytes()), (records(20), 0));
+    let exact = log.segments()[0].bytes;
+    assert_eq!(lengths(&platter), [exact]);
+    // A large sync needs none: there are not many of them.
+    log.append(1, &[7; 20_000]);
+    log.sync().unwrap();
+    let exact = log.segments()[0].bytes;
+    assert_eq!(lengths(&platter), [exact]);
+    log.append(1, &record(20));
+    log.sync().unwrap();
+    assert_eq!(lengths(&platter), [32 << 10]);
+    log.append(1, &record(21));
+    log.roll().unwrap();
+    let sealed = log.segments()[0].bytes;
+    assert_eq!(lengths(&platter)[0], sealed, "a sealed segment has none");
+    log.append(1, &record(22));
+    log.sync().unwrap();
+    assert_eq!(lengths(&platter)[1], 16 << 10);
+    log.close().unwrap();
+    let exact = log.segments()[1].bytes;
+    assert_eq!(lengths(&platter)[1], exact, "nor has a log that was closed");
+    drop(log);
+    platter.crash(CrashMode::PowerLossWorst);
+    let (_, found) = open_large(&platter.mount());
+    assert_eq!(found[..20], records(20));
+    assert_eq!(found[21..], [record(20), record(21), record(22)]);
+}
+
+/// What stood behind a torn record must not come back when a record of the same length takes its place.
+#[test]
+fn what_a_crash_left_in_allocated_space_is_cut() {
+    for seed in 0..100 {
+        let platter = platter(seed);
+        let (mut log, _) = open_large(&platter.mount());
+        log.append(1, &record(0));
+        log.sync().unwrap();
+        for n in 1..=3 {
+            log.append(1, &[n; 4000]);
+        }
+        log.write().unwrap();
+        drop(log);
+        platter.crash(CrashMode::PowerLoss);
+        let (mut log, found) = open_large(&platter.mount());
+        let kept = found.len();
+        assert_eq!(found[0], record(0));
+        log.append(1, &[9; 4000]);
+        log.sync().unwrap();
+        drop(log);
+        platter.crash(CrashMode::PowerLossWorst);
+        let (_, found) = open_large(&platter.mount());
+        assert_eq!((found.len(), &found[kept]), (kept + 1, &vec![9; 4000]), "seed {seed}");
+    }
+}
+
+#[test]
+fn where_there_is_no_room_to_allocate_records_are_written_all_the_same() {
+    let platter = platter(1);
+    let (mut log, _) = open_large(&platter.mount());
+    leave(&platter, Some(8 << 10));
+    for n in 0..20 {
+        log.append(1, &record(n));
+        log.sync().unwrap();
+    }
+    platter.crash(CrashMode::PowerLossWorst);
+    assert_eq!(open_large(&platter.mount()).1, records(20));
+}
