@@ -211,7 +211,8 @@ mod tests {
         assert!(!keys.is_empty() && keys.len() < 40 && keys.is_sorted_by(|a, b| a < b), "{keys:?}");
         assert!(keys.iter().all(|found| *found > key(100) && *found < key(140)), "{keys:?}");
         // Nothing in tables, then tombstones only.
-        let db = World::new(2).open(&Options::tiny()).unwrap();
+        let world = World::new(2);
+        let db = world.open(&Options::tiny()).unwrap();
         db.apply(delete("a")).unwrap();
         assert_eq!(db.split_keys(Cf(0), .., 2).unwrap(), Vec::<Bytes>::new());
         assert_eq!(db.range_bytes(Cf(0), ..).unwrap(), 0);
