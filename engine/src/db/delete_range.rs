@@ -192,6 +192,7 @@ mod tests {
 
     fn options() -> Options {
         Options {
+            memtable_bytes: 8 << 10,
             table_bytes: 4 << 10,
             level_bytes_base: 16 << 10,
             compression: Compression::None,

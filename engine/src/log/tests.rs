@@ -345,7 +345,7 @@ fn small_syncs_find_their_place_allocated() {
     let exact = log.segments()[0].bytes;
     assert_eq!(lengths(&platter), [exact]);
     // A large sync needs none: there are not many of them.
-    log.append(1, &[7; 20_000]);
+    log.append(1, &vec![7; 20_000]);
     log.sync().unwrap();
     let exact = log.segments()[0].bytes;
     assert_eq!(lengths(&platter), [exact]);

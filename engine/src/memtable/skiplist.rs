@@ -38,7 +38,8 @@ const LEVELS: usize = 12;
 const COPIED_BYTES_MAX: usize = 4 << 10;
 const TOMBSTONE: u32 = u32::MAX;
 const SHARED: u32 = u32::MAX - 1;
-const _: () = assert!(KEY_BYTES_MAX < SHARED as usize && VALUE_BYTES_MAX < SHARED as usize);
+const _: () = assert!(KEY_BYTES_MAX < SHARED as usize);
+const _: () = assert!(VALUE_BYTES_MAX < SHARED as usize);
 const _: () = assert!(align_of::<Header>() == ALIGNMENT && align_of::<Link>() == ALIGNMENT);
 
 /// The part of a node that is the same for all.
@@ -155,10 +156,10 @@ impl SkipList {
         let place = self.find(&target);
         let levels = random_levels(&mut writer.random);
         let (node, bytes) = writer.make_node(&target, change, levels);
-        // SAFETY: a pointer from `find` is null or leads to a node.
         let replaced = place.behind[0];
+        // SAFETY: a pointer from `find` is null or leads to a node.
         let is_replaced =
-            !replaced.is_null() && unsafe { compare(NonNull::new_unchecked(replaced), &target) }.is_eq();
+            NonNull::new(replaced).is_some_and(|node| unsafe { compare(node, &target) }.is_eq());
         for level in 0..LEVELS {
             let mut behind = place.behind[level];
             let skips = is_replaced && behind == replaced;

@@ -87,7 +87,7 @@ pub(super) const SHAPES: u64 = 3;
 pub(super) fn options(seed: u64) -> Options {
     let shape = seed % SHAPES;
     Options {
-        memtable_bytes: if shape == 1 { 16 << 10 } else { 3 << 10 },
+        memtable_bytes: if shape == 1 { 16 << 10 } else { 2 << 10 },
         wal_segment_bytes: 4 << 10,
         table_bytes: 4 << 10,
         level_bytes_base: 4 << 10,
@@ -538,10 +538,10 @@ impl Life {
         Ok(state)
     }
 
-    /// A third of all keys, elsewhere each time.
+    /// Two thirds of all keys, elsewhere each time.
     fn range(&mut self) -> Range<Bytes> {
-        let low = self.next() * 7 % KEYS;
-        let high = low + KEYS / 3;
+        let low = self.next() * 7 % (KEYS / 2);
+        let high = low + KEYS * 2 / 3;
         // Behind all keys, for there is no key `KEYS`.
         key(low)..if high < KEYS { key(high) } else { "key~".into() }
     }
