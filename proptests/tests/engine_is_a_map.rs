@@ -76,6 +76,11 @@ enum Op {
         changes: Vec<Change>,
         adopt: bool,
     },
+    /// Keys go, in the families whose bits are set.
+    DeleteRange {
+        families: u8,
+        range: Range,
+    },
     /// With the options of that number.
     Reopen {
         options: u8,
@@ -129,6 +134,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => Just(Op::Checkpoint),
         1 => (cf(), range()).prop_map(|(cf, range)| Op::ExportAndIngest { cf, range }),
         1 => (vec(change(), 1..30), any::<bool>()).prop_map(|(changes, adopt)| Op::Import { changes, adopt }),
+        2 => (1..1_u8 << FAMILIES, range()).prop_map(|(families, range)| Op::DeleteRange { families, range }),
         1 => any::<u8>().prop_map(|options| Op::Reopen { options }),
         1 => (0..3_u8).prop_map(|mode| Op::Crash { mode }),
         1 => (1..90_u16).prop_map(|ops| Op::CrashSoon { ops }),
@@ -344,6 +350,21 @@ impl Pair {
             }
             Op::ExportAndIngest { cf, range } => self.export_and_ingest(&db, *cf, &named(*range))?,
             Op::Import { changes, adopt } => self.import(&db, changes, *adopt)?,
+            Op::DeleteRange { families, range } => {
+                let range = named(*range);
+                let families: Vec<u8> = (0..FAMILIES).filter(|cf| families & (1 << cf) != 0).collect();
+                let mut state = self.now().clone();
+                state.retain(|(cf, key), _| !families.contains(cf) || !range.contains(key));
+                self.states.push(state);
+                let ranges: Vec<_> = families.iter().map(|cf| (Cf(*cf), range.clone())).collect();
+                if self.node.run(db.delete_ranges(&ranges))?.sequence == 0 {
+                    // No key can be in the range. Nothing became durable.
+                    self.states.pop();
+                } else {
+                    self.is_durable();
+                }
+                self.look_at_snapshots()?;
+            }
             Op::Reopen { options } => {
                 self.snapshots.clear();
                 if !self.logged {
