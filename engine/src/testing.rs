@@ -33,6 +33,19 @@ impl World {
         Self { platter, tasks: Arc::default(), disk, hooks: Arc::new(NoHooks) }
     }
 
+    /// The tables and segments on the disk are as many as the database has.
+    pub(crate) fn expect_no_strays(&self, db: &Db) {
+        let is_one = |path: &Path| {
+            let extension = path.extension().and_then(|extension| extension.to_str());
+            path.starts_with(World::dir()) && matches!(extension, Some("sst" | "vlog"))
+        };
+        let files = self.platter.files().iter().filter(|(path, _)| is_one(path)).count() as u64;
+        let stats = db.stats();
+        let tables: u64 = stats.levels.iter().map(|level| level.tables).sum();
+        let segments: u64 = stats.buckets.iter().map(|bucket| bucket.segments).sum();
+        assert_eq!(files, tables + segments);
+    }
+
     pub(crate) fn dir() -> &'static Path {
         Path::new("/db")
     }

@@ -550,9 +550,7 @@ mod tests {
             drop(db);
             let db = world.open(&options()).unwrap();
             assert_eq!(both(&db), new);
-            let files = world.platter.files();
-            let files = files.iter().filter(|(path, _)| path.extension().is_some_and(|name| name == "sst"));
-            assert_eq!(files.count() as u64, tables(&db), "crash at {at}");
+            world.expect_no_strays(&db);
             if !crashed {
                 assert!(done.is_ok());
                 break;
