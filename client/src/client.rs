@@ -80,6 +80,11 @@ impl Client {
         Self { shared: self.shared.clone(), allowed: deadline }
     }
 
+    /// How long one operation may take.
+    pub fn deadline(&self) -> Duration {
+        self.allowed
+    }
+
     /// What stores call this client in their logs, where a request of it was slow.
     pub fn trace_id(&self) -> &str {
         self.shared.trace_id.to_str().unwrap_or_default()

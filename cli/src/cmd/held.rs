@@ -2,6 +2,7 @@
 
 use crate::args::values::show_duration;
 use crate::cmd::reach::Reach;
+use crate::cmd::stall::Stall;
 use crate::errors::{Code, Failure, Result};
 use indicatif::ProgressBar;
 use nokv_client::{ClientError, Hold, Page, Scanner, Snapshot};
@@ -78,7 +79,7 @@ pub struct Patience<'a> {
     pub reach: &'a Reach,
     /// Steps aside for notes.
     pub bar: &'a ProgressBar,
-    /// Gives up after so long without success.
+    /// Gives up after so long without success, see [`Stall`].
     pub retry_for: Duration,
 }
 
@@ -89,6 +90,7 @@ impl Patience<'_> {
         mut attempt: impl AsyncFnMut() -> std::result::Result<T, ClientError>,
     ) -> Result<T> {
         let began = self.env.clock.now();
+        let mut stall = Stall::new(began, self.reach.client.deadline());
         let (mut pause, mut noted) = (Duration::from_millis(50), began);
         loop {
             let error = match attempt().await {
@@ -96,7 +98,7 @@ impl Patience<'_> {
                 Err(error) => error,
             };
             let now = self.env.clock.now();
-            let stalled = now.since(began);
+            let stalled = stall.failed(now);
             let may_pass = error.is_retryable() || matches!(error, ClientError::OutcomeUnknown { .. });
             if !may_pass || matches!(error, ClientError::TooOld { .. }) {
                 return Err(failure(self.reach, &error));

@@ -35,6 +35,7 @@ mod serve;
 mod server;
 mod shell;
 mod sim;
+mod stall;
 mod standalone;
 mod startup;
 mod stats;

@@ -14,6 +14,7 @@ use crate::args::values::show_duration;
 use crate::args::{Format, Global};
 use crate::cmd::flight::{Flight, STOP_GRACE, UnderWay, fly};
 use crate::cmd::reach::{Reach, reach};
+use crate::cmd::stall::Stall;
 use crate::errors::{Failure, Result};
 use crate::output::Out;
 use crate::signals::{Reason, Signals};
@@ -23,6 +24,7 @@ use nokv_client::ClientError;
 use nokv_env::{ClockExt, Env, Instant};
 use reader::{Batch, Reader};
 use state::{State, StateFile};
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read, Seek, SeekFrom};
 use std::path::{Path, PathBuf};
@@ -65,8 +67,14 @@ async fn import(env: &Env, args: &Import, global: &Global, mut signals: Signals)
     if start.records > 0 {
         note(&bar, &format!("going on after {} records that were imported before", start.records));
     }
-    let work =
-        Work { env, reach: &reach, args, bar: &bar, progress: Progress::new(env), began: env.clock.now() };
+    let work = Work {
+        env,
+        reach: &reach,
+        args,
+        bar: &bar,
+        progress: Progress::new(env, &reach),
+        began: env.clock.now(),
+    };
     let mut flight = Records::new(&work, reader, state_file, start);
     let ended = flight.run(&mut signals).await;
     flight.save(true)?;
@@ -156,15 +164,16 @@ struct Work<'a> {
 
 /// When something was written last; decides when to give up.
 struct Progress {
-    last: AtomicU64,
+    stall: RefCell<Stall>,
     noted: AtomicU64,
     retries: AtomicU64,
 }
 
 impl Progress {
-    fn new(env: &Env) -> Self {
-        let now = env.clock.now().0;
-        Self { last: AtomicU64::new(now), noted: AtomicU64::new(now), retries: AtomicU64::new(0) }
+    fn new(env: &Env, reach: &Reach) -> Self {
+        let now = env.clock.now();
+        let stall = RefCell::new(Stall::new(now, reach.client.deadline()));
+        Self { stall, noted: AtomicU64::new(now.0), retries: AtomicU64::new(0) }
     }
 }
 
@@ -175,12 +184,12 @@ impl Work<'_> {
         loop {
             let error = match self.reach.client.put_many(pairs.clone()).await {
                 Ok(_) => {
-                    self.progress.last.fetch_max(self.env.clock.now().0, Ordering::Relaxed);
+                    self.progress.stall.borrow_mut().moved(self.env.clock.now());
                     return Ok(());
                 }
                 Err(error) => error,
             };
-            let stalled = self.env.clock.now().since(Instant(self.progress.last.load(Ordering::Relaxed)));
+            let stalled = self.progress.stall.borrow_mut().failed(self.env.clock.now());
             let again = error.is_retryable() || matches!(error, ClientError::OutcomeUnknown { .. });
             if !again || stalled >= self.args.retry_for {
                 let failure = self.reach.failure(&error);
