@@ -24,6 +24,7 @@ mod flush;
 mod import;
 mod ingest;
 mod new_files;
+mod queue;
 mod ranges;
 mod recover;
 #[cfg(test)]
@@ -45,11 +46,11 @@ use compact::Compacting;
 use nokv_env::disk::LockGuard;
 use nokv_env::task::Stop;
 use nokv_env::{Disk, Env, Instant};
+use queue::Queue;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use tokio::sync::Notify;
-use write::Queue;
 
 #[cfg(any(test, feature = "fuzzing"))]
 pub(crate) use write::encode_batch;

@@ -12,7 +12,8 @@
 //! A read-only open does steps 2 to 5 and changes nothing.
 
 use crate::cache::BlockCache;
-use crate::db::write::{KIND_BATCH, Queue, decode_batch};
+use crate::db::queue::Queue;
+use crate::db::write::{KIND_BATCH, decode_batch};
 use crate::db::{Counters, Inner};
 use crate::edit::Catalog;
 use crate::error::IoContext;

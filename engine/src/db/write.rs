@@ -1,14 +1,11 @@
-//! Writing: group commit through the log, unlogged application, and the switch to a new memtable.
+//! Writing: through the log in groups (see [`crate::db::queue`]), unlogged application, and the switch to a new memtable.
 //!
-//! Group commit: writers queue up. The first one leads: it takes whatever waits, appends it all to the log, writes
-//! (and syncs) once, inserts into the memtable, answers everybody, and hands the lead to the first writer that
-//! arrived meanwhile. Between taking the log and letting go of it nothing awaits, so the order of records in the
-//! log is the order of insertion.
-//!
-//! The lead is a value ([`Baton`]). Whoever drops it, even a cancelled future, passes it on.
+//! A group is appended to the log, written (and synced) once, and inserted into the memtable. Between taking the log and letting
+//! go of it nothing awaits, so the order of records in the log is the order of insertion.
 
 use crate::batch::{Change, WriteBatch};
 use crate::coding::{Reader, put_varint};
+use crate::db::queue::{Baton, Turn, gather, turn};
 use crate::db::{Inner, add};
 use crate::log::Log;
 use crate::memtable::Memtable;
@@ -16,16 +13,12 @@ use crate::view::View;
 use crate::{Cf, Error, Pressure, Result, lock};
 use bytes::Bytes;
 use nokv_env::{ClockExt, Instant};
-use std::collections::VecDeque;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
-use tokio::sync::oneshot;
 
 /// Log record that holds one batch. On disk: never renumber.
 pub(crate) const KIND_BATCH: u8 = 1;
-/// A leader stops gathering here.
-const GROUP_BYTES: usize = 1 << 20;
 /// What the leaders of groups may write for themselves just before a stop.
 const SLOWDOWN_BYTES_PER_SECOND: u64 = 4 << 20;
 /// A change without bytes costs something too.
@@ -34,94 +27,15 @@ const SLOWDOWN_CHANGE_BYTES: usize = 64;
 const SLOWDOWN_NANOS_MIN: u64 = 1_000_000;
 const SLOWDOWN_NANOS_MAX: u64 = 100_000_000;
 
-/// Writers that wait for a leader.
-#[derive(Default)]
-pub(super) struct Queue {
-    waiting: VecDeque<Request>,
-    /// Whether somebody holds the baton.
-    led: bool,
-}
-
-impl Queue {
-    /// Batches that wait, changes in them, and bytes of those.
-    pub(super) fn load(&self) -> (u64, u64, u64) {
-        let add = |(depth, changes, bytes), request: &Request| {
-            let batch = &request.batch;
-            (depth + 1, changes + batch.len() as u64, bytes + batch.bytes() as u64)
-        };
-        self.waiting.iter().fold((0, 0, 0), add)
-    }
-}
-
-/// A batch that wants to be written.
-struct Request {
-    batch: WriteBatch,
-    sync: bool,
-    /// Since when.
-    asked: Instant,
-    turn: oneshot::Sender<Turn>,
-}
-
-/// What a waiting writer is told.
-enum Turn {
-    /// Somebody wrote the batch for it.
-    Written(Result<u64>),
-    /// It leads now, and writes its own batch first.
-    Lead(Baton, WriteBatch),
-}
-
-/// The right to take the queue and write. Dropping it passes it to the first waiter.
-struct Baton(Arc<Inner>);
-
-impl Drop for Baton {
-    fn drop(&mut self) {
-        let mut queue = lock(&self.0.queue);
-        let Some(request) = queue.waiting.pop_front() else {
-            queue.led = false;
-            return;
-        };
-        drop(queue);
-        // If the waiter is gone, the baton inside the refused message is dropped here and goes on to the next.
-        drop(request.turn.send(Turn::Lead(Baton(self.0.clone()), request.batch)));
-    }
-}
-
-/// Answers that are given whatever happens to the leader.
-struct Answers(Vec<(oneshot::Sender<Turn>, Result<u64>)>);
-
-impl Drop for Answers {
-    fn drop(&mut self) {
-        for (turn, result) in self.0.drain(..) {
-            drop(turn.send(Turn::Written(result)));
-        }
-    }
-}
-
 /// Writes `batch` through the log.
 pub(super) async fn write(inner: &Arc<Inner>, batch: WriteBatch, sync: bool) -> Result<u64> {
     inner.check()?;
     let asked = inner.now();
     wait_for_room(inner).await?;
-    let (turn, my_turn) = oneshot::channel();
-    let lead_at_once = {
-        let mut queue = lock(&inner.queue);
-        if queue.led {
-            queue.waiting.push_back(Request { batch, sync, asked, turn });
-            None
-        } else {
-            queue.led = true;
-            Some((Baton(inner.clone()), batch))
-        }
-    };
-    let (baton, batch) = match lead_at_once {
-        Some(lead) => lead,
-        None => match my_turn.await {
-            Ok(Turn::Written(result)) => return result,
-            Ok(Turn::Lead(baton, batch)) => (baton, batch),
-            Err(_) => return Err(Error::Closed),
-        },
-    };
-    lead(baton, batch, sync, asked).await
+    match turn(inner, batch, sync, asked).await {
+        Turn::Written(result) => result,
+        Turn::Lead(baton, batch) => lead(baton, batch, sync, asked).await,
+    }
 }
 
 async fn wait_for_room(inner: &Inner) -> Result<()> {
@@ -158,17 +72,15 @@ async fn slow_down(inner: &Inner, batch: &WriteBatch) -> Result<()> {
     Ok(())
 }
 
-/// Writes the leader's batch and everything that waits, answers, and passes the baton on.
+/// Writes the leader's batch and those of its group, answers, and lets go of the baton.
 async fn lead(baton: Baton, batch: WriteBatch, sync: bool, asked: Instant) -> Result<u64> {
-    let inner = baton.0.clone();
+    let inner = baton.inner().clone();
     inner.counters.write_wait.add(inner.now().since(asked));
     slow_down(&inner, &batch).await?;
     let (batches, mut answers, sync) = gather(&inner, batch, sync);
     let mut results = inner.commit(batches, sync).into_iter();
     let mine = results.next().unwrap_or(Err(Error::Closed));
-    for (answer, result) in answers.0.iter_mut().zip(results) {
-        answer.1 = result;
-    }
+    answers.set(results);
     if let Ok(env) = inner.env() {
         // The time that the disk took passes here, before anybody hears of success.
         env.tasks.yield_now().await;
@@ -176,25 +88,6 @@ async fn lead(baton: Baton, batch: WriteBatch, sync: bool, asked: Instant) -> Re
     drop(answers);
     drop(baton);
     mine
-}
-
-/// The leader's batch and as many waiting ones as fit a group.
-fn gather(inner: &Inner, batch: WriteBatch, mut sync: bool) -> (Vec<WriteBatch>, Answers, bool) {
-    let now = inner.now();
-    let mut bytes = batch.bytes();
-    let mut batches = vec![batch];
-    let mut answers = Answers(Vec::new());
-    let mut queue = lock(&inner.queue);
-    while bytes < GROUP_BYTES
-        && let Some(request) = queue.waiting.pop_front()
-    {
-        bytes += request.batch.bytes();
-        inner.counters.write_wait.add(now.since(request.asked));
-        sync |= request.sync;
-        batches.push(request.batch);
-        answers.0.push((request.turn, Err(Error::Closed)));
-    }
-    (batches, answers, sync)
 }
 
 impl Inner {
@@ -234,7 +127,7 @@ impl Inner {
         if wal.is_full() {
             return wal.roll();
         }
-        if synced && lock(&self.queue).waiting.is_empty() {
+        if synced && lock(&self.queue).is_empty() {
             return wal.settle();
         }
         Ok(())
