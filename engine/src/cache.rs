@@ -3,14 +3,20 @@
 //! What is evicted decides which reads reach the disk, and a simulation sees those: so the hasher and the number
 //! of shards are fixed, not the process's or the machine's.
 
+use crate::stats::ReadCounters;
 use crate::table::block::Block;
+use crate::table::filter::Filter;
 use bytes::Bytes;
 use quick_cache::sync::Cache;
 use quick_cache::{OptionsBuilder, Weighter};
 use std::hash::{BuildHasher, Hasher};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::Arc;
 
-const SHARDS: usize = 8;
+/// Shards of a cache: enough that threads seldom meet in one.
+const SHARDS_MIN: usize = 8;
+const SHARDS_MAX: usize = 64;
+/// A shard that is smaller than so many blocks may have no room for some of them.
+const SHARD_BLOCKS_MIN: u64 = 64;
 /// Memory besides the bytes themselves.
 const OVERHEAD_BYTES: usize = 96;
 
@@ -18,7 +24,7 @@ const OVERHEAD_BYTES: usize = 96;
 #[derive(Clone)]
 pub(crate) enum Cached {
     Block(Block),
-    Filter(Bytes),
+    Filter(Filter),
     /// Key and value of a record of the value log.
     Record(Bytes, Bytes),
 }
@@ -34,58 +40,35 @@ pub(crate) enum Part {
     Data,
 }
 
-/// Hits and misses.
-#[derive(Default)]
-struct Tally {
-    hits: AtomicU64,
-    misses: AtomicU64,
-}
-
 /// Keyed by table number and offset.
 pub(crate) struct BlockCache {
     cache: Cache<(u64, u64), Cached, ByBytes, Mixer>,
-    index: Tally,
-    data: Tally,
+    reads: Arc<ReadCounters>,
 }
 
 impl BlockCache {
-    pub(crate) fn new(bytes: u64, block_bytes: usize) -> Self {
-        let blocks = (bytes / (block_bytes + OVERHEAD_BYTES) as u64).clamp(SHARDS as u64, 1 << 24) as usize;
+    pub(crate) fn new(bytes: u64, block_bytes: usize, reads: Arc<ReadCounters>) -> Self {
+        let blocks = (bytes / (block_bytes + OVERHEAD_BYTES) as u64).clamp(SHARDS_MIN as u64, 1 << 24);
+        let shards = (blocks / SHARD_BLOCKS_MIN).clamp(SHARDS_MIN as u64, SHARDS_MAX as u64) as usize;
+        let shards = 1 << shards.ilog2();
         let options = OptionsBuilder::new()
-            .shards(SHARDS)
-            .estimated_items_capacity(blocks)
+            .shards(shards)
+            .estimated_items_capacity(blocks as usize)
             .weight_capacity(bytes)
             .build()
             .expect("both capacities are given");
         let cache = Cache::with_options(options, ByBytes, Mixer::default(), Default::default());
-        Self { cache, index: Tally::default(), data: Tally::default() }
+        Self { cache, reads }
     }
 
     pub(crate) fn get(&self, table: u64, offset: u64, part: Part) -> Option<Cached> {
         let found = self.cache.get(&(table, offset));
-        let tally = self.tally(part);
-        let counter = if found.is_some() { &tally.hits } else { &tally.misses };
-        counter.fetch_add(1, Ordering::Relaxed);
+        self.reads.looked(part, found.is_some());
         found
-    }
-
-    fn tally(&self, part: Part) -> &Tally {
-        match part {
-            Part::Filter | Part::Index => &self.index,
-            Part::Data => &self.data,
-        }
     }
 
     pub(crate) fn insert(&self, table: u64, offset: u64, cached: Cached) {
         self.cache.insert((table, offset), cached);
-    }
-
-    pub(crate) fn hits(&self, part: Part) -> u64 {
-        self.tally(part).hits.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn misses(&self, part: Part) -> u64 {
-        self.tally(part).misses.load(Ordering::Relaxed)
     }
 
     /// Bytes held.
@@ -101,7 +84,7 @@ impl Weighter<(u64, u64), Cached> for ByBytes {
     fn weight(&self, _key: &(u64, u64), cached: &Cached) -> u64 {
         let bytes = match cached {
             Cached::Block(block) => block.bytes(),
-            Cached::Filter(filter) => filter.len(),
+            Cached::Filter(filter) => filter.bytes(),
             Cached::Record(key, value) => key.len() + value.len(),
         };
         (bytes + OVERHEAD_BYTES) as u64

@@ -84,6 +84,17 @@ impl<'a> Reader<'a> {
         self.long_varint()
     }
 
+    /// Three lengths, which nearly always take a byte each.
+    pub(crate) fn three_varlens(&mut self) -> Option<(usize, usize, usize)> {
+        if let Some(&[a, b, c]) = self.data.get(self.at..).and_then(<[u8]>::first_chunk)
+            && (a | b | c) < 0x80
+        {
+            self.at += 3;
+            return Some((usize::from(a), usize::from(b), usize::from(c)));
+        }
+        Some((self.varlen()?, self.varlen()?, self.varlen()?))
+    }
+
     fn long_varint(&mut self) -> Option<u64> {
         let mut value = 0;
         for shift in (0..64).step_by(7) {

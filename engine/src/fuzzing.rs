@@ -11,7 +11,7 @@ use crate::log::frame::{self, Frame};
 use crate::manifest;
 use crate::options::{Compression, Options};
 use crate::table::block::{Block, BlockCursor};
-use crate::table::filter;
+use crate::table::filter::{self, Filter};
 use crate::table::format::{FOOTER_BYTES, Footer, TableMeta, open_section, seal_section};
 use crate::value::Pointer;
 use crate::vlog::record;
@@ -99,8 +99,9 @@ pub fn edit(data: &[u8]) {
 
 /// The filter of a table.
 pub fn filter(data: &[u8]) {
+    let filter = Filter::parse(data.to_vec().into());
     for n in 0..64_u8 {
-        filter::may_hold(data, filter::hash(&[n, n]));
+        filter.may_hold(filter::hash(&[n, n]));
     }
 }
 

@@ -16,7 +16,7 @@ use crate::log::frame::{self, Frame, Magic};
 use crate::log::{self, Position, segment_ids};
 use crate::manifest::{self, KIND_EDIT};
 use crate::table::block::{Block, BlockCursor};
-use crate::table::filter;
+use crate::table::filter::{self, Filter};
 use crate::table::format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
 use crate::value::Value;
 use crate::vlog::{SegmentMeta, record};
@@ -689,8 +689,14 @@ fn check_table(
         }
     };
     let filter = if parts.filter.len == 0 { None } else { table.section(parts.filter, "filter")? };
-    let mut walk =
-        Walk { filter, last: None, entries: 0, tombstones: 0, first: None, references: BTreeMap::new() };
+    let mut walk = Walk {
+        filter: filter.map(Filter::parse),
+        last: None,
+        entries: 0,
+        tombstones: 0,
+        first: None,
+        references: BTreeMap::new(),
+    };
     let mut whole = properties.is_some();
     if let Some(indexes) = table.handles(parts.top_index, "top index")? {
         for index in indexes {
@@ -734,7 +740,7 @@ fn check_table(
 
 /// The entries of a table as they go by.
 struct Walk {
-    filter: Option<Bytes>,
+    filter: Option<Filter>,
     first: Option<Vec<u8>>,
     last: Option<Vec<u8>>,
     entries: u64,
@@ -750,7 +756,7 @@ impl Walk {
                 return Err("the keys are out of order");
             }
             if let Some(filter) = &self.filter
-                && !filter::may_hold(filter, filter::hash(prefixed))
+                && !filter.may_hold(filter::hash(prefixed))
             {
                 return Err("the filter denies a key of the table");
             }

@@ -15,7 +15,7 @@ use std::ops::{Bound, RangeBounds};
 /// Larger than every sequence that is ever given out.
 pub(crate) const SEQUENCE_MAX: u64 = u64::MAX;
 /// Bytes of an encoded key besides the user key.
-const OVERHEAD_BYTES: usize = 9;
+pub(crate) const OVERHEAD_BYTES: usize = 9;
 
 /// A version of a key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -85,6 +85,13 @@ impl PartialOrd for InternalKey {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
     }
+}
+
+/// Encodes a key into `out`, which has the length for it.
+pub(crate) fn encode_into(out: &mut [u8], cf: u8, user: &[u8], sequence: u64) {
+    out[0] = cf;
+    out[1..=user.len()].copy_from_slice(user);
+    out[1 + user.len()..].copy_from_slice(&(!sequence).to_be_bytes());
 }
 
 /// Takes an encoded key apart: family with user key, and sequence.

@@ -41,6 +41,7 @@ mod compaction;
 mod db;
 mod edit;
 mod error;
+mod fences;
 mod files;
 #[cfg(any(test, feature = "fuzzing"))]
 pub mod fuzzing;
@@ -53,6 +54,7 @@ mod memtable;
 mod options;
 mod snapshot;
 mod stats;
+mod stripes;
 mod table;
 #[cfg(test)]
 mod testing;

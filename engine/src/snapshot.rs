@@ -3,6 +3,7 @@
 use crate::iter::Direction;
 use crate::iter::merge::Newest;
 use crate::key::{Entry, InternalKey, Span};
+use crate::table::Sought;
 use crate::view::View;
 use crate::{Cf, Error, Result};
 use bytes::Bytes;
@@ -25,19 +26,19 @@ impl Snapshot {
 
     /// The value of `key`.
     pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        self.view.get(&InternalKey::new(cf, Bytes::copy_from_slice(key), self.sequence))
+        self.view.get(&Sought::new(cf, key, self.sequence))
     }
 
     /// The values of `keys`, in their order. Cheaper than asking for one after the other, the more so the nearer to each
     /// other they are: what lies in one block of a table is read with one look at it.
     pub fn multi_get<K: AsRef<[u8]>>(&self, keys: &[(Cf, K)]) -> Result<Vec<Option<Bytes>>> {
-        let target =
-            |(cf, key): &(Cf, K)| InternalKey::new(*cf, Bytes::copy_from_slice(key.as_ref()), self.sequence);
-        let mut targets: Vec<(InternalKey, usize)> = keys.iter().map(target).zip(0..).collect();
-        targets.sort();
-        let (targets, places): (Vec<_>, Vec<_>) = targets.into_iter().unzip();
+        let key = |place: usize| (keys[place].0, keys[place].1.as_ref());
+        let mut places: Vec<usize> = (0..keys.len()).collect();
+        places.sort_by_key(|place| key(*place));
+        let sought = |place: &usize| Sought::new(key(*place).0, key(*place).1, self.sequence);
+        let sought: Vec<Sought> = places.iter().map(sought).collect();
         let mut values = vec![None; keys.len()];
-        for (value, place) in self.view.multi_get(&targets)?.into_iter().zip(places) {
+        for (value, place) in self.view.multi_get(&sought)?.into_iter().zip(places) {
             values[place] = value;
         }
         Ok(values)
@@ -131,7 +132,7 @@ impl Iter {
             if !self.span.holds(&key) {
                 break;
             }
-            match self.view.resolve(&key, Some(value), self.fill_cache) {
+            match self.view.resolve(|| key.prefixed(), Some(value), self.fill_cache) {
                 Ok(None) => {}
                 Ok(Some(value)) => {
                     let user = key.user.clone();

@@ -1,6 +1,8 @@
 //! Numbers about a running engine.
 
+use crate::cache::Part;
 use crate::log::LogStats;
+use crate::stripes::Stripes;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
@@ -99,34 +101,64 @@ pub struct Pruning {
     pub bounded_pruned: u64,
 }
 
-/// Adds up [`Pruning`].
+/// What reads count. All threads read all the time, so each counts for itself.
 #[derive(Default)]
-pub(crate) struct PruningCounters {
+pub(crate) struct ReadCounters(Stripes<Reads>);
+
+/// The part of some threads.
+#[derive(Default)]
+pub(crate) struct Reads {
+    pub(crate) index_hits: AtomicU64,
+    pub(crate) index_misses: AtomicU64,
+    pub(crate) data_hits: AtomicU64,
+    pub(crate) data_misses: AtomicU64,
+    pub(crate) filter_rejections: AtomicU64,
     point_candidates: AtomicU64,
     point_pruned: AtomicU64,
     bounded_candidates: AtomicU64,
     bounded_pruned: AtomicU64,
 }
 
-impl PruningCounters {
-    /// A key was looked up where there are `all` tables, and `asked` of them may have it.
-    pub(crate) fn point(&self, all: usize, asked: usize) {
-        self.point_candidates.fetch_add(all as u64, Ordering::Relaxed);
-        self.point_pruned.fetch_add((all - asked) as u64, Ordering::Relaxed);
+impl ReadCounters {
+    /// Keys were looked up, each where there are `all` tables. `asked` tables, in all, may have had one by their ranges, of which
+    /// the filters denied `rejected`.
+    pub(crate) fn point(&self, keys: usize, all: usize, asked: u64, rejected: u64) {
+        let (mine, candidates) = (self.0.mine(), (keys * all) as u64);
+        mine.point_candidates.fetch_add(candidates, Ordering::Relaxed);
+        mine.point_pruned.fetch_add(candidates - asked, Ordering::Relaxed);
+        mine.filter_rejections.fetch_add(rejected, Ordering::Relaxed);
     }
 
     /// A range was walked where there are `all` tables, and `asked` of them touch it.
     pub(crate) fn bounded(&self, all: usize, asked: usize) {
-        self.bounded_candidates.fetch_add(all as u64, Ordering::Relaxed);
-        self.bounded_pruned.fetch_add((all - asked) as u64, Ordering::Relaxed);
+        let mine = self.0.mine();
+        mine.bounded_candidates.fetch_add(all as u64, Ordering::Relaxed);
+        mine.bounded_pruned.fetch_add((all - asked) as u64, Ordering::Relaxed);
     }
 
-    pub(crate) fn read(&self) -> Pruning {
+    /// The cache was asked for a part of a table.
+    pub(crate) fn looked(&self, part: Part, is_hit: bool) {
+        let mine = self.0.mine();
+        let counter = match (part, is_hit) {
+            (Part::Filter | Part::Index, true) => &mine.index_hits,
+            (Part::Filter | Part::Index, false) => &mine.index_misses,
+            (Part::Data, true) => &mine.data_hits,
+            (Part::Data, false) => &mine.data_misses,
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// One of them, added up over all threads.
+    pub(crate) fn sum(&self, counter: impl Fn(&Reads) -> &AtomicU64) -> u64 {
+        self.0.iter().map(|reads| counter(reads).load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn pruning(&self) -> Pruning {
         Pruning {
-            point_candidates: self.point_candidates.load(Ordering::Relaxed),
-            point_pruned: self.point_pruned.load(Ordering::Relaxed),
-            bounded_candidates: self.bounded_candidates.load(Ordering::Relaxed),
-            bounded_pruned: self.bounded_pruned.load(Ordering::Relaxed),
+            point_candidates: self.sum(|reads| &reads.point_candidates),
+            point_pruned: self.sum(|reads| &reads.point_pruned),
+            bounded_candidates: self.sum(|reads| &reads.bounded_candidates),
+            bounded_pruned: self.sum(|reads| &reads.bounded_pruned),
         }
     }
 }

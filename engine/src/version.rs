@@ -3,6 +3,7 @@
 //! Level 0 holds flushed memtables, newest first, their ranges overlap. Every deeper level is sorted by key and its
 //! tables are disjoint (by user key).
 
+use crate::fences::{Fences, prefix};
 use crate::iter::source::{LevelSource, TableSource};
 use crate::iter::{Direction, Source};
 use crate::key::Span;
@@ -24,6 +25,9 @@ pub(crate) const LEVELS: usize = 7;
 #[derive(Clone, Default)]
 pub(crate) struct Version {
     levels: [Vec<Arc<Table>>; LEVELS],
+    /// Of the largest keys of the tables in each level but the first, which is not sorted by key.
+    fences: [Fences; LEVELS],
+    table_count: usize,
     segments: BTreeMap<u64, Arc<Segment>>,
     /// Bytes of segments that tables point at, by segment. Those that nobody points at are not in it.
     referenced: BTreeMap<u64, u64>,
@@ -43,6 +47,7 @@ impl Version {
         version.sort();
         version.count_references();
         version.check()?;
+        version.set_fences();
         Ok(version)
     }
 
@@ -68,6 +73,7 @@ impl Version {
         let dead: Vec<_> = next.segments.values().filter(is_dead).cloned().collect();
         next.segments.retain(|number, _| next.referenced.contains_key(number));
         debug_assert_eq!(next.check(), Ok(()));
+        next.set_fences();
         (next, dead)
     }
 
@@ -84,6 +90,15 @@ impl Version {
         self.levels[0].sort_by_key(|table| Reverse((table.meta.sequence_max, table.meta.number)));
         for level in &mut self.levels[1..] {
             level.sort_by(|a, b| a.meta.smallest.cmp(&b.meta.smallest));
+        }
+        self.table_count = self.levels.iter().map(Vec::len).sum();
+    }
+
+    /// Only for levels whose tables are apart.
+    fn set_fences(&mut self) {
+        for (level, fences) in self.levels.iter().zip(&mut self.fences).skip(1) {
+            let largest = level.iter().map(|table| &table.meta.largest);
+            *fences = Fences::of(largest.map(|key| prefix(key.cf, &key.user)));
         }
     }
 
@@ -132,9 +147,21 @@ impl Version {
     }
 
     /// The tables whose range holds this user key, upper levels first.
-    pub(crate) fn covering(&self, cf: u8, user: &[u8]) -> impl Iterator<Item = &Arc<Table>> {
+    pub(crate) fn covering<'a>(&'a self, cf: u8, user: &'a [u8]) -> impl Iterator<Item = &'a Arc<Table>> {
         let level0 = self.levels[0].iter().filter(move |table| table.meta.covers(cf, user));
-        level0.chain(self.levels[1..].iter().filter_map(move |level| find(level, cf, user)))
+        let prefix = prefix(cf, user);
+        let level_of = move |(level, fences): (&'a Vec<Arc<Table>>, &'a Fences)| {
+            if level.is_empty() {
+                return None;
+            }
+            let ends_before = |at: usize| {
+                let largest = &level[at].meta.largest;
+                (largest.cf, &largest.user[..]) < (cf, user)
+            };
+            let table = level.get(fences.before(prefix, ends_before))?;
+            table.meta.begins_by(cf, user).then_some(table)
+        };
+        level0.chain(self.levels.iter().zip(&self.fences).skip(1).filter_map(level_of))
     }
 
     /// Groups of disjoint tables, sorted by key, upper levels first: every table of level 0 alone, every other level as a
@@ -150,7 +177,7 @@ impl Version {
 
     /// How many tables there are.
     pub(crate) fn table_count(&self) -> usize {
-        self.levels.iter().map(Vec::len).sum()
+        self.table_count
     }
 
     /// Adds the sources of all levels that overlap `span`, and gives the number of their tables. What they read is kept in

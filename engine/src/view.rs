@@ -8,15 +8,17 @@ use crate::Result;
 use crate::iter::merge::Newest;
 use crate::iter::source::MemtableSource;
 use crate::iter::{Direction, Source};
-use crate::key::{InternalKey, Span};
+use crate::key::Span;
+use crate::lock;
 use crate::memtable::Memtable;
-use crate::stats::PruningCounters;
+use crate::stats::ReadCounters;
+use crate::stripes::Stripes;
 use crate::table::cursor::TableCursor;
-use crate::table::{Hit, Table};
+use crate::table::{Hit, Sought, Table};
 use crate::value::Value;
 use crate::version::{Version, find};
 use bytes::Bytes;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 /// Memtables and tables.
 #[derive(Clone)]
@@ -27,14 +29,14 @@ pub(crate) struct View {
     pub(crate) immutables: Vec<Arc<Memtable>>,
     pub(crate) version: Arc<Version>,
     /// Of all views of a database.
-    pub(crate) pruning: Arc<PruningCounters>,
+    pub(crate) reads: Arc<ReadCounters>,
 }
 
 impl View {
-    /// The value of the newest version at or below the target's sequence, from whichever layer has it.
+    /// The value of the newest version that is sought, from whichever layer has it.
     ///
     /// A layer is skipped only if all it holds is older than what was found.
-    pub(crate) fn get(&self, target: &InternalKey) -> Result<Option<Bytes>> {
+    pub(crate) fn get(&self, sought: &Sought) -> Result<Option<Bytes>> {
         let mut best: Option<Hit> = None;
         let mut offer = |hit: Option<Hit>| {
             if let Some(hit) = hit
@@ -47,80 +49,83 @@ impl View {
         let mut found = 0;
         for memtable in std::iter::once(&self.active).chain(&self.immutables) {
             if memtable.sequence_max() > found {
-                found = offer(memtable.get(target));
+                found = offer(memtable.get(sought));
             }
         }
-        let mut encoded = Vec::new();
-        let mut asked = 0;
-        for table in self.version.covering(target.cf, &target.user) {
+        let (mut asked, mut rejected) = (0, 0);
+        for table in self.version.covering(sought.cf(), sought.user()) {
             asked += 1;
-            if table.meta.sequence_max > found {
-                if encoded.is_empty() {
-                    target.encode_to(&mut encoded);
-                }
-                found = offer(table.get(target, &encoded)?);
+            if table.meta.sequence_max <= found {
+                continue;
+            }
+            if table.may_hold(sought)? {
+                found = offer(table.get(sought)?);
+            } else {
+                rejected += 1;
             }
         }
-        self.pruning.point(self.version.table_count(), asked);
-        self.resolve(target, best.map(|hit| hit.value), true)
+        self.reads.point(1, self.version.table_count(), asked, rejected);
+        self.resolve(|| sought.prefixed(), best.map(|hit| hit.value), true)
     }
 
-    /// The value that a version of `key` stands for, wherever it is. It is kept in the cache if `fill_cache`.
-    pub(crate) fn resolve(
+    /// The value that a version of `key` (family and user key) stands for, wherever it is. It is kept in the cache if `fill_cache`.
+    pub(crate) fn resolve<K: AsRef<[u8]>>(
         &self,
-        key: &InternalKey,
+        key: impl FnOnce() -> K,
         value: Option<Value>,
         fill_cache: bool,
     ) -> Result<Option<Bytes>> {
         match value {
             Some(Value::Stored(pointer)) => {
-                self.version.read_stored(&key.prefixed(), pointer, fill_cache).map(|(_, value)| Some(value))
+                self.version.read_stored(key().as_ref(), pointer, fill_cache).map(|(_, value)| Some(value))
             }
             Some(Value::Inline(value)) => Ok(Some(value)),
             Some(Value::Tombstone) | None => Ok(None),
         }
     }
 
-    /// What [`View::get`] says of each target, for targets in ascending order. A layer is asked for all of them before the
+    /// What [`View::get`] says of each key, for keys in ascending order. A layer is asked for all of them before the
     /// next one, so that neighbours meet in a block that is at hand.
-    pub(crate) fn multi_get(&self, targets: &[InternalKey]) -> Result<Vec<Option<Bytes>>> {
-        debug_assert!(targets.is_sorted());
-        let encoded: Vec<Vec<u8>> = targets.iter().map(InternalKey::encode).collect();
-        let mut best: Vec<Option<Hit>> = targets.iter().map(|_| None).collect();
+    pub(crate) fn multi_get(&self, keys: &[Sought]) -> Result<Vec<Option<Bytes>>> {
+        debug_assert!(keys.is_sorted_by_key(Sought::prefixed));
+        let mut best: Vec<Option<Hit>> = keys.iter().map(|_| None).collect();
         let newer = |best: &Option<Hit>, sequence| best.as_ref().is_none_or(|best| best.sequence < sequence);
         for memtable in std::iter::once(&self.active).chain(&self.immutables) {
-            for (target, best) in targets.iter().zip(&mut best) {
+            for (sought, best) in keys.iter().zip(&mut best) {
                 if newer(best, memtable.sequence_max())
-                    && let Some(hit) = memtable.get(target).filter(|hit| newer(best, hit.sequence))
+                    && let Some(hit) = memtable.get(sought).filter(|hit| newer(best, hit.sequence))
                 {
                     *best = Some(hit);
                 }
             }
         }
-        let mut asked = 0;
+        let (mut asked, mut rejected) = (0, 0);
         for layer in self.version.layers().filter(|layer| !layer.is_empty()) {
             let mut open: Option<(&Arc<Table>, TableCursor)> = None;
-            for ((target, encoded), best) in targets.iter().zip(&encoded).zip(&mut best) {
-                let Some(table) = find(layer, target.cf, &target.user) else { continue };
+            for (sought, best) in keys.iter().zip(&mut best) {
+                let Some(table) = find(layer, sought.cf(), sought.user()) else { continue };
                 asked += 1;
                 if !newer(best, table.meta.sequence_max) {
+                    continue;
+                }
+                if !table.may_hold(sought)? {
+                    rejected += 1;
                     continue;
                 }
                 let (_, cursor) = match &mut open {
                     Some(open) if Arc::ptr_eq(open.0, table) => open,
                     other => other.insert((table, TableCursor::new(table.clone(), true))),
                 };
-                let hit = table.get_by(cursor, target, encoded)?;
+                let hit = cursor.get(sought)?;
                 if let Some(hit) = hit.filter(|hit| newer(best, hit.sequence)) {
                     *best = Some(hit);
                 }
             }
         }
-        self.pruning.point(self.version.table_count() * targets.len(), asked);
-        targets
-            .iter()
+        self.reads.point(keys.len(), self.version.table_count(), asked, rejected);
+        keys.iter()
             .zip(best)
-            .map(|(target, best)| self.resolve(target, best.map(|hit| hit.value), true))
+            .map(|(sought, best)| self.resolve(|| sought.prefixed(), best.map(|hit| hit.value), true))
             .collect()
     }
 
@@ -133,7 +138,33 @@ impl View {
             }
         }
         let asked = self.version.sources(span, direction, fill_cache, &mut sources);
-        self.pruning.bounded(self.version.table_count(), asked);
+        self.reads.bounded(self.version.table_count(), asked);
         Newest::new(sources, direction, sequence)
+    }
+}
+
+/// The view that is in force. Every read takes it, so there are copies of it, each with a count of its own of those who hold
+/// it: threads that only read do not wait for each other's caches.
+pub(crate) struct Views(Stripes<Mutex<Arc<View>>>);
+
+impl Views {
+    pub(crate) fn new(view: View) -> Self {
+        Self(Stripes::of(|| Mutex::new(Arc::new(view.clone()))))
+    }
+
+    pub(crate) fn get(&self) -> Arc<View> {
+        lock(self.0.mine()).clone()
+    }
+
+    /// Puts another one in force, for all at once: nobody gets the old one after somebody got the new one.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut View)) {
+        let mut all: Vec<_> = self.0.iter().map(lock).collect();
+        let mut next = View::clone(&all[0]);
+        change(&mut next);
+        // The old ones go when nobody waits for the locks: they may be the last that hold a table.
+        let old: Vec<_> =
+            all.iter_mut().map(|view| std::mem::replace(&mut **view, Arc::new(next.clone()))).collect();
+        drop(all);
+        drop(old);
     }
 }

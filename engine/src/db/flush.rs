@@ -15,15 +15,15 @@ use crate::error::IoContext;
 use crate::iter::Direction;
 use crate::iter::merge::Newest;
 use crate::iter::source::MemtableSource;
-use crate::key::{Entry, SEQUENCE_MAX, Span};
+use crate::key::{Entry, InternalKey, SEQUENCE_MAX, Span};
 use crate::memtable::Memtable;
-use crate::table::Table;
 use crate::table::format::TableMeta;
+use crate::table::{Sought, Table};
 use crate::version::Version;
 use crate::view::View;
 use crate::vlog::SegmentMeta;
 use crate::vlog::segment::Segment;
-use crate::{Error, Result, lock};
+use crate::{Cf, Error, Result, lock};
 use nokv_env::{ClockExt, Env, TasksExt};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -239,12 +239,10 @@ impl Inner {
         edit.segments_removed = dead.iter().map(|segment| segment.meta.number).collect();
         edit.next_file = Some(self.next_file.load(Ordering::Relaxed));
         manifest.install(edit)?;
-        let mut view = lock(&self.view);
-        let mut next = View::clone(&view);
-        next.version = Arc::new(version);
-        change(&mut next);
-        *view = Arc::new(next);
-        drop(view);
+        self.view.change(|view| {
+            view.version = Arc::new(version);
+            change(view);
+        });
         let stays = |number: u64| added.iter().any(|(_, table)| table.meta.number == number);
         for (_, table) in moved.iter().filter(|(_, table)| !stays(table.meta.number)) {
             table.mark_obsolete();
@@ -334,9 +332,10 @@ async fn write_memtable(
 
 /// Whether a table may hold the key of this tombstone.
 fn may_hold(version: &Version, tombstone: &Entry) -> Result<bool> {
-    let prefixed = tombstone.key.prefixed();
-    for table in version.covering(tombstone.key.cf, &tombstone.key.user) {
-        if table.may_hold(&prefixed)? {
+    let InternalKey { cf, user, sequence } = &tombstone.key;
+    let sought = Sought::new(Cf(*cf), user, *sequence);
+    for table in version.covering(*cf, user) {
+        if table.may_hold(&sought)? {
             return Ok(true);
         }
     }

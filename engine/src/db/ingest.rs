@@ -12,6 +12,7 @@ use crate::error::IoContext;
 use crate::iter::Direction;
 use crate::iter::source::TableSource;
 use crate::key::{Entry, InternalKey, Span};
+use crate::stats::ReadCounters;
 use crate::table::{Pinned, Table, TableContext};
 use crate::value::Value;
 use crate::{Error, Result};
@@ -77,13 +78,14 @@ fn open_all(inner: &Inner, files: &[impl AsRef<Path>]) -> Result<Vec<Foreign>> {
     for file in files {
         let path = file.as_ref().to_owned();
         // Tables of different origin may have one number: none of them shares a cache with another.
+        let reads = Arc::<ReadCounters>::default();
         let context = TableContext {
             disk: inner.context.disk.clone(),
             dir: PathBuf::new(),
-            cache: Arc::new(BlockCache::new(CACHE_BYTES, inner.options.block_bytes)),
+            cache: Arc::new(BlockCache::new(CACHE_BYTES, inner.options.block_bytes, reads.clone())),
             pinned: Arc::new(Pinned::new(0)),
             graveyard: Arc::default(),
-            filter_rejections: Arc::default(),
+            reads,
             unreadable: Arc::default(),
         };
         let table = Arc::new(Table::open_stray(&context, &path)?);

@@ -32,14 +32,13 @@ mod tests;
 mod write;
 
 use crate::batch::WriteBatch;
-use crate::cache::{BlockCache, Part};
+use crate::cache::BlockCache;
 use crate::compaction::pick;
-use crate::key::InternalKey;
 use crate::log::Log;
 use crate::manifest::Manifest;
 use crate::stats::Timer;
-use crate::table::TableContext;
-use crate::view::View;
+use crate::table::{Sought, TableContext};
+use crate::view::{View, Views};
 use crate::{Cf, Error, Options, Pressure, Result, Snapshot, Stats, lock};
 use bytes::Bytes;
 use compact::Compacting;
@@ -82,7 +81,7 @@ pub(crate) struct Inner {
     env: Option<Env>,
     options: Options,
     context: TableContext,
-    view: Mutex<Arc<View>>,
+    view: Views,
     /// Writes up to this sequence are visible.
     visible: AtomicU64,
     /// Sequence of the newest batch: the last one that a flush makes durable. Imports take sequences too.
@@ -216,7 +215,7 @@ impl Db {
     pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
         let view = self.inner.view();
         let sequence = self.last_sequence();
-        view.get(&InternalKey::new(cf, Bytes::copy_from_slice(key), sequence))
+        view.get(&Sought::new(cf, key, sequence))
     }
 
     /// The newest values of `keys`, all of one moment; see [`Snapshot::multi_get`].
@@ -289,7 +288,7 @@ impl Db {
 
 impl Inner {
     fn view(&self) -> Arc<View> {
-        lock(&self.view).clone()
+        self.view.get()
     }
 
     /// The world; only background loops and writers get here, and they do not exist on a read-only database.
@@ -441,6 +440,9 @@ impl Inner {
         let (queue_depth, queue_changes, queue_bytes) = lock(&self.queue).load();
         let (compaction_backlog, compaction_score_max) = pick::backlog(&view.version, &self.options);
         let cache = self.cache();
+        let reads = &self.context.reads;
+        let index_hits = reads.sum(|reads| &reads.index_hits);
+        let index_misses = reads.sum(|reads| &reads.index_misses);
         let counters = &self.counters;
         Stats {
             entries: view.active.entries() + immutable_entries + table_entries,
@@ -490,13 +492,13 @@ impl Inner {
             ranges_deleted: read(&counters.ranges_deleted),
             range_tables: read(&counters.range_tables),
             range_tombstones: read(&counters.range_tombstones),
-            cache_hits: cache.hits(Part::Index) + cache.hits(Part::Data),
-            cache_misses: cache.misses(Part::Index) + cache.misses(Part::Data),
-            cache_index_hits: cache.hits(Part::Index),
-            cache_index_misses: cache.misses(Part::Index),
+            cache_hits: index_hits + reads.sum(|reads| &reads.data_hits),
+            cache_misses: index_misses + reads.sum(|reads| &reads.data_misses),
+            cache_index_hits: index_hits,
+            cache_index_misses: index_misses,
             cache_bytes: cache.bytes() + self.context.pinned.bytes(),
-            filter_rejections: read(&self.context.filter_rejections),
-            pruning: view.pruning.read(),
+            filter_rejections: reads.sum(|reads| &reads.filter_rejections),
+            pruning: reads.pruning(),
             tables_obsolete: self.context.graveyard.len() as u64,
             manifest_number: lock(&self.manifest).as_ref().map_or(0, Manifest::number),
             pressure: self.pressure(),

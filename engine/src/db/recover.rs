@@ -21,9 +21,10 @@ use crate::files::{self, Kind, WAL_EXTENSION};
 use crate::log::{Log, LogOptions, Position};
 use crate::manifest::{self, Manifest};
 use crate::memtable::Memtable;
+use crate::stats::ReadCounters;
 use crate::table::{Pinned, Table, TableContext};
 use crate::version::Version;
-use crate::view::View;
+use crate::view::{View, Views};
 use crate::vlog::SegmentMeta;
 use crate::vlog::segment::Segment;
 use crate::{Error, Options, Result};
@@ -185,13 +186,15 @@ impl Recovery {
     fn read(disk: Arc<dyn Disk>, dir: &Path, options: Options, number: u64) -> Result<Self> {
         let (catalog, _) = manifest::read_in_force(&*disk, dir, number)?;
         let pinned_bytes = options.block_cache_bytes / PINNED_SHARE;
+        let cache_bytes = options.block_cache_bytes - pinned_bytes;
+        let reads = Arc::<ReadCounters>::default();
         let context = TableContext {
             disk,
             dir: dir.to_owned(),
-            cache: Arc::new(BlockCache::new(options.block_cache_bytes - pinned_bytes, options.block_bytes)),
+            cache: Arc::new(BlockCache::new(cache_bytes, options.block_bytes, reads.clone())),
             pinned: Arc::new(Pinned::new(pinned_bytes)),
             graveyard: Arc::default(),
-            filter_rejections: Arc::default(),
+            reads,
             unreadable: Arc::default(),
         };
         let open =
@@ -302,15 +305,15 @@ impl Recovery {
         for memtable in &memtables {
             memtable.seal(env.as_ref().map_or(Instant(0), |env| env.clock.now()));
         }
-        let pruning = Arc::default();
-        let view = View { active, immutables: memtables, version: Arc::new(self.version), pruning };
+        let (version, reads) = (Arc::new(self.version), self.context.reads.clone());
+        let view = View { active, immutables: memtables, version, reads };
         let counters = Counters::default();
         counters.torn_bytes.store(log.torn_bytes(), Ordering::Relaxed);
         Arc::new(Inner {
             env,
             options: self.options,
             context: self.context,
-            view: Mutex::new(Arc::new(view)),
+            view: Views::new(view),
             visible: AtomicU64::new(self.sequence),
             written: AtomicU64::new(self.sequence),
             flushed: AtomicU64::new(self.catalog.flushed_sequence),

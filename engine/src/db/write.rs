@@ -9,7 +9,6 @@ use crate::db::queue::{Baton, Turn, gather, turn};
 use crate::db::{Inner, add};
 use crate::log::Log;
 use crate::memtable::Memtable;
-use crate::view::View;
 use crate::{Cf, Error, Pressure, Result, lock};
 use bytes::Bytes;
 use nokv_env::{ClockExt, Instant};
@@ -189,13 +188,12 @@ impl Inner {
             wal.roll()?;
         }
         let writer = lock(&self.writer);
-        let mut view = lock(&self.view);
-        let mut next = View::clone(&view);
-        next.active.seal(self.now());
-        next.immutables.insert(0, next.active);
-        next.active = Arc::new(Memtable::new(wal.active_segment()));
-        *view = Arc::new(next);
-        drop(view);
+        self.view.change(|view| {
+            let active = Arc::new(Memtable::new(wal.active_segment()));
+            let full = std::mem::replace(&mut view.active, active);
+            full.seal(self.now());
+            view.immutables.insert(0, full);
+        });
         drop(writer);
         self.flush_work.notify_one();
         Ok(())

@@ -13,7 +13,7 @@ mod skiplist;
 use crate::batch::WriteBatch;
 use crate::iter::Direction;
 use crate::key::{Entry, InternalKey, Span};
-use crate::table::Hit;
+use crate::table::{Hit, Sought};
 use crate::value::Value;
 use bytes::Bytes;
 use nokv_env::Instant;
@@ -52,9 +52,9 @@ impl Memtable {
         self.sequence_max.store(sequence, Ordering::Release);
     }
 
-    /// The newest version at or below the target's sequence.
-    pub(crate) fn get(&self, target: &InternalKey) -> Option<Hit> {
-        let node = self.list.at_or_behind(target).filter(|node| node.is_version_of(target))?;
+    /// The newest version that is sought.
+    pub(crate) fn get(&self, sought: &Sought) -> Option<Hit> {
+        let node = self.list.version_of(sought.cf(), sought.user(), sought.sequence)?;
         Some(Hit { sequence: node.sequence(), value: value(node, Bytes::copy_from_slice) })
     }
 
@@ -169,13 +169,12 @@ mod tests {
         batch.put(Cf(0), "k", "shadowed");
         batch.delete(Cf(0), "k");
         memtable.insert(batch, 4);
-        let get = |sequence| {
-            memtable.get(&InternalKey::new(Cf(0), "k".into(), sequence)).map(|hit| (hit.sequence, hit.value))
-        };
+        let get =
+            |sequence| memtable.get(&Sought::new(Cf(0), b"k", sequence)).map(|hit| (hit.sequence, hit.value));
         assert_eq!(get(0), None);
         assert_eq!(get(2), Some((2, Value::Inline("2".into()))));
         assert_eq!(get(9), Some((4, Value::Tombstone)));
-        assert_eq!(memtable.get(&InternalKey::new(Cf(1), "k".into(), 9)).map(|hit| hit.sequence), None);
+        assert_eq!(memtable.get(&Sought::new(Cf(1), b"k", 9)).map(|hit| hit.sequence), None);
         let all = memtable.chunk(&Span::all(), None, Direction::Forward, 10);
         let mut back = memtable.chunk(&Span::all(), None, Direction::Reverse, 10);
         back.reverse();
@@ -233,7 +232,9 @@ mod tests {
             let at =
                 InternalKey::new(Cf(dice() as u8 % 2), key_of(dice() % 64).into(), dice() % (rounds + 2));
             let expected = model.range(&at..).next().filter(|(key, _)| key.same_user_key(&at));
-            let found = memtable.get(&at).map(|hit| (hit.sequence, hit.value));
+            let found = memtable
+                .get(&Sought::new(Cf(at.cf), &at.user, at.sequence))
+                .map(|hit| (hit.sequence, hit.value));
             assert_eq!(found, expected.map(|(key, value)| (key.sequence, value.clone())));
 
             let span = Span { low: at.clone(), high: None };
@@ -285,7 +286,7 @@ mod tests {
             batch.push(Change { cf: Cf(0), key: "k".into(), value: value_of(b"k", sequence) });
             memtable.insert(batch, sequence);
         }
-        let hit = memtable.get(&InternalKey::new(Cf(0), "k".into(), 7)).map(|hit| hit.value);
+        let hit = memtable.get(&Sought::new(Cf(0), b"k", 7)).map(|hit| hit.value);
         let all = memtable.chunk(&Span::all(), None, Direction::Forward, 99);
         drop(memtable);
         let value = |sequence| value_of(b"k", sequence).map_or(Value::Tombstone, Value::Inline);
@@ -302,8 +303,8 @@ mod tests {
         let (batches, keys) = if cfg!(miri) { (12, 3) } else { (2000, 5) };
         let read = || {
             let visible = memtable.sequence_max();
-            let target = InternalKey::new(Cf(0), key_of(0).into(), visible);
-            if let Some(hit) = memtable.get(&target).filter(|_| visible > 0) {
+            let sought = Sought::new(Cf(0), &key_of(0), visible);
+            if let Some(hit) = memtable.get(&sought).filter(|_| visible > 0) {
                 let expected = value_of(&key_of(0), hit.sequence).map_or(Value::Tombstone, Value::Inline);
                 assert_eq!((hit.sequence, hit.value), (visible, expected));
             }

@@ -23,6 +23,7 @@
 #![allow(unsafe_code, reason = "see above")]
 
 use crate::batch::{Change, KEY_BYTES_MAX, VALUE_BYTES_MAX};
+use crate::fences::prefix;
 use crate::key::InternalKey;
 use crate::memtable::arena::{ALIGNMENT, Arena};
 use bytes::Bytes;
@@ -120,14 +121,6 @@ impl<'a> Target<'a> {
     }
 }
 
-fn prefix(cf: u8, user: &[u8]) -> u64 {
-    let mut prefix = [0; 8];
-    prefix[0] = cf;
-    let len = user.len().min(7);
-    prefix[1..=len].copy_from_slice(&user[..len]);
-    u64::from_be_bytes(prefix)
-}
-
 impl SkipList {
     pub(super) fn new() -> Self {
         let mut arena = Arena::new();
@@ -186,14 +179,27 @@ impl SkipList {
 
     /// The first version at or behind `key`.
     pub(super) fn at_or_behind(&self, key: &InternalKey) -> Option<Node<'_>> {
-        Node::at(self.find(&Target::of(key)).behind[0])
+        self.first(&Target::of(key))
+    }
+
+    /// The newest version of a key at or below `sequence`.
+    pub(super) fn version_of(&self, cf: u8, user: &[u8], sequence: u64) -> Option<Node<'_>> {
+        let node = self.first(&Target::new(cf, user, sequence))?;
+        (node.cf() == cf && node.user() == user).then_some(node)
+    }
+
+    fn first(&self, target: &Target<'_>) -> Option<Node<'_>> {
+        let mut first = ptr::null_mut();
+        // SAFETY: `descend` hands over nodes of the list.
+        self.descend(|node| unsafe { compare(node, target) }.is_lt(), |_, _, behind| first = behind);
+        Node::at(first)
     }
 
     /// The last version before `key`, or the last of all.
     pub(super) fn before(&self, key: Option<&InternalKey>) -> Option<Node<'_>> {
         self.last_of(match key {
             Some(key) => self.find(&Target::of(key)),
-            None => self.descend(|_| true),
+            None => self.place(|_| true),
         })
     }
 
@@ -218,13 +224,25 @@ impl SkipList {
 
     fn find(&self, target: &Target<'_>) -> Place {
         // SAFETY: `descend` hands over nodes of the list.
-        self.descend(|node| unsafe { compare(node, target) }.is_lt())
+        self.place(|node| unsafe { compare(node, target) }.is_lt())
     }
 
-    /// Walks right while `is_before` says so and down where it does not. On each level that is in use.
-    #[inline]
-    fn descend(&self, is_before: impl Fn(NonNull<Header>) -> bool) -> Place {
+    fn place(&self, is_before: impl Fn(NonNull<Header>) -> bool) -> Place {
         let mut place = Place { before: [self.head; LEVELS], behind: [ptr::null_mut(); LEVELS] };
+        self.descend(is_before, |level, before, behind| {
+            (place.before[level], place.behind[level]) = (before, behind);
+        });
+        place
+    }
+
+    /// Walks right while `is_before` says so and down where it does not. Tells of each level that is in use, the lowest
+    /// last, the node before the target and the one behind it.
+    #[inline]
+    fn descend(
+        &self,
+        is_before: impl Fn(NonNull<Header>) -> bool,
+        mut tell: impl FnMut(usize, NonNull<Header>, *mut Header),
+    ) {
         let mut at = self.head;
         // What the level above found not to be before.
         let mut known: *mut Header = ptr::null_mut();
@@ -235,13 +253,13 @@ impl SkipList {
                 match NonNull::new(next) {
                     Some(node) if next != known && is_before(node) => at = node,
                     _ => {
-                        (place.before[level], place.behind[level], known) = (at, next, next);
+                        tell(level, at, next);
+                        known = next;
                         break;
                     }
                 }
             }
         }
-        place
     }
 }
 
@@ -334,10 +352,6 @@ impl<'a> Node<'a> {
     pub(super) fn compare(self, key: &InternalKey) -> Order {
         // SAFETY: as for `user`.
         unsafe { compare(self.header, &Target::of(key)) }
-    }
-
-    pub(super) fn is_version_of(self, key: &InternalKey) -> bool {
-        self.cf() == key.cf && self.user() == key.user
     }
 
     fn header(self) -> &'a Header {

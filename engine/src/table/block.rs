@@ -12,7 +12,7 @@ use crate::batch::VALUE_BYTES_MAX;
 use crate::coding::{Reader, put_varint};
 use crate::key;
 use crate::value::{Pointer, Value};
-use bytes::Bytes;
+use bytes::{Buf, Bytes};
 use std::cmp::Ordering;
 
 /// Entries between restart points.
@@ -123,6 +123,81 @@ impl Block {
         self.data.len()
     }
 
+    /// The first entry at or after the encoded key `target`. What a [`BlockCursor`] finds, but keys of entries before the
+    /// target are not put together: how many bytes each of them shares with the one before it says where it stands.
+    pub(crate) fn find(&self, target: &[u8]) -> Result<Option<Found>, Malformed> {
+        let (sought, inverted) = target.split_last_chunk::<8>().ok_or("a key that is sought is too short")?;
+        let entries = &self.data[..self.entries_end];
+        let mut at = self.restart(self.restart_before(target)?)?;
+        // How many bytes the key of the entry before `at`, which is smaller, has in common with `sought`.
+        let (mut common, mut is_first) = (0, true);
+        while at < entries.len() {
+            let entry = RawEntry::decode(entries, at)?;
+            at = entry.end;
+            // It begins with what made its predecessor smaller.
+            if entry.shared > common {
+                if is_first {
+                    return Err("a restart point shares a prefix");
+                }
+                continue;
+            }
+            is_first = false;
+            // It goes on with something larger than what it would share with the sought key. At a restart point it may as
+            // well have stopped sharing.
+            if entry.shared < common && entry.shared > 0 {
+                return Ok(Some(Found { sequence: None, value: entry.value }));
+            }
+            let (suffix, rest) = (key::split(entry.suffix), &sought[entry.shared..]);
+            let Some((suffix, sequence)) = suffix else { return self.find_by_walking(target) };
+            let same = suffix.iter().zip(rest).take_while(|(a, b)| a == b).count();
+            match suffix[same..].cmp(&rest[same..]) {
+                Ordering::Greater => return Ok(Some(Found { sequence: None, value: entry.value })),
+                Ordering::Equal if sequence <= !u64::from_be_bytes(*inverted) => {
+                    return Ok(Some(Found { sequence: Some(sequence), value: entry.value }));
+                }
+                // Of the sequence behind such a key nothing is known here, but its successor may share it.
+                _ if same == suffix.len() => return self.find_by_walking(target),
+                _ => common = entry.shared + same,
+            }
+        }
+        Ok(None)
+    }
+
+    fn find_by_walking(&self, target: &[u8]) -> Result<Option<Found>, Malformed> {
+        let mut cursor = BlockCursor::new(self.clone());
+        cursor.seek(target)?;
+        let (found, sought) = (key::split(&cursor.key), key::split(target));
+        let same = found.filter(|(key, _)| sought.is_some_and(|(sought, _)| *key == sought));
+        let sequence = same.map(|(_, sequence)| sequence);
+        Ok(cursor.is_valid().then_some(Found { sequence, value: cursor.value }))
+    }
+
+    /// What stands in a place that [`Block::find`] gave. It shares the block's memory.
+    pub(crate) fn into_value(self, found: &Found) -> Result<Value, Malformed> {
+        value_of(found.value, self.data)
+    }
+
+    /// The same for a value that stands in the block, without a copy.
+    pub(crate) fn inline(&self, found: &Found) -> Option<&[u8]> {
+        match found.value {
+            RawValue::Inline(start, end) => Some(&self.data[start..end]),
+            _ => None,
+        }
+    }
+
+    /// The last restart point whose key is before `target`, or the first of all.
+    fn restart_before(&self, target: &[u8]) -> Result<usize, Malformed> {
+        let (mut low, mut high) = (0, self.restarts - 1);
+        while low < high {
+            let middle = (low + high).div_ceil(2);
+            match key::compare(self.restart_key(middle)?, target) {
+                Ordering::Less => low = middle,
+                _ => high = middle - 1,
+            }
+        }
+        Ok(low)
+    }
+
     fn restart(&self, index: usize) -> Result<usize, Malformed> {
         let offset = Reader::at(&self.data, self.entries_end + 4 * index).u32();
         let offset = offset.ok_or("a restart point is missing")? as usize;
@@ -138,6 +213,13 @@ impl Block {
         let entry = RawEntry::decode(&self.data[..self.entries_end], self.restart(index)?)?;
         if entry.shared == 0 { Ok(entry.suffix) } else { Err("a restart point shares a prefix") }
     }
+}
+
+/// An entry that was looked for.
+pub(crate) struct Found {
+    /// Of the entry, if it is a version of the very key.
+    pub(crate) sequence: Option<u64>,
+    value: RawValue,
 }
 
 /// An entry as it stands in the block.
@@ -163,9 +245,7 @@ impl<'a> RawEntry<'a> {
 
     fn read(entries: &'a [u8], at: usize) -> Option<Self> {
         let mut reader = Reader::at(entries, at);
-        let shared = reader.varlen()?;
-        let unshared = reader.varlen()?;
-        let value_tag = reader.varlen()?;
+        let (shared, unshared, value_tag) = reader.three_varlens()?;
         let suffix = reader.take(unshared)?;
         let start = reader.position();
         let len =
@@ -177,6 +257,21 @@ impl<'a> RawEntry<'a> {
             _ => RawValue::Inline(start, start + len),
         };
         Some(Self { shared, suffix, value, end: reader.position() })
+    }
+}
+
+fn value_of(value: RawValue, mut block: Bytes) -> Result<Value, Malformed> {
+    match value {
+        RawValue::Tombstone => Ok(Value::Tombstone),
+        RawValue::Inline(start, end) => {
+            block.truncate(end);
+            block.advance(start);
+            Ok(Value::Inline(block))
+        }
+        RawValue::Pointer(start, end) => {
+            let pointer = Pointer::decode(&block[start..end]);
+            pointer.map(Value::Stored).ok_or("a pointer into the value log does not decode")
+        }
     }
 }
 
@@ -209,14 +304,7 @@ impl BlockCursor {
 
     /// What the key here holds. A value shares the block's memory.
     pub(crate) fn value(&self) -> Result<Value, Malformed> {
-        match self.value {
-            RawValue::Tombstone => Ok(Value::Tombstone),
-            RawValue::Inline(start, end) => Ok(Value::Inline(self.block.data.slice(start..end))),
-            RawValue::Pointer(start, end) => {
-                let pointer = Pointer::decode(&self.block.data[start..end]);
-                pointer.map(Value::Stored).ok_or("a pointer into the value log does not decode")
-            }
-        }
+        value_of(self.value, self.block.data.clone())
     }
 
     /// The value here if it stands in the block, without a copy.
@@ -241,15 +329,7 @@ impl BlockCursor {
 
     /// To the first entry at or after `target`.
     pub(crate) fn seek(&mut self, target: &[u8]) -> Result<(), Malformed> {
-        let (mut low, mut high) = (0, self.block.restarts - 1);
-        while low < high {
-            let middle = (low + high).div_ceil(2);
-            match key::compare(self.block.restart_key(middle)?, target) {
-                Ordering::Less => low = middle,
-                _ => high = middle - 1,
-            }
-        }
-        self.jump_to_restart(low)?;
+        self.jump_to_restart(self.block.restart_before(target)?)?;
         while self.is_valid() && key::compare(&self.key, target) == Ordering::Less {
             self.advance()?;
         }
@@ -380,6 +460,48 @@ mod tests {
         }
     }
 
+    /// Keys of every kind that could mislead: prefixes of each other, with bytes like those of sequences, in versions.
+    #[test]
+    fn what_is_found_is_what_a_walk_finds() {
+        let mut keys = Vec::new();
+        for n in 0..400_usize {
+            let tail = [0xff, 0, b'a', 0xfe][n % 4];
+            let user =
+                [&b"aab"[..n % 4], &vec![tail; n % 13], &(n * n % 97).to_string().into_bytes()].concat();
+            for version in 0..1 + n % 3 {
+                keys.push(InternalKey::new(
+                    Cf((n % 2) as u8),
+                    user.clone().into(),
+                    1 + (version * 300) as u64,
+                ));
+            }
+        }
+        keys.sort();
+        keys.dedup();
+        for step in 1..6 {
+            let mut builder = BlockBuilder::new();
+            for key in keys.iter().step_by(step) {
+                builder.add_inline(&key.encode(), &key.sequence.to_le_bytes());
+            }
+            let block = Block::parse(builder.finish().into()).unwrap();
+            for key in &keys {
+                for sequence in [key.sequence, key.sequence - 1, key.sequence + 1, 0, u64::MAX] {
+                    let target = InternalKey { sequence, ..key.clone() };
+                    let found = block.find(&target.encode()).unwrap();
+                    let walked = block.find_by_walking(&target.encode()).unwrap();
+                    let all = |found: &Option<Found>| {
+                        found.as_ref().map(|found| (found.sequence, block.inline(found).map(<[u8]>::to_vec)))
+                    };
+                    assert_eq!(all(&found), all(&walked), "{target:?}");
+                    let expected = keys.iter().step_by(step).find(|key| **key >= target);
+                    let is_same = |key: &&InternalKey| key.same_user_key(&target);
+                    let sequence = expected.filter(is_same).map(|key| key.sequence);
+                    assert_eq!(found.map(|found| found.sequence), expected.map(|_| sequence), "{target:?}");
+                }
+            }
+        }
+    }
+
     #[test]
     fn nonsense_is_refused_without_a_panic() {
         let good = block(40);
@@ -388,6 +510,7 @@ mod tests {
                 let mut bad = good.data.to_vec();
                 bad[at] ^= flip;
                 let Ok(block) = Block::parse(bad.into()) else { continue };
+                let _ = block.find(&encoded(31));
                 let mut cursor = BlockCursor::new(block);
                 let _ =
                     cursor.seek(&encoded(31)).and_then(|()| cursor.retreat()).and_then(|()| cursor.last());

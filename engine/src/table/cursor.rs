@@ -2,13 +2,11 @@
 
 use crate::Result;
 use crate::cache::Part;
-use crate::key::{Entry, InternalKey, compare};
+use crate::key::{Entry, InternalKey, compare, split};
 use crate::table::block::{Block, BlockCursor};
-use crate::table::{Table, handle_at};
+use crate::table::{Hit, LACKS, Sought, Table, handle_at};
 use crate::value::Value;
 use std::sync::Arc;
-
-const LACKS: &str = "a block lacks the key that its index promises";
 
 /// Where to go in the blocks below after the cursor above them moved.
 #[derive(Clone, Copy)]
@@ -78,6 +76,17 @@ impl TableCursor {
             return Err(self.table.corrupt(data.offset, LACKS));
         }
         self.enter_stretch(self.table.stretch_at(target), Enter::AtOrAfter(target))
+    }
+
+    /// What [`Table::get`] finds, by going there.
+    pub(crate) fn get(&mut self, sought: &Sought) -> Result<Option<Hit>> {
+        self.seek(sought.encoded())?;
+        match split(self.key()) {
+            Some((found, sequence)) if found == sought.prefixed() => {
+                Ok(Some(Hit { sequence, value: self.value()? }))
+            }
+            _ => Ok(None),
+        }
     }
 
     /// To the last entry before the encoded key `target`, or the last of all.

@@ -6,6 +6,8 @@
 //! A key has all its bits in one line of 64 bytes, so a lookup costs one cache miss. The line is chosen by the
 //! upper half of the key's hash, the bits by multiplying the lower half again and again.
 
+use bytes::Bytes;
+
 const LINE_BYTES: usize = 64;
 
 /// Hash of a key (family byte and user key). Part of the file format.
@@ -28,12 +30,31 @@ pub(crate) fn build(hashes: &[u64], bits_per_key: u32) -> Vec<u8> {
     data
 }
 
-/// Whether a key of this hash may be in the table.
-pub(crate) fn may_hold(filter: &[u8], hash: u64) -> bool {
-    let Some((&probes, data)) = filter.split_last() else { return true };
-    let lines = data.len() / LINE_BYTES;
-    let Some(line) = data.chunks_exact(LINE_BYTES).nth(line(hash, lines)) else { return true };
-    bits(hash, probes).all(|bit| line[bit / 8] & (1 << (bit % 8)) != 0)
+/// A filter that was read. Cheap to clone. Lines and probes are apart, so that a lookup touches one line of the bytes.
+#[derive(Debug, Clone)]
+pub(crate) struct Filter {
+    lines: Bytes,
+    probes: u8,
+}
+
+impl Filter {
+    pub(crate) fn parse(mut data: Bytes) -> Self {
+        let probes = data.last().copied().unwrap_or(0);
+        data.truncate(data.len().saturating_sub(1));
+        Self { lines: data, probes }
+    }
+
+    /// Whether a key of this hash may be in the table.
+    pub(crate) fn may_hold(&self, hash: u64) -> bool {
+        let (lines, _) = self.lines.as_chunks::<LINE_BYTES>();
+        let Some(line) = lines.get(line(hash, lines.len())) else { return true };
+        bits(hash, self.probes).all(|bit| line[bit / 8] & (1 << (bit % 8)) != 0)
+    }
+
+    /// Memory it takes.
+    pub(crate) fn bytes(&self) -> usize {
+        self.lines.len() + 1
+    }
 }
 
 fn line(hash: u64, lines: usize) -> usize {
@@ -65,8 +86,9 @@ mod tests {
         let key = |n: u32| hash(format!("\0key{n}").as_bytes());
         let present: Vec<u64> = (0..10_000).map(key).collect();
         let filter = build(&present, 10);
-        assert!(present.iter().all(|hash| may_hold(&filter, *hash)));
-        let mistaken = (10_000..30_000).filter(|n| may_hold(&filter, key(*n))).count();
+        let filter = Filter::parse(filter.into());
+        assert!(present.iter().all(|hash| filter.may_hold(*hash)));
+        let mistaken = (10_000..30_000).filter(|n| filter.may_hold(key(*n))).count();
         assert!(mistaken < 400, "{mistaken} of 20000");
     }
 

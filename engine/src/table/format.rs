@@ -207,10 +207,14 @@ impl TableMeta {
         !disjoint(self, other) && !disjoint(other, self)
     }
 
+    /// Whether the table's range begins at or before this user key.
+    pub(crate) fn begins_by(&self, cf: u8, user: &[u8]) -> bool {
+        (self.smallest.cf, &self.smallest.user[..]) <= (cf, user)
+    }
+
     /// Whether the table's range holds this user key.
     pub(crate) fn covers(&self, cf: u8, user: &[u8]) -> bool {
-        (self.smallest.cf, &self.smallest.user[..]) <= (cf, user)
-            && (cf, user) <= (self.largest.cf, &self.largest.user[..])
+        self.begins_by(cf, user) && (cf, user) <= (self.largest.cf, &self.largest.user[..])
     }
 }
 

@@ -13,20 +13,28 @@ pub(crate) mod cursor;
 pub(crate) mod extent;
 pub(crate) mod filter;
 pub(crate) mod format;
+mod sought;
 
 use crate::cache::{BlockCache, Cached, Part};
 use crate::error::IoContext;
-use crate::key::{InternalKey, compare, split};
+use crate::fences::{Fences, prefix};
+use crate::key::{compare, split};
+use crate::stats::ReadCounters;
 use crate::value::Value;
 use crate::{Error, Result, files};
 use block::{Block, BlockCursor, Malformed};
 use bytes::Bytes;
-use cursor::TableCursor;
+use filter::Filter;
 use format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
 use nokv_env::{Disk, File, OpenMode};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
+
+pub(crate) use sought::Sought;
+
+const LACKS: &str = "a block lacks the key that its index promises";
+const NO_HANDLE: &str = "an index entry holds no handle";
 
 /// Files of tables and segments that nobody uses any more.
 #[derive(Default)]
@@ -56,8 +64,7 @@ pub(crate) struct TableContext {
     pub(crate) dir: PathBuf,
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) graveyard: Arc<Graveyard>,
-    /// Lookups that a filter answered.
-    pub(crate) filter_rejections: Arc<AtomicU64>,
+    pub(crate) reads: Arc<ReadCounters>,
     /// Bytes of filters that open tables keep for themselves, and how many they may.
     pub(crate) pinned: Arc<Pinned>,
     /// The first part of a table or segment that could not be read: damaged, or refused by the disk.
@@ -106,9 +113,11 @@ pub(crate) struct Table {
     path: PathBuf,
     /// The top index.
     stretches: Vec<Stretch>,
+    /// Of the last keys of the stretches.
+    fences: Fences,
     filter: Handle,
     /// The filter, once it was needed and if there was room for it. Otherwise it is looked for in the cache.
-    pinned_filter: OnceLock<Bytes>,
+    pinned_filter: OnceLock<Filter>,
     context: TableContext,
     obsolete: AtomicBool,
 }
@@ -180,12 +189,14 @@ impl Table {
         let top_index = read_section(&*file, &path, len, footer.top_index)?;
         let stretches = Block::parse(top_index).and_then(stretches_of);
         let stretches = stretches.map_err(|what| Error::corrupt(&path, footer.top_index.offset, what))?;
+        let fences = Fences::of(stretches.iter().map(|stretch| prefix_of(&stretch.last)));
         let obsolete = AtomicBool::new(false);
         Ok(Self {
             meta,
             file,
             path,
             stretches,
+            fences,
             filter: footer.filter,
             pinned_filter: OnceLock::new(),
             context: context.clone(),
@@ -193,58 +204,51 @@ impl Table {
         })
     }
 
-    /// The newest version at or below the target's sequence.
-    pub(crate) fn get(self: &Arc<Self>, target: &InternalKey, encoded: &[u8]) -> Result<Option<Hit>> {
-        self.get_by(&mut TableCursor::new(self.clone(), true), target, encoded)
-    }
-
-    /// The same with a cursor of this table, for one who asks for more than one key.
-    pub(crate) fn get_by(
-        &self,
-        cursor: &mut TableCursor,
-        target: &InternalKey,
-        encoded: &[u8],
-    ) -> Result<Option<Hit>> {
-        let prefixed = &encoded[..encoded.len() - 8];
-        if !self.meta.covers(target.cf, &target.user) || !self.may_hold(prefixed)? {
-            return Ok(None);
-        }
-        cursor.seek(encoded)?;
-        if !cursor.is_valid() {
-            return Ok(None);
-        }
-        match split(cursor.key()) {
-            Some((found, sequence)) if found == prefixed => {
-                Ok(Some(Hit { sequence, value: cursor.value()? }))
+    /// The newest version that is sought.
+    pub(crate) fn get(&self, sought: &Sought) -> Result<Option<Hit>> {
+        let target = sought.encoded();
+        let Some(stretch) = self.stretches.get(self.stretch_at(target)) else { return Ok(None) };
+        let fetched;
+        let index = match stretch.pinned.get() {
+            Some(index) => index,
+            None => {
+                fetched = self.index_block(stretch, true)?;
+                &fetched
             }
-            _ => Ok(None),
-        }
+        };
+        let at = stretch.handle.offset;
+        let found = index.find(target).map_err(|what| self.corrupt(at, what))?;
+        let found = found.ok_or_else(|| self.corrupt(at, LACKS))?;
+        let handle = index.inline(&found).and_then(Handle::decode);
+        let handle = handle.ok_or_else(|| self.corrupt(at, NO_HANDLE))?;
+
+        let block = self.block(handle, Part::Data, true)?;
+        let found = block.find(target).map_err(|what| self.corrupt(handle.offset, what))?;
+        let found = found.ok_or_else(|| self.corrupt(handle.offset, LACKS))?;
+        let Some(sequence) = found.sequence else { return Ok(None) };
+        let value = block.into_value(&found).map_err(|what| self.corrupt(handle.offset, what))?;
+        Ok(Some(Hit { sequence, value }))
     }
 
-    /// Whether the filter admits the key (family byte and user key).
-    pub(crate) fn may_hold(&self, prefixed: &[u8]) -> Result<bool> {
+    /// Whether the filter admits the key.
+    pub(crate) fn may_hold(&self, sought: &Sought) -> Result<bool> {
         if self.filter.len == 0 {
             return Ok(true);
         }
-        let hash = filter::hash(prefixed);
-        let may_hold = match self.pinned_filter.get() {
-            Some(filter) => filter::may_hold(filter, hash),
-            None => filter::may_hold(&self.fetch_filter()?, hash),
-        };
-        if !may_hold {
-            self.context.filter_rejections.fetch_add(1, Ordering::Relaxed);
+        match self.pinned_filter.get() {
+            Some(filter) => Ok(filter.may_hold(sought.hash())),
+            None => Ok(self.fetch_filter()?.may_hold(sought.hash())),
         }
-        Ok(may_hold)
     }
 
     /// The filter from the cache or the file. It is pinned if there is room.
-    fn fetch_filter(&self) -> Result<Bytes> {
+    fn fetch_filter(&self) -> Result<Filter> {
         let offset = self.filter.offset;
         if let Some(Cached::Filter(filter)) = self.context.cache.get(self.meta.number, offset, Part::Filter) {
             return Ok(filter);
         }
-        let filter = self.section(self.filter)?;
-        let bytes = filter.len() as u64;
+        let filter = Filter::parse(self.section(self.filter)?);
+        let bytes = filter.bytes() as u64;
         if !self.context.pinned.take(bytes, Part::Filter) {
             self.context.cache.insert(self.meta.number, offset, Cached::Filter(filter.clone()));
         } else if self.pinned_filter.set(filter.clone()).is_err() {
@@ -262,7 +266,7 @@ impl Table {
     /// The number of the first stretch whose last key is at or after the encoded key `target`; beyond all of them if there is
     /// none.
     fn stretch_at(&self, target: &[u8]) -> usize {
-        self.stretches.partition_point(|stretch| compare(&stretch.last, target).is_lt())
+        self.fences.before(prefix_of(target), |at| compare(&self.stretches[at].last, target).is_lt())
     }
 
     /// A stretch's index block. It is pinned if there is room and `fill_cache`.
@@ -313,7 +317,8 @@ impl Table {
 impl Drop for Table {
     fn drop(&mut self) {
         let indexes = self.stretches.iter().filter_map(|stretch| stretch.pinned.get());
-        let pinned = indexes.map(Block::bytes).chain(self.pinned_filter.get().map(Bytes::len)).sum::<usize>();
+        let pinned =
+            indexes.map(Block::bytes).chain(self.pinned_filter.get().map(Filter::bytes)).sum::<usize>();
         if pinned > 0 {
             self.context.pinned.give_back(pinned as u64);
         }
@@ -340,7 +345,15 @@ fn stretches_of(top_index: Block) -> Result<Vec<Stretch>, Malformed> {
 
 /// Where the block is that an entry of an index stands for.
 fn handle_at(index: &BlockCursor) -> Result<Handle, Malformed> {
-    index.inline().and_then(Handle::decode).ok_or("an index entry holds no handle")
+    index.inline().and_then(Handle::decode).ok_or(NO_HANDLE)
+}
+
+/// See [`prefix`].
+fn prefix_of(encoded: &[u8]) -> u64 {
+    match split(encoded).and_then(|(prefixed, _)| prefixed.split_first()) {
+        Some((cf, user)) => prefix(*cf, user),
+        None => 0,
+    }
 }
 
 fn read_section(file: &dyn File, path: &Path, file_bytes: u64, handle: Handle) -> Result<Bytes> {

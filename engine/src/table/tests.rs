@@ -3,10 +3,14 @@ use super::*;
 use crate::Cf;
 use crate::iter::Direction;
 use crate::iter::source::TableSource;
-use crate::key::{Entry, Span};
+use crate::key::{Entry, InternalKey, Span};
 use crate::options::Options;
 use nokv_env::MemDisk;
 use std::ops::Bound;
+
+fn cache() -> Arc<BlockCache> {
+    Arc::new(BlockCache::new(64 << 10, 512, Arc::default()))
+}
 
 fn context(platter: &Arc<MemDisk>) -> TableContext {
     let disk = platter.mount();
@@ -14,9 +18,9 @@ fn context(platter: &Arc<MemDisk>) -> TableContext {
     TableContext {
         disk,
         dir: "/db".into(),
-        cache: Arc::new(BlockCache::new(64 << 10, 512)),
+        cache: cache(),
         graveyard: Arc::default(),
-        filter_rejections: Arc::default(),
+        reads: Arc::default(),
         pinned: Arc::new(Pinned::new(1 << 10)),
         unreadable: Arc::default(),
     }
@@ -55,14 +59,11 @@ fn what_was_built_is_read_back() {
         assert_eq!(reverse, expected);
         for n in (0..count).step_by(13) {
             let Entry { key, value } = entry(n);
-            let mut target = key.clone();
-            target.sequence = 200;
-            let hit = table.get(&target, &target.encode()).unwrap().unwrap();
+            let get = |user: &[u8], sequence| table.get(&Sought::new(Cf(1), user, sequence)).unwrap();
+            let hit = get(&key.user, 200).unwrap();
             assert_eq!((hit.sequence, hit.value), (key.sequence, value));
-            target.sequence = 99;
-            assert!(table.get(&target, &target.encode()).unwrap().is_none());
-            target.user = format!("key{:05}", n * 2 + 1).into();
-            assert!(table.get(&target, &target.encode()).unwrap().is_none());
+            assert!(get(&key.user, 99).is_none());
+            assert!(get(format!("key{:05}", n * 2 + 1).as_bytes(), 200).is_none());
         }
     }
 }
@@ -99,11 +100,11 @@ fn every_flipped_bit_is_noticed() {
     let expected: Vec<Entry> = (0..60).map(entry).collect();
     for bit in 0..len * 8 {
         platter.flip_bit(&path, bit / 8, (bit % 8) as u8);
-        let fresh = TableContext { cache: Arc::new(BlockCache::new(64 << 10, 512)), ..context.clone() };
+        let fresh = TableContext { cache: cache(), ..context.clone() };
         let read = Table::open(&fresh, meta.clone()).and_then(|table| {
             let table = Arc::new(table);
             let found = all(&table, Span::all(), Direction::Forward)?;
-            table.may_hold(b"\x01key00000").map(|may| (found, may))
+            table.may_hold(&Sought::new(Cf(1), b"key00000", 200)).map(|may| (found, may))
         });
         match read {
             Err(error) => assert!(error.is_corrupt(), "{error}"),
