@@ -48,6 +48,7 @@ impl<'a> Reader<'a> {
         self.at >= self.data.len()
     }
 
+    #[inline]
     pub(crate) fn take(&mut self, len: usize) -> Option<&'a [u8]> {
         let end = self.at.checked_add(len)?;
         let bytes = self.data.get(self.at..end)?;
@@ -85,6 +86,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Three lengths, which nearly always take a byte each.
+    #[inline]
     pub(crate) fn three_varlens(&mut self) -> Option<(usize, usize, usize)> {
         if let Some(&[a, b, c]) = self.data.get(self.at..).and_then(<[u8]>::first_chunk)
             && (a | b | c) < 0x80

@@ -110,6 +110,17 @@ pub(crate) fn compare(a: &[u8], b: &[u8]) -> Ordering {
     }
 }
 
+/// Order of an encoded key and another. One that does not decode is before all others.
+pub(crate) fn compare_to(encoded: &[u8], key: &InternalKey) -> Ordering {
+    match split(encoded) {
+        Some((prefixed, sequence)) => {
+            let by_key = (prefixed[0], &prefixed[1..]).cmp(&(key.cf, &key.user[..]));
+            by_key.then_with(|| key.sequence.cmp(&sequence))
+        }
+        None => Ordering::Less,
+    }
+}
+
 /// One version of a key with what it holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Entry {
@@ -206,6 +217,7 @@ mod tests {
             for (j, b) in keys.iter().enumerate() {
                 assert_eq!(a.cmp(b), i.cmp(&j));
                 assert_eq!(compare(&a.encode(), &b.encode()), i.cmp(&j), "{a:?} {b:?}");
+                assert_eq!(compare_to(&a.encode(), b), i.cmp(&j), "{a:?} {b:?}");
             }
         }
     }

@@ -71,7 +71,7 @@ pub use error::{Error, Result};
 pub use files::OWNER_FILE;
 pub use options::{Compression, Options};
 pub use snapshot::{Iter, Snapshot};
-pub use stats::{BucketStats, LevelStats, Pressure, Pruning, Stats, Timing};
+pub use stats::{BucketStats, LevelStats, Pressure, Pruning, Readahead, Stats, Timing};
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

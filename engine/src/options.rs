@@ -39,6 +39,9 @@ pub struct Options {
     pub level_multiplier: u64,
     /// Memory for blocks and filters of tables.
     pub block_cache_bytes: u64,
+    /// The most that a walk through a range reads at once, of blocks that follow each other. It begins with one block and gets
+    /// there by doubling. Larger: fewer reads, more memory for every open iterator and table under it. 0: block by block.
+    pub readahead_bytes: usize,
     /// Filter bits a key; 10 give about one false positive in a hundred. 0: no filter.
     pub bloom_bits_per_key: u32,
     /// Compression of new blocks.
@@ -75,6 +78,7 @@ impl Default for Options {
             level_bytes_base: 256 << 20,
             level_multiplier: 10,
             block_cache_bytes: 256 << 20,
+            readahead_bytes: 256 << 10,
             bloom_bits_per_key: 10,
             compression: Compression::Lz4,
             value_threshold: 4 << 10,
@@ -101,6 +105,7 @@ impl Options {
             level_bytes_base: 32 << 10,
             level_multiplier: 4,
             block_cache_bytes: 64 << 10,
+            readahead_bytes: 4 << 10,
             value_threshold: 200,
             value_segment_bytes: 32 << 10,
             manifest_bytes: 4 << 10,
@@ -159,6 +164,7 @@ impl Options {
             ),
             (self.level_bytes_base >= self.table_bytes, "level_bytes_base must be at least table_bytes"),
             (self.level_multiplier >= 2, "level_multiplier must be at least 2"),
+            (self.readahead_bytes <= 16 << 20, "readahead_bytes must be at most 16 MiB"),
             (self.bloom_bits_per_key <= 64, "bloom_bits_per_key must be at most 64"),
             (self.value_threshold >= 32, "value_threshold must be at least 32"),
             (self.value_segment_bytes >= 4 << 10, "value_segment_bytes must be at least 4096"),

@@ -101,6 +101,19 @@ pub struct Pruning {
     pub bounded_pruned: u64,
 }
 
+/// Blocks of tables that walks through ranges, compactions among them, fetched with a read for an earlier one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Readahead {
+    /// Reads that fetched more than the block that was needed just then.
+    pub reads: u64,
+    /// Blocks that they were to fetch besides that one.
+    pub launched: u64,
+    /// Of those, the ones that the walk came to: reads saved.
+    pub completed: u64,
+    /// Of those, the ones that were fetched in vain: the walk ended before, or the disk refused.
+    pub aborted: u64,
+}
+
 /// What reads count. All threads read all the time, so each counts for itself.
 #[derive(Default)]
 pub(crate) struct ReadCounters(Stripes<Reads>);
@@ -117,6 +130,10 @@ pub(crate) struct Reads {
     point_pruned: AtomicU64,
     bounded_candidates: AtomicU64,
     bounded_pruned: AtomicU64,
+    pub(crate) ahead_reads: AtomicU64,
+    pub(crate) ahead_launched: AtomicU64,
+    pub(crate) ahead_completed: AtomicU64,
+    pub(crate) ahead_aborted: AtomicU64,
 }
 
 impl ReadCounters {
@@ -148,9 +165,23 @@ impl ReadCounters {
         counter.fetch_add(1, Ordering::Relaxed);
     }
 
+    /// What this thread counts in.
+    pub(crate) fn mine(&self) -> &Reads {
+        self.0.mine()
+    }
+
     /// One of them, added up over all threads.
     pub(crate) fn sum(&self, counter: impl Fn(&Reads) -> &AtomicU64) -> u64 {
         self.0.iter().map(|reads| counter(reads).load(Ordering::Relaxed)).sum()
+    }
+
+    pub(crate) fn readahead(&self) -> Readahead {
+        Readahead {
+            reads: self.sum(|reads| &reads.ahead_reads),
+            launched: self.sum(|reads| &reads.ahead_launched),
+            completed: self.sum(|reads| &reads.ahead_completed),
+            aborted: self.sum(|reads| &reads.ahead_aborted),
+        }
     }
 
     pub(crate) fn pruning(&self) -> Pruning {
@@ -262,12 +293,14 @@ pub struct Stats {
     pub range_tombstones: u64,
     /// Block reads answered by the cache, filters and index blocks included.
     pub cache_hits: u64,
-    /// Block reads that went to the disk.
+    /// Block reads that the cache could not answer: they went to the disk, or to what a walk had fetched ahead.
     pub cache_misses: u64,
     /// Of the hits, those on filters and index blocks.
     pub cache_index_hits: u64,
     /// Of the misses, those on filters and index blocks.
     pub cache_index_misses: u64,
+    /// What walks through tables fetched before they came to it.
+    pub readahead: Readahead,
     /// Bytes in the block cache.
     pub cache_bytes: u64,
     /// Lookups in a table that its filter answered.

@@ -42,3 +42,27 @@ fn number() -> usize {
         number
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicU64;
+
+    #[test]
+    fn threads_count_apart_and_are_added_up() {
+        let counters = Stripes::<AtomicU64>::default();
+        let count = || {
+            for _ in 0..100 {
+                counters.mine().fetch_add(1, Ordering::Relaxed);
+            }
+        };
+        std::thread::scope(|threads| {
+            for _ in 0..2 * STRIPES {
+                threads.spawn(count);
+            }
+        });
+        let counts: Vec<u64> = counters.iter().map(|count| count.load(Ordering::Relaxed)).collect();
+        assert_eq!(counts.iter().sum::<u64>(), 200 * STRIPES as u64);
+        assert!(counts.iter().filter(|count| **count > 0).count() > 1, "{counts:?}");
+    }
+}

@@ -145,11 +145,11 @@ fn op() -> impl Strategy<Value = Op> {
 fn options() -> impl Strategy<Value = Options> {
     let tree = (1_usize..8, 1_u64..3, 128_usize..1024, 1_u64..3, 1_usize..4, 2_u64..4);
     let values = (prop_oneof![32_usize..600, Just(usize::MAX)], 1_u64..4, 1_u32..99);
-    let rest = (300_u64..4096, prop_oneof![Just(0_u32), Just(10)], any::<bool>(), 1_u64..64);
+    let rest = (300_u64..4096, prop_oneof![Just(0_u32), Just(10)], any::<bool>(), 1_u64..64, 0_usize..5);
     (tree, values, rest).prop_map(|(tree, values, rest)| {
         let (memtable, wal, block_bytes, table, level0_tables_compact, level_multiplier) = tree;
         let (value_threshold, segment, value_garbage_percent) = values;
-        let (manifest_bytes, bloom_bits_per_key, compress, cache) = rest;
+        let (manifest_bytes, bloom_bits_per_key, compress, cache, readahead) = rest;
         Options {
             memtable_bytes: memtable << 10,
             wal_segment_bytes: wal << 12,
@@ -159,6 +159,7 @@ fn options() -> impl Strategy<Value = Options> {
             level_bytes_base: table << 12,
             level_multiplier,
             block_cache_bytes: cache << 10,
+            readahead_bytes: readahead << 10,
             bloom_bits_per_key,
             compression: if compress { Compression::Lz4 } else { Compression::None },
             value_threshold,

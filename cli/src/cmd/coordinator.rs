@@ -38,14 +38,9 @@ pub fn run(args: &Coordinator) -> Result<u8> {
         if args.metrics_addr.is_some() {
             pages.extend(console::pages(&env, coordinator.survey_source(), peers(args)?));
         }
-        let metrics = server::metrics(
-            args.metrics_addr.as_ref(),
-            "Coordinator",
-            "nokv_coordinator",
-            coordinator.status_source(),
-            pages,
-        )
-        .await?;
+        let status = coordinator.status_source();
+        let vars = move || vec![("nokv_coordinator", status())];
+        let metrics = server::metrics(args.metrics_addr.as_ref(), "Coordinator", vars, pages).await?;
         if let Some(metrics) = &metrics {
             say(&format!("Coordinator console: http://{}/", metrics.local_addr()));
         }

@@ -33,14 +33,17 @@ pub fn run(args: &MetaRoot) -> Result<u8> {
         say(&format!("Metadata root service listening on {}", root.addr()));
         say(&format!("Metadata root node id: {}", config.node_id));
         let watched = Arc::downgrade(&root);
-        let vars = move || watched.upgrade().map(|root| serde_json::json!(root.status())).unwrap_or_default();
+        let vars = move || {
+            let status = watched.upgrade().map(|root| serde_json::json!(root.status()));
+            vec![("nokv_meta_root", status.unwrap_or_default())]
+        };
         let stops = Stop::new();
         let watched = Arc::downgrade(&root);
         let watch =
             observe::meta_root::watch(move || watched.upgrade().map(|root| (root.status(), root.observe())));
         let pages = observe::pages("meta-root", watch, &stops);
         let addr = args.metrics_addr.as_ref();
-        let metrics = server::metrics(addr, "Metadata root", "nokv_meta_root", vars, pages).await?;
+        let metrics = server::metrics(addr, "Metadata root", vars, pages).await?;
         let ended = server::until_stopped(&mut signals, root.failed()).await;
         stops.stop();
         let stopped = server::end(&env, &mut signals, async {

@@ -46,10 +46,19 @@ pub fn run(args: &Serve) -> Result<u8> {
         let store = started.map_err(|error| startup::store(&error))?;
         introduce(&store, &config);
         let stats = store.stats_source();
-        let vars = move || serde_json::json!(stats());
+        let look = store.observer();
+        let vars = move || {
+            let ahead = look().engine.readahead;
+            vec![
+                ("NoKV.Stats", serde_json::json!(stats())),
+                ("NoKV.Prefetch.Launched", serde_json::json!(ahead.launched)),
+                ("NoKV.Prefetch.Completed", serde_json::json!(ahead.completed)),
+                ("NoKV.Prefetch.Aborted", serde_json::json!(ahead.aborted)),
+            ]
+        };
         let stops = Stop::new();
         let pages = observe::pages("store", observe::store::watch(store.observer()), &stops);
-        let metrics = server::metrics(args.metrics_addr.as_ref(), "Serve", "NoKV.Stats", vars, pages).await?;
+        let metrics = server::metrics(args.metrics_addr.as_ref(), "Serve", vars, pages).await?;
         say("Press Ctrl+C to stop");
         let ended = server::until_stopped(&mut signals, store.failed()).await;
         stops.stop();

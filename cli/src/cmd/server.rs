@@ -79,18 +79,19 @@ pub async fn sole_owner<T>(env: &Env, mut shared: Arc<T>) -> Option<T> {
     None
 }
 
-/// Serves `/debug/vars` with one member called `name`, and `more`, if an address is given.
+/// Serves `/debug/vars` with the members that `vars` gives, and `more`, if an address is given.
 pub async fn metrics(
     addr: Option<&String>,
     role: &str,
-    name: &'static str,
-    vars: impl Fn() -> serde_json::Value + Send + Sync + 'static,
+    vars: impl Fn() -> Vec<(&'static str, serde_json::Value)> + Send + Sync + 'static,
     more: Vec<(String, Page)>,
 ) -> Result<Option<HttpServer>> {
     let Some(addr) = addr else { return Ok(None) };
     let page: Page = Arc::new(move |_| {
-        let mut document = crate::cmd::vars::of_process(name);
-        document[name] = vars();
+        let mut document = crate::cmd::vars::of_process();
+        for (name, value) in vars() {
+            document[name] = value;
+        }
         Reply::json(format!("{document:#}\n"))
     });
     let mut routes = vec![("/debug/vars".to_owned(), page)];

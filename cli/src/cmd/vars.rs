@@ -3,24 +3,15 @@
 //! `cmdline` is the command line. `memstats` has what the operating system knows, in bytes: there is no garbage collector
 //! whose numbers could be told. `Sys` is what is mapped (`VmSize`), `RSS` what is in memory (`VmRSS`), `RSSPeak` the most
 //! that was (`VmHWM`), `Swap` what is swapped out (`VmSwap`), `Data` private memory that is mapped for writing (`VmData`).
-//!
-//! A store also has the reference's three counters of blocks that iterators fetch ahead, `NoKV.Prefetch.*`: always 0,
-//! nothing is fetched ahead.
 #![allow(clippy::disallowed_methods, reason = "reads /proc and runs no product logic")]
 
 use serde_json::{Map, Value, json};
 
-/// The members besides `name`.
-pub fn of_process(name: &str) -> Value {
+/// The members that every process has.
+pub fn of_process() -> Value {
     let command: Vec<String> = std::env::args_os().map(|word| word.to_string_lossy().into_owned()).collect();
     let status = std::fs::read("/proc/self/status").unwrap_or_default();
-    let mut document = json!({ "cmdline": command, "memstats": memory(&String::from_utf8_lossy(&status)) });
-    if name == "NoKV.Stats" {
-        for what in ["Launched", "Aborted", "Completed"] {
-            document[format!("NoKV.Prefetch.{what}")] = json!(0);
-        }
-    }
-    document
+    json!({ "cmdline": command, "memstats": memory(&String::from_utf8_lossy(&status)) })
 }
 
 /// `VmRSS:     1234 kB`
@@ -48,9 +39,7 @@ mod tests {
             (&memory["Sys"], &memory["RSS"], &memory["Swap"]),
             (&json!(2_097_152), &json!(12288), &json!(0))
         );
-        let document = of_process("NoKV.Stats");
-        assert_eq!(document["NoKV.Prefetch.Aborted"], 0);
+        let document = of_process();
         assert!(document["cmdline"].is_array() && document["memstats"]["RSS"].as_u64() > Some(0));
-        assert_eq!(of_process("nokv_coordinator").as_object().unwrap().len(), 2);
     }
 }

@@ -6,7 +6,7 @@
 use crate::compaction::output::{Output, Written};
 use crate::compaction::pick::Job;
 use crate::iter::merge::Newest;
-use crate::iter::source::TableSource;
+use crate::iter::source::LevelSource;
 use crate::iter::{Direction, Source};
 use crate::key::{SEQUENCE_MAX, Span};
 use crate::table::Table;
@@ -30,12 +30,15 @@ pub(crate) async fn run(
     let mut pace = Pace { env, piece: 0, stopped: &stopped };
     if job.is_collection() {
         for table in &job.inputs {
-            merge([table], job, version, &mut output, &mut pace).await?;
+            merge(vec![read_all([table])], job, version, &mut output, &mut pace).await?;
             // What lies between this table and the next is somebody else's.
             output.cut()?;
         }
     } else {
-        merge(job.tables(), job, version, &mut output, &mut pace).await?;
+        // What is overlapped is disjoint: one after the other, so that only one of them has blocks in memory.
+        let inputs = job.inputs.iter().map(|table| read_all([table]));
+        let sources = inputs.chain([read_all(&job.overlapped)]).collect();
+        merge(sources, job, version, &mut output, &mut pace).await?;
     }
     output.finish()
 }
@@ -61,17 +64,19 @@ impl Pace<'_> {
     }
 }
 
+/// All entries of disjoint tables, which come in order.
+fn read_all<'a>(tables: impl IntoIterator<Item = &'a Arc<Table>>) -> Source {
+    let tables = tables.into_iter().cloned().collect();
+    Box::new(LevelSource::new(tables, Span::all(), Direction::Forward, false))
+}
+
 async fn merge(
-    tables: impl IntoIterator<Item = &Arc<Table>>,
+    sources: Vec<Source>,
     job: &Job,
     version: &Version,
     output: &mut Output<'_>,
     pace: &mut Pace<'_>,
 ) -> Result<()> {
-    let source = |table: &Arc<Table>| {
-        Box::new(TableSource::new(table.clone(), Span::all(), Direction::Forward, false)) as Source
-    };
-    let sources: Vec<Source> = tables.into_iter().map(source).collect();
     for entry in Newest::new(sources, Direction::Forward, SEQUENCE_MAX) {
         let entry = entry?;
         let bytes = entry.table_bytes();

@@ -86,6 +86,8 @@ fn open_all(inner: &Inner, files: &[impl AsRef<Path>]) -> Result<Vec<Foreign>> {
             pinned: Arc::new(Pinned::new(0)),
             graveyard: Arc::default(),
             reads,
+            readahead_bytes: inner.options.readahead_bytes,
+            hooks: inner.context.hooks.clone(),
             unreadable: Arc::default(),
         };
         let table = Arc::new(Table::open_stray(&context, &path)?);

@@ -499,6 +499,7 @@ impl Inner {
             cache_bytes: cache.bytes() + self.context.pinned.bytes(),
             filter_rejections: reads.sum(|reads| &reads.filter_rejections),
             pruning: reads.pruning(),
+            readahead: reads.readahead(),
             tables_obsolete: self.context.graveyard.len() as u64,
             manifest_number: lock(&self.manifest).as_ref().map_or(0, Manifest::number),
             pressure: self.pressure(),

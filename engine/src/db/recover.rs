@@ -30,7 +30,7 @@ use crate::vlog::segment::Segment;
 use crate::{Error, Options, Result};
 use nokv_env::disk::LockGuard;
 use nokv_env::task::Stop;
-use nokv_env::{Disk, Env, Instant, OpenMode};
+use nokv_env::{Disk, Env, Hooks, Instant, NoHooks, OpenMode};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -64,7 +64,7 @@ pub(super) fn open(env: &Env, dir: &Path, mut options: Options) -> Result<Arc<In
             create(env, dir, &options)?
         }
     };
-    let mut recovery = Recovery::read(env.disk.clone(), dir, options, number)?;
+    let mut recovery = Recovery::read(env.disk.clone(), env.hooks.clone(), dir, options, number)?;
     let mut log = recovery.replay(Log::open)?;
     if log.torn_bytes() > 0 {
         env.probe("engine.wal.torn_tail");
@@ -99,7 +99,7 @@ pub(super) fn open_read_only(disk: Arc<dyn Disk>, dir: &Path, options: Options) 
             None => Error::NotADatabase { dir },
         });
     };
-    let mut recovery = Recovery::read(disk, dir, options, number)?;
+    let mut recovery = Recovery::read(disk, Arc::new(NoHooks), dir, options, number)?;
     let log = recovery.replay(Log::open_read_only)?;
     Ok(recovery.finish(None, log, None, None))
 }
@@ -183,7 +183,13 @@ type OpenLog =
 
 impl Recovery {
     /// Adds up the manifest and opens its tables.
-    fn read(disk: Arc<dyn Disk>, dir: &Path, options: Options, number: u64) -> Result<Self> {
+    fn read(
+        disk: Arc<dyn Disk>,
+        hooks: Arc<dyn Hooks>,
+        dir: &Path,
+        options: Options,
+        number: u64,
+    ) -> Result<Self> {
         let (catalog, _) = manifest::read_in_force(&*disk, dir, number)?;
         let pinned_bytes = options.block_cache_bytes / PINNED_SHARE;
         let cache_bytes = options.block_cache_bytes - pinned_bytes;
@@ -195,6 +201,8 @@ impl Recovery {
             pinned: Arc::new(Pinned::new(pinned_bytes)),
             graveyard: Arc::default(),
             reads,
+            readahead_bytes: options.readahead_bytes,
+            hooks,
             unreadable: Arc::default(),
         };
         let open =

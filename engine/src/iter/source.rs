@@ -67,7 +67,8 @@ enum Progress {
 
 impl TableSource {
     pub(crate) fn new(table: Arc<Table>, span: Span, direction: Direction, fill_cache: bool) -> Self {
-        Self { cursor: TableCursor::new(table, fill_cache), span, direction, state: Progress::Fresh }
+        let cursor = TableCursor::walking(table, &span, direction, fill_cache);
+        Self { cursor, span, direction, state: Progress::Fresh }
     }
 
     fn step(&mut self) -> Result<Option<Entry>> {
@@ -93,6 +94,7 @@ impl Iterator for TableSource {
         let step = self.step().transpose();
         if !matches!(step, Some(Ok(_))) {
             self.state = Progress::Done;
+            self.cursor.end();
         }
         step
     }

@@ -15,8 +15,10 @@ use crate::value::{Pointer, Value};
 use bytes::{Buf, Bytes};
 use std::cmp::Ordering;
 
-/// Entries between restart points.
+/// Entries between restart points of a block.
 const RESTART_INTERVAL: usize = 16;
+/// The same in an index block. Every point read searches one, and its keys share little.
+const INDEX_RESTART_INTERVAL: usize = 4;
 /// From here on the value's varint is of a pointer.
 const POINTER_TAG: usize = 1 << 32;
 const _: () = assert!(VALUE_BYTES_MAX + 1 < POINTER_TAG);
@@ -28,13 +30,23 @@ pub(crate) type Malformed = &'static str;
 pub(crate) struct BlockBuilder {
     data: Vec<u8>,
     restarts: Vec<u32>,
+    restart_interval: usize,
     since_restart: usize,
     last_key: Vec<u8>,
 }
 
 impl BlockBuilder {
     pub(crate) fn new() -> Self {
-        Self { data: Vec::new(), restarts: vec![0], since_restart: 0, last_key: Vec::new() }
+        Self::with_interval(RESTART_INTERVAL)
+    }
+
+    /// For an index block.
+    pub(crate) fn of_index() -> Self {
+        Self::with_interval(INDEX_RESTART_INTERVAL)
+    }
+
+    fn with_interval(restart_interval: usize) -> Self {
+        Self { data: Vec::new(), restarts: vec![0], restart_interval, since_restart: 0, last_key: Vec::new() }
     }
 
     pub(crate) fn is_empty(&self) -> bool {
@@ -70,7 +82,7 @@ impl BlockBuilder {
 
     fn push(&mut self, key: &[u8], tag: usize, value: &[u8]) {
         let mut shared = 0;
-        if self.since_restart == RESTART_INTERVAL {
+        if self.since_restart == self.restart_interval {
             self.restarts.push(self.data.len() as u32);
             self.since_restart = 0;
         } else if !self.data.is_empty() {
@@ -93,7 +105,7 @@ impl BlockBuilder {
             data.extend_from_slice(&restart.to_le_bytes());
         }
         data.extend_from_slice(&(self.restarts.len() as u32).to_le_bytes());
-        *self = Self::new();
+        *self = Self::with_interval(self.restart_interval);
         data
     }
 }
@@ -145,15 +157,16 @@ impl Block {
             // It goes on with something larger than what it would share with the sought key. At a restart point it may as
             // well have stopped sharing.
             if entry.shared < common && entry.shared > 0 {
-                return Ok(Some(Found { sequence: None, value: entry.value }));
+                return Ok(Some(Found { sequence: None, value: entry.value() }));
             }
             let (suffix, rest) = (key::split(entry.suffix), &sought[entry.shared..]);
             let Some((suffix, sequence)) = suffix else { return self.find_by_walking(target) };
             let same = suffix.iter().zip(rest).take_while(|(a, b)| a == b).count();
-            match suffix[same..].cmp(&rest[same..]) {
-                Ordering::Greater => return Ok(Some(Found { sequence: None, value: entry.value })),
+            // Where one of them ends it is the smaller one.
+            match suffix.get(same).cmp(&rest.get(same)) {
+                Ordering::Greater => return Ok(Some(Found { sequence: None, value: entry.value() })),
                 Ordering::Equal if sequence <= !u64::from_be_bytes(*inverted) => {
-                    return Ok(Some(Found { sequence: Some(sequence), value: entry.value }));
+                    return Ok(Some(Found { sequence: Some(sequence), value: entry.value() }));
                 }
                 // Of the sequence behind such a key nothing is known here, but its successor may share it.
                 _ if same == suffix.len() => return self.find_by_walking(target),
@@ -226,7 +239,9 @@ pub(crate) struct Found {
 struct RawEntry<'a> {
     shared: usize,
     suffix: &'a [u8],
-    value: RawValue,
+    tag: usize,
+    /// Where the value begins; it goes to the end.
+    value_start: usize,
     end: usize,
 }
 
@@ -239,24 +254,27 @@ enum RawValue {
 }
 
 impl<'a> RawEntry<'a> {
+    #[inline]
     fn decode(entries: &'a [u8], at: usize) -> Result<Self, Malformed> {
         Self::read(entries, at).ok_or("an entry is cut short")
     }
 
+    #[inline]
     fn read(entries: &'a [u8], at: usize) -> Option<Self> {
         let mut reader = Reader::at(entries, at);
-        let (shared, unshared, value_tag) = reader.three_varlens()?;
+        let (shared, unshared, tag) = reader.three_varlens()?;
         let suffix = reader.take(unshared)?;
-        let start = reader.position();
-        let len =
-            if value_tag >= POINTER_TAG { value_tag - POINTER_TAG } else { value_tag.saturating_sub(1) };
-        reader.take(len)?;
-        let value = match value_tag {
+        let value_start = reader.position();
+        reader.take(if tag < POINTER_TAG { tag.saturating_sub(1) } else { tag - POINTER_TAG })?;
+        Some(Self { shared, suffix, tag, value_start, end: reader.position() })
+    }
+
+    fn value(&self) -> RawValue {
+        match self.tag {
             0 => RawValue::Tombstone,
-            POINTER_TAG.. => RawValue::Pointer(start, start + len),
-            _ => RawValue::Inline(start, start + len),
-        };
-        Some(Self { shared, suffix, value, end: reader.position() })
+            POINTER_TAG.. => RawValue::Pointer(self.value_start, self.end),
+            _ => RawValue::Inline(self.value_start, self.end),
+        }
     }
 }
 
@@ -276,6 +294,7 @@ fn value_of(value: RawValue, mut block: Bytes) -> Result<Value, Malformed> {
 }
 
 /// A place in a block, or off its end.
+#[derive(Clone)]
 pub(crate) struct BlockCursor {
     block: Block,
     /// Start of the current entry; `entries_end` when off the end.
@@ -349,7 +368,7 @@ impl BlockCursor {
         }
         self.key.truncate(entry.shared);
         self.key.extend_from_slice(entry.suffix);
-        self.value = entry.value;
+        self.value = entry.value();
         self.at = at;
         self.next = entry.end;
         Ok(())
@@ -468,18 +487,18 @@ mod tests {
             let tail = [0xff, 0, b'a', 0xfe][n % 4];
             let user =
                 [&b"aab"[..n % 4], &vec![tail; n % 13], &(n * n % 97).to_string().into_bytes()].concat();
-            for version in 0..1 + n % 3 {
-                keys.push(InternalKey::new(
-                    Cf((n % 2) as u8),
-                    user.clone().into(),
-                    1 + (version * 300) as u64,
-                ));
+            let longer = [&user[..], &vec![0xff; 1 + n % 9]].concat();
+            for version in 0..=n % 3 {
+                for user in [&user, &longer] {
+                    let sequence = 1 + (version * 300) as u64;
+                    keys.push(InternalKey::new(Cf((n % 2) as u8), user.clone().into(), sequence));
+                }
             }
         }
         keys.sort();
         keys.dedup();
         for step in 1..6 {
-            let mut builder = BlockBuilder::new();
+            let mut builder = if step % 2 == 0 { BlockBuilder::of_index() } else { BlockBuilder::new() };
             for key in keys.iter().step_by(step) {
                 builder.add_inline(&key.encode(), &key.sequence.to_le_bytes());
             }

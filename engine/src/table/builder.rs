@@ -61,7 +61,7 @@ impl TableBuilder {
             buffer: Vec::with_capacity(WRITE_BYTES.min(options.table_bytes as usize) + options.block_bytes),
             written: 0,
             data: BlockBuilder::new(),
-            index: BlockBuilder::new(),
+            index: BlockBuilder::of_index(),
             top_index: BlockBuilder::new(),
             hashes: Vec::new(),
             block_bytes: options.block_bytes,

@@ -2,8 +2,11 @@
 
 use crate::Result;
 use crate::cache::Part;
-use crate::key::{Entry, InternalKey, compare, split};
+use crate::iter::Direction;
+use crate::key::{Entry, InternalKey, Span, compare, split};
+use crate::table::ahead::Ahead;
 use crate::table::block::{Block, BlockCursor};
+use crate::table::format::Handle;
 use crate::table::{Hit, LACKS, Sought, Table, handle_at};
 use crate::value::Value;
 use std::sync::Arc;
@@ -30,12 +33,28 @@ pub(crate) struct TableCursor {
     stretch: usize,
     index: Option<Place>,
     data: Option<Place>,
+    ahead: Option<Ahead>,
 }
 
 impl TableCursor {
     /// Off the end until moved. Compactions pass `fill_cache` = false: what they read is about to disappear.
     pub(crate) fn new(table: Arc<Table>, fill_cache: bool) -> Self {
-        Self { table, fill_cache, stretch: 0, index: None, data: None }
+        Self { table, fill_cache, stretch: 0, index: None, data: None, ahead: None }
+    }
+
+    /// The same for a walk through `span`, which begins with a search and goes on in `direction`.
+    pub(crate) fn walking(table: Arc<Table>, span: &Span, direction: Direction, fill_cache: bool) -> Self {
+        let mut cursor = Self::new(table, fill_cache);
+        cursor.ahead = Some(Ahead::new(direction, span));
+        cursor
+    }
+
+    /// Off the end; lets go of blocks.
+    pub(crate) fn end(&mut self) {
+        (self.index, self.data) = (None, None);
+        if let Some(ahead) = &mut self.ahead {
+            ahead.give_up(&self.table);
+        }
     }
 
     pub(crate) fn is_valid(&self) -> bool {
@@ -143,10 +162,26 @@ impl TableCursor {
         self.data = None;
         if let Some(index) = &self.index {
             let handle = handle_at(&index.cursor).map_err(|what| self.table.corrupt(index.offset, what))?;
-            let block = self.table.block(handle, Part::Data, self.fill_cache)?;
+            let block = self.data_block(handle)?;
             self.data = Some(self.enter_block(block, handle.offset, enter)?);
         }
         Ok(())
+    }
+
+    /// The block at `handle`, which is where the index cursor is.
+    fn data_block(&mut self, handle: Handle) -> Result<Block> {
+        let (Some(ahead), Some(index)) = (&mut self.ahead, &self.index) else {
+            return self.table.block(handle, Part::Data, self.fill_cache);
+        };
+        if let Some(block) = self.table.cached(handle, Part::Data) {
+            ahead.spared();
+            return Ok(block);
+        }
+        let body = match ahead.body(&self.table, &index.cursor, handle) {
+            Some(body) => body.map_err(|what| self.table.noted(self.table.corrupt(handle.offset, what)))?,
+            None => self.table.section(handle)?,
+        };
+        self.table.decoded(handle, body, self.fill_cache)
     }
 
     /// A block must hold an entry where `enter` wants one: what is above it promised so.
@@ -157,6 +192,12 @@ impl TableCursor {
             return Err(self.table.corrupt(offset, LACKS));
         }
         Ok(Place { cursor, offset })
+    }
+}
+
+impl Drop for TableCursor {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

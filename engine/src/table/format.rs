@@ -73,24 +73,45 @@ pub(crate) fn seal_section(body: Vec<u8>, compression: Compression) -> Vec<u8> {
     section
 }
 
+/// A section whose checksum holds.
+enum Checked<'a> {
+    Raw(&'a [u8]),
+    Decompressed(Bytes),
+}
+
 /// The body of a section; the error says what is wrong with it.
 pub(crate) fn open_section(mut section: Vec<u8>) -> Result<Bytes, &'static str> {
+    match check_section(&section)? {
+        Checked::Raw(body) => {
+            section.truncate(body.len());
+            Ok(section.into())
+        }
+        Checked::Decompressed(body) => Ok(body),
+    }
+}
+
+/// The same for a section that is part of something larger, whose memory the body does not keep.
+pub(crate) fn open_copy(section: &[u8]) -> Result<Bytes, &'static str> {
+    match check_section(section)? {
+        Checked::Raw(body) => Ok(Bytes::copy_from_slice(body)),
+        Checked::Decompressed(body) => Ok(body),
+    }
+}
+
+fn check_section(section: &[u8]) -> Result<Checked<'_>, &'static str> {
     let (checked, crc) = section.split_last_chunk::<4>().ok_or("the section is too short")?;
     if crc32c::crc32c(checked) != u32::from_le_bytes(*crc) {
         return Err("the section fails its checksum");
     }
     let (codec, body) = checked.split_last().ok_or("the section is too short")?;
     match *codec {
-        CODEC_RAW => {
-            section.truncate(section.len() - TRAILER_BYTES);
-            Ok(section.into())
-        }
+        CODEC_RAW => Ok(Checked::Raw(body)),
         CODEC_LZ4 => {
             if !is_lz4_size_sane(body, SECTION_BYTES_MAX) {
                 return Err("the compressed section claims an absurd size");
             }
             let body = lz4_flex::block::decompress_size_prepended(body);
-            body.map(Bytes::from).map_err(|_| "the section does not decompress")
+            body.map(|body| Checked::Decompressed(body.into())).map_err(|_| "the section does not decompress")
         }
         _ => Err("the section's codec is not known to this release"),
     }
@@ -268,6 +289,7 @@ mod tests {
             let body = b"the same again, the same again, the same again, the same again".to_vec();
             let section = seal_section(body.clone(), compression);
             assert_eq!(section.len() < body.len(), compression == Compression::Lz4);
+            assert_eq!(open_copy(&section), Ok(body.clone().into()));
             assert_eq!(open_section(section.clone()), Ok(body.into()));
             for at in 0..section.len() {
                 let mut bad = section.clone();

@@ -7,6 +7,7 @@
 //! A table that a compaction replaced is marked obsolete. When the last reader lets go of it, its file lands in
 //! the [`Graveyard`], and background work removes the file: readers never delete.
 
+mod ahead;
 pub(crate) mod block;
 pub(crate) mod builder;
 pub(crate) mod cursor;
@@ -26,7 +27,7 @@ use block::{Block, BlockCursor, Malformed};
 use bytes::Bytes;
 use filter::Filter;
 use format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
-use nokv_env::{Disk, File, OpenMode};
+use nokv_env::{Disk, File, Hooks, OpenMode};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock};
@@ -65,6 +66,9 @@ pub(crate) struct TableContext {
     pub(crate) cache: Arc<BlockCache>,
     pub(crate) graveyard: Arc<Graveyard>,
     pub(crate) reads: Arc<ReadCounters>,
+    /// See [`crate::Options::readahead_bytes`].
+    pub(crate) readahead_bytes: usize,
+    pub(crate) hooks: Arc<dyn Hooks>,
     /// Bytes of filters that open tables keep for themselves, and how many they may.
     pub(crate) pinned: Arc<Pinned>,
     /// The first part of a table or segment that could not be read: damaged, or refused by the disk.
@@ -288,10 +292,21 @@ impl Table {
 
     /// The block at `handle`, from the cache if it is there.
     fn block(&self, handle: Handle, part: Part, fill_cache: bool) -> Result<Block> {
-        if let Some(Cached::Block(block)) = self.context.cache.get(self.meta.number, handle.offset, part) {
-            return Ok(block);
+        match self.cached(handle, part) {
+            Some(block) => Ok(block),
+            None => self.decoded(handle, self.section(handle)?, fill_cache),
         }
-        let body = self.section(handle)?;
+    }
+
+    fn cached(&self, handle: Handle, part: Part) -> Option<Block> {
+        match self.context.cache.get(self.meta.number, handle.offset, part) {
+            Some(Cached::Block(block)) => Some(block),
+            _ => None,
+        }
+    }
+
+    /// The block at `handle` of which `body` was read.
+    fn decoded(&self, handle: Handle, body: Bytes, fill_cache: bool) -> Result<Block> {
         let block = Block::parse(body).map_err(|what| self.noted(self.corrupt(handle.offset, what)))?;
         if fill_cache {
             self.context.cache.insert(self.meta.number, handle.offset, Cached::Block(block.clone()));

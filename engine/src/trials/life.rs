@@ -96,6 +96,7 @@ pub(super) fn options(seed: u64) -> Options {
         manifest_bytes: 700,
         value_threshold: if shape == 2 { usize::MAX } else { 120 },
         block_cache_bytes: 1 << 20,
+        readahead_bytes: if shape == 2 { 0 } else { 1 << 10 },
         value_segment_bytes: 4 << 10,
         ..Options::tiny()
     }

@@ -231,8 +231,29 @@ fn engine(page: &mut Exposition, stats: &Stats, failed: bool) {
     );
     page.counter(
         "nokv_engine_block_cache_misses_total",
-        "Block reads that went to the disk.",
+        "Block reads that the cache could not answer.",
         stats.cache_misses,
+    );
+    let ahead = stats.readahead;
+    page.counter(
+        "nokv_engine_readahead_reads_total",
+        "Reads that fetched more blocks than the one needed just then.",
+        ahead.reads,
+    );
+    page.counter(
+        "nokv_engine_readahead_blocks_total",
+        "Blocks that they were to fetch besides that one.",
+        ahead.launched,
+    );
+    page.counter(
+        "nokv_engine_readahead_blocks_used_total",
+        "Of those, the ones that a walk came to: reads saved.",
+        ahead.completed,
+    );
+    page.counter(
+        "nokv_engine_readahead_blocks_unused_total",
+        "Of those, the ones that were fetched in vain, or could not be fetched.",
+        ahead.aborted,
     );
     page.gauge("nokv_engine_block_cache_bytes", "Bytes in the block cache.", stats.cache_bytes);
     page.counter(
