@@ -24,15 +24,17 @@
 //! The README has more of it, and says what is promised.
 //!
 //! Start at [`Db`]. A write walks [`WriteBatch`] → [`log`] (only [`Db::write`]; [`Db::apply`] skips it) →
-//! `memtable` → `table` at level 0 → deeper levels by `compaction`; large values detour through `vlog`. A read asks every layer of one frozen
-//! `view` (memtables and tables) and takes the highest version it may see. What is live on disk is said by
-//! the `manifest`, a checksummed log of edits that `CURRENT` points at.
+//! `memtable` → `table` at level 0 → deeper levels by `compaction`; large values detour through `vlog`. A
+//! read asks every layer of one frozen `view` (memtables and tables) and takes the highest version it may
+//! see. What is live on disk is said by the `manifest`, a checksummed log of edits that `CURRENT` points at.
 //!
 //! A column family ([`Cf`]) is one byte in front of every key, so a batch over families, and the flush that
 //! makes it durable, are atomic by construction.
 //!
-//! What the crate refuses to know: where its bytes come from, what a transaction is. It looks at the clock to count how
-//! long things take, and decides nothing by it. [`inspect`] reads a directory and leaves it as it is. Every file, task and rare branch comes from `nokv_env::Env`, so a whole database can live and crash inside a test.
+//! What the crate refuses to know: where its bytes come from, what a transaction is. It looks at the clock
+//! to count how long things take, and to pace its writers and background work (`pace`); what is in the
+//! database never depends on it. [`inspect`] reads a directory and leaves it as it is. Every file, task and
+//! rare branch comes from `nokv_env::Env`, so a whole database can live and crash inside a test.
 
 mod batch;
 mod cache;
@@ -52,6 +54,7 @@ pub mod log;
 mod manifest;
 mod memtable;
 mod options;
+mod pace;
 mod snapshot;
 mod stats;
 mod stripes;

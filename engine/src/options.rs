@@ -56,6 +56,16 @@ pub struct Options {
     pub value_garbage_percent: u32,
     /// The manifest is rewritten when it grew by this many bytes.
     pub manifest_bytes: u64,
+    /// What flushes, compactions, collections of values, exports and ingests may read and write in a second,
+    /// all together; 0: what they can. Reads and writes of callers do not count and never wait for it.
+    /// Flushes go first. The limit gives way as level 0 or the memtables fill: it is gone before writers are
+    /// slowed down, and while somebody waits for a flush or a compaction. Smaller: the disk is calmer, level
+    /// 0 has more tables, and reads look at them.
+    pub background_bytes_per_second: u64,
+    /// A large compaction is done in up to so many parts at the same time, each on a thread of its own; 1:
+    /// in one. More: it is done earlier and takes more of the processors meanwhile. No part reads less than
+    /// [`Options::table_bytes`].
+    pub subcompactions: usize,
     /// Who we are, in one line, for whoever finds the lock taken.
     #[serde(skip)]
     pub lock_owner: String,
@@ -85,6 +95,8 @@ impl Default for Options {
             value_segment_bytes: 64 << 20,
             value_garbage_percent: 50,
             manifest_bytes: 4 << 20,
+            background_bytes_per_second: 0,
+            subcompactions: 2,
             lock_owner: "nokv".to_owned(),
             is_owner: false,
         }
@@ -169,6 +181,11 @@ impl Options {
             (self.value_threshold >= 32, "value_threshold must be at least 32"),
             (self.value_segment_bytes >= 4 << 10, "value_segment_bytes must be at least 4096"),
             ((1..=99).contains(&self.value_garbage_percent), "value_garbage_percent must be 1 to 99"),
+            (
+                self.background_bytes_per_second == 0 || self.background_bytes_per_second >= 4 << 10,
+                "background_bytes_per_second must be 0 or at least 4096",
+            ),
+            ((1..=64).contains(&self.subcompactions), "subcompactions must be 1 to 64"),
             (!self.lock_owner.contains('\n'), "lock_owner must be one line"),
         ];
         match sane.iter().find(|(ok, _)| !ok) {
@@ -188,6 +205,15 @@ mod tests {
         Options::tiny().validate().unwrap();
         let bad = Options { level_multiplier: 1, ..Options::default() };
         assert!(matches!(bad.validate(), Err(Error::InvalidOption(_))));
+        for (text, is_valid) in [
+            ("background_bytes_per_second = 0", true),
+            ("background_bytes_per_second = 4_095", false),
+            ("background_bytes_per_second = 10_000_000\nsubcompactions = 64", true),
+            ("subcompactions = 0", false),
+            ("subcompactions = 65", false),
+        ] {
+            assert_eq!(Options::from_toml(text).is_ok(), is_valid, "{text}");
+        }
     }
 
     #[test]

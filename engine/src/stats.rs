@@ -275,6 +275,8 @@ pub struct Stats {
     pub compactions: u64,
     /// Compactions that only moved tables a level down.
     pub compaction_moves: u64,
+    /// Parts of compactions that were done in several at the same time.
+    pub compaction_parts: u64,
     /// Bytes read by compactions.
     pub compaction_read_bytes: u64,
     /// Bytes written by compactions.
@@ -285,6 +287,10 @@ pub struct Stats {
     pub compaction_backlog: u64,
     /// How full the fullest level is; 1: at its target.
     pub compaction_score_max: f64,
+    /// Bytes of background work that waited because of [`crate::Options::background_bytes_per_second`].
+    pub background_waited_bytes: u64,
+    /// Those waits.
+    pub background_wait: Timing,
     /// Ranges of keys deleted as a whole, see [`crate::Db::delete_ranges`].
     pub ranges_deleted: u64,
     /// Tables that left that way, without being read.

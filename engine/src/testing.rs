@@ -7,12 +7,13 @@ use nokv_env::mem_disk::{CrashMode, MemDisk};
 use nokv_env::net::{Channel, Net, ServerHandle};
 use nokv_env::{BoxFuture, Clock, Disk, Env, Hooks, Instant, NoHooks, RngSource, Tasks};
 use std::collections::BTreeMap;
+use std::future::poll_fn;
 use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 use tonic::service::Routes;
 
 /// Content of one family.
@@ -22,6 +23,7 @@ pub(crate) type Map = BTreeMap<Bytes, Bytes>;
 pub(crate) struct World {
     pub(crate) platter: Arc<MemDisk>,
     tasks: Arc<Executor>,
+    clock: Arc<JumpingClock>,
     pub(crate) disk: Arc<dyn Disk>,
     hooks: Arc<dyn Hooks>,
 }
@@ -30,7 +32,12 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let platter = MemDisk::new(seed);
         let disk = platter.mount();
-        Self { platter, tasks: Arc::default(), disk, hooks: Arc::new(NoHooks) }
+        Self { platter, tasks: Arc::default(), clock: Arc::default(), disk, hooks: Arc::new(NoHooks) }
+    }
+
+    /// The time that has been slept away.
+    pub(crate) fn now(&self) -> Instant {
+        self.clock.now()
     }
 
     /// The tables and segments on the disk are as many as the database has.
@@ -52,7 +59,7 @@ impl World {
 
     pub(crate) fn env(&self) -> Env {
         Env {
-            clock: Arc::new(NoClock),
+            clock: self.clock.clone(),
             disk: self.disk.clone(),
             net: Arc::new(NoNet),
             rng: RngSource::new(1, 1),
@@ -81,14 +88,20 @@ impl World {
             {
                 return output;
             }
-            let progress = self.tasks.poll_woken() || woken.0.load(Ordering::SeqCst);
+            let progress = self.tasks.poll_woken() || woken.0.load(Ordering::SeqCst) || self.clock.jump();
             assert!(progress, "everybody waits for everybody");
         }
     }
 
     /// Runs all tasks until none has anything to do.
     pub(crate) fn settle(&self) {
-        while self.tasks.poll_woken() {}
+        while self.turn() {}
+    }
+
+    /// Gives every woken task a turn; where none is, the time comes to which somebody sleeps. Whether there
+    /// was anything.
+    fn turn(&self) -> bool {
+        self.tasks.poll_woken() || self.clock.jump()
     }
 
     /// Gives every woken task one turn.
@@ -99,7 +112,7 @@ impl World {
     /// Gives all tasks some turns, for when somebody tries again and again.
     pub(crate) fn go_on_for_a_while(&self) {
         for _ in 0..50 {
-            self.tasks.poll_woken();
+            self.turn();
         }
     }
 
@@ -197,20 +210,50 @@ impl Future for YieldOnce {
     }
 }
 
-/// The engine asks for the time to count only, and sleeps only to slow writers down.
-struct NoClock;
+/// Time passes only when everybody sleeps, and then at once.
+#[derive(Default)]
+struct JumpingClock(Arc<Mutex<Times>>);
 
-impl Clock for NoClock {
+#[derive(Default)]
+struct Times {
+    now: Instant,
+    sleepers: BTreeMap<Instant, Vec<Waker>>,
+}
+
+impl JumpingClock {
+    fn times(&self) -> MutexGuard<'_, Times> {
+        crate::lock(&self.0)
+    }
+
+    /// To the next moment at which somebody wakes up; whether there is one.
+    fn jump(&self) -> bool {
+        let mut times = self.times();
+        let Some((next, sleepers)) = times.sleepers.pop_first() else { return false };
+        times.now = times.now.max(next);
+        sleepers.into_iter().for_each(Waker::wake);
+        true
+    }
+}
+
+impl Clock for JumpingClock {
     fn now(&self) -> Instant {
-        Instant(0)
+        self.times().now
     }
 
     fn unix_millis(&self) -> u64 {
         0
     }
 
-    fn sleep_until(&self, _deadline: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(YieldOnce(false))
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let times = self.0.clone();
+        Box::pin(poll_fn(move |context| {
+            let mut times = crate::lock(&times);
+            if times.now >= deadline {
+                return Poll::Ready(());
+            }
+            times.sleepers.entry(deadline).or_default().push(context.waker().clone());
+            Poll::Pending
+        }))
     }
 }
 

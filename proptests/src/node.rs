@@ -7,7 +7,7 @@ use nokv_env::net::{Channel, Net, ServerHandle};
 use nokv_env::{BoxFuture, Clock, Disk, Env, Instant, NoHooks, RngSource, Tasks};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
 use tonic::service::Routes;
@@ -17,6 +17,8 @@ pub struct Node {
     /// Outlives crashes; sets faults and reads what is durable.
     pub platter: Arc<MemDisk>,
     tasks: Arc<Executor>,
+    /// Nanoseconds that were slept.
+    time: Arc<AtomicU64>,
     disk: Arc<dyn Disk>,
 }
 
@@ -25,7 +27,7 @@ impl Node {
     pub fn new(seed: u64) -> Self {
         let platter = MemDisk::new(seed);
         let disk = platter.mount();
-        Self { platter, tasks: Arc::default(), disk }
+        Self { platter, tasks: Arc::default(), time: Arc::default(), disk }
     }
 
     /// The disk of the current life.
@@ -36,7 +38,7 @@ impl Node {
     /// The world of the current life.
     pub fn env(&self) -> Env {
         Env {
-            clock: Arc::new(Absent),
+            clock: Arc::new(Naps(self.time.clone())),
             disk: self.disk.clone(),
             net: Arc::new(Absent),
             rng: RngSource::new(1, 1),
@@ -153,22 +155,29 @@ impl Future for YieldOnce {
     }
 }
 
-/// What this machine does not have.
-struct Absent;
+/// Time passes while somebody sleeps, who then sleeps no longer than a turn.
+struct Naps(Arc<AtomicU64>);
 
-impl Clock for Absent {
+impl Clock for Naps {
     fn now(&self) -> Instant {
-        Instant(0)
+        Instant(self.0.load(Ordering::SeqCst))
     }
 
     fn unix_millis(&self) -> u64 {
         0
     }
 
-    fn sleep_until(&self, _deadline: Instant) -> BoxFuture<'static, ()> {
-        Box::pin(YieldOnce(false))
+    fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+        let now = self.0.clone();
+        Box::pin(async move {
+            YieldOnce(false).await;
+            now.fetch_max(deadline.0, Ordering::SeqCst);
+        })
     }
 }
+
+/// What this machine does not have.
+struct Absent;
 
 impl Net for Absent {
     fn serve(&self, _addr: &str, _routes: Routes) -> BoxFuture<'static, io::Result<Box<dyn ServerHandle>>> {

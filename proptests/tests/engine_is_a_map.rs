@@ -146,7 +146,8 @@ fn options() -> impl Strategy<Value = Options> {
     let tree = (1_usize..8, 1_u64..3, 128_usize..1024, 1_u64..3, 1_usize..4, 2_u64..4);
     let values = (prop_oneof![32_usize..600, Just(usize::MAX)], 1_u64..4, 1_u32..99);
     let rest = (300_u64..4096, prop_oneof![Just(0_u32), Just(10)], any::<bool>(), 1_u64..64, 0_usize..5);
-    (tree, values, rest).prop_map(|(tree, values, rest)| {
+    let background = (1_usize..5, prop_oneof![Just(0), 4096_u64..4_000_000]);
+    (tree, values, rest, background).prop_map(|(tree, values, rest, background)| {
         let (memtable, wal, block_bytes, table, level0_tables_compact, level_multiplier) = tree;
         let (value_threshold, segment, value_garbage_percent) = values;
         let (manifest_bytes, bloom_bits_per_key, compress, cache, readahead) = rest;
@@ -166,6 +167,8 @@ fn options() -> impl Strategy<Value = Options> {
             value_segment_bytes: segment << 12,
             value_garbage_percent,
             manifest_bytes,
+            subcompactions: background.0,
+            background_bytes_per_second: background.1,
             ..Options::tiny()
         }
     })

@@ -20,6 +20,7 @@ pub(crate) struct Output<'a> {
     table_bytes: u64,
     builder: Option<TableBuilder>,
     tables: Vec<TableMeta>,
+    tables_bytes: u64,
     values: ValueWriter<'a>,
     /// Knows the segments that stored values are in.
     version: &'a Version,
@@ -39,6 +40,13 @@ pub(crate) struct Written {
 }
 
 impl Written {
+    /// Takes what another part of the same work wrote along.
+    pub(crate) fn append(&mut self, mut other: Written) {
+        self.tables.append(&mut other.tables);
+        self.segments.append(&mut other.segments);
+        self.moved_bytes += other.moved_bytes;
+    }
+
     /// Bytes of all new files.
     pub(crate) fn bytes(&self) -> u64 {
         let tables = self.tables.iter().map(|meta| meta.bytes);
@@ -65,6 +73,7 @@ impl<'a> Output<'a> {
             table_bytes,
             builder,
             tables,
+            tables_bytes: 0,
             values,
             version,
             collect,
@@ -75,6 +84,12 @@ impl<'a> Output<'a> {
     /// Moves the values of these segments into new ones as they come by.
     pub(crate) fn collecting(self, collect: BTreeSet<u64>) -> Self {
         Self { collect, ..self }
+    }
+
+    /// Bytes of the files so far, about, and of the values that were read to move them.
+    pub(crate) fn bytes(&self) -> u64 {
+        let table = self.builder.as_ref().map_or(0, TableBuilder::bytes);
+        self.tables_bytes + table + self.values.bytes() + self.moved_bytes
     }
 
     /// Adds an entry; at most one version a key comes here, so tables may be cut anywhere.
@@ -89,7 +104,7 @@ impl<'a> Output<'a> {
         };
         builder.add(&entry)?;
         if builder.bytes() >= self.table_bytes {
-            self.tables.push(builder.finish()?);
+            self.end(builder)?;
         } else {
             self.builder = Some(builder);
         }
@@ -99,8 +114,15 @@ impl<'a> Output<'a> {
     /// Ends the current table.
     pub(crate) fn cut(&mut self) -> Result<()> {
         if let Some(builder) = self.builder.take() {
-            self.tables.push(builder.finish()?);
+            self.end(builder)?;
         }
+        Ok(())
+    }
+
+    fn end(&mut self, builder: TableBuilder) -> Result<()> {
+        let meta = builder.finish()?;
+        self.tables_bytes += meta.bytes;
+        self.tables.push(meta);
         Ok(())
     }
 

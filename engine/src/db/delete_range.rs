@@ -284,7 +284,8 @@ mod tests {
     #[test]
     fn tables_in_the_middle_leave_unread() {
         let world = World::new(1);
-        let (db, _) = filled(&world, &options());
+        // In parts there would be more tables, and more of them at the borders.
+        let (db, _) = filled(&world, &Options { subcompactions: 1, ..options() });
         world.run(db.flush()).unwrap();
         world.settle();
         let (all, reads) = (tables(&db), db.stats().cache_misses + db.stats().cache_hits);
@@ -407,6 +408,7 @@ mod tests {
         };
         let (mut met, mut missed) = (0, 0);
         for steps in 0..30 {
+            let options = Options { subcompactions: 1 + steps as usize % 2, ..options.clone() };
             let mut world = World::new(steps);
             let db = world.open(&options).unwrap();
             let mut model = Map::new();

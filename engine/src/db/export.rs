@@ -6,6 +6,7 @@
 use crate::db::{Db, Inner};
 use crate::error::IoContext;
 use crate::key::{Entry, InternalKey};
+use crate::pace::{Pace, Work};
 use crate::table::builder::TableBuilder;
 use crate::table::format::TableMeta;
 use crate::value::Value;
@@ -13,9 +14,6 @@ use crate::{Cf, Result, Snapshot, files};
 use bytes::Bytes;
 use std::ops::RangeBounds;
 use std::path::{Path, PathBuf};
-
-/// Bytes of keys and values between two yields.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// A file that [`Db::export`] wrote.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,21 +49,23 @@ impl Db {
         families.sort_unstable();
         families.dedup();
         let mut draft = Drafts { inner, dir, builder: None, done: Vec::new(), is_whole: false };
-        let mut piece = 0;
+        let relief = || inner.relief();
+        let mut pace = inner.env().ok().map(|env| Pace::new(env, &inner.limiter, Work::Other, &relief));
         for cf in families {
             for row in snapshot.iter_uncached(cf, range.clone()) {
                 let (key, value) = row?;
-                piece += key.len() + value.len() + 16;
+                let bytes = key.len() + value.len() + 16;
                 draft.add(cf, key, value)?;
-                if piece >= PIECE_BYTES {
-                    piece = 0;
-                    if let Ok(env) = inner.env() {
-                        env.tasks.yield_now().await;
-                    }
+                if let Some(pace) = &mut pace {
+                    // Rows are read as they are written: about as many bytes.
+                    pace.after(bytes, || 2 * draft.bytes()).await;
                 }
             }
         }
         draft.cut()?;
+        if let Some(pace) = pace {
+            pace.end(2 * draft.bytes());
+        }
         disk.sync_dir(dir).at(dir, "sync")?;
         Ok(draft.keep())
     }
@@ -81,6 +81,12 @@ struct Drafts<'a> {
 }
 
 impl Drafts<'_> {
+    /// Bytes of all tables so far, about.
+    fn bytes(&self) -> u64 {
+        let done: u64 = self.done.iter().map(|meta| meta.bytes).sum();
+        done + self.builder.as_ref().map_or(0, TableBuilder::bytes)
+    }
+
     fn add(&mut self, cf: Cf, key: Bytes, value: Bytes) -> Result<()> {
         let builder = match &mut self.builder {
             Some(builder) => builder,

@@ -17,6 +17,7 @@ use crate::iter::merge::Newest;
 use crate::iter::source::MemtableSource;
 use crate::key::{Entry, InternalKey, SEQUENCE_MAX, Span};
 use crate::memtable::Memtable;
+use crate::pace::{Pace, Work};
 use crate::table::format::TableMeta;
 use crate::table::{Sought, Table};
 use crate::version::Version;
@@ -31,8 +32,6 @@ use std::time::Duration;
 
 /// Time between two attempts on a full disk.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
-/// Bytes of keys and values between two yields.
-const PIECE_BYTES: usize = 256 << 10;
 
 /// Tells the database when a background loop ends, whatever ends it.
 struct LoopGuard {
@@ -54,6 +53,22 @@ impl Drop for LoopGuard {
         }
         self.inner.loops.fetch_sub(1, Ordering::AcqRel);
         self.inner.progress.notify_waiters();
+    }
+}
+
+/// Somebody who waits for a flush.
+struct FlushWaiter<'a>(&'a Inner);
+
+impl<'a> FlushWaiter<'a> {
+    fn new(inner: &'a Inner) -> Self {
+        inner.flush_waiters.fetch_add(1, Ordering::Relaxed);
+        Self(inner)
+    }
+}
+
+impl Drop for FlushWaiter<'_> {
+    fn drop(&mut self) {
+        self.0.flush_waiters.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -141,7 +156,9 @@ impl Inner {
         let next_file = || files.next_number();
         let version = self.view().version.clone();
         let output = Output::new(&self.context, &self.options, u64::MAX, &version, &next_file);
-        let written = write_memtable(env, memtable, &version, output).await?;
+        let relief = || self.relief();
+        let pace = Pace::new(env, &self.limiter, Work::Flush, &relief);
+        let written = write_memtable(memtable, &version, output, pace).await?;
         if !written.tables.is_empty() {
             self.disk().sync_dir(self.dir()).at(self.dir(), "sync")?;
         }
@@ -284,6 +301,7 @@ impl Inner {
             return result;
         }
         self.switch_for(target)?;
+        let _waiter = FlushWaiter::new(self);
         self.until(done).await
     }
 
@@ -309,24 +327,22 @@ impl Inner {
 
 /// Writes what has to be kept of `memtable`; at most one table.
 async fn write_memtable(
-    env: &Env,
     memtable: &Arc<Memtable>,
     version: &Version,
     mut output: Output<'_>,
+    mut pace: Pace<'_>,
 ) -> Result<Written> {
     let source = MemtableSource::new(memtable.clone(), Span::all(), Direction::Forward);
-    let mut piece = 0;
     for entry in Newest::new(vec![Box::new(source)], Direction::Forward, SEQUENCE_MAX) {
         let entry = entry?;
-        piece += entry.table_bytes();
+        let bytes = entry.table_bytes();
         if !entry.value.is_tombstone() || may_hold(version, &entry)? {
             output.add(entry)?;
         }
-        if piece >= PIECE_BYTES {
-            piece = 0;
-            env.tasks.yield_now().await;
-        }
+        pace.after(bytes, || output.bytes()).await;
     }
+    output.cut()?;
+    pace.end(output.bytes());
     output.finish()
 }
 

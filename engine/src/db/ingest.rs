@@ -12,6 +12,7 @@ use crate::error::IoContext;
 use crate::iter::Direction;
 use crate::iter::source::TableSource;
 use crate::key::{Entry, InternalKey, Span};
+use crate::pace::{Pace, Work};
 use crate::stats::ReadCounters;
 use crate::table::{Pinned, Table, TableContext};
 use crate::value::Value;
@@ -19,8 +20,6 @@ use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-/// Bytes of keys and values between two yields.
-const PIECE_BYTES: usize = 256 << 10;
 /// Blocks of a foreign file that are kept: the index block that is being walked.
 const CACHE_BYTES: u64 = 64 << 10;
 
@@ -112,12 +111,14 @@ async fn copy(inner: &Inner, files: &NewFiles<'_>, sources: &[Foreign], sequence
     let next_file = || files.next_number();
     let (options, version) = (&inner.options, inner.view().version.clone());
     let mut output = Output::new(&inner.context, options, options.table_bytes, &version, &next_file);
-    let mut piece = 0;
+    let relief = || inner.relief();
+    let mut pace = Pace::new(inner.env()?, &inner.limiter, Work::Other, &relief);
     for source in sources {
         let meta = &source.table.meta;
         let mut last: Option<InternalKey> = None;
         let mut rows = 0;
-        for entry in TableSource::new(source.table.clone(), Span::all(), Direction::Forward, true) {
+        let rows_of = TableSource::new(source.table.clone(), Span::all(), Direction::Forward, true);
+        for entry in rows_of.metered(pace.read_meter()) {
             let entry = entry?;
             let key = &entry.key;
             let is_in_order = last.as_ref().is_none_or(|last| last < key && !last.same_user_key(key));
@@ -126,12 +127,10 @@ async fn copy(inner: &Inner, files: &NewFiles<'_>, sources: &[Foreign], sequence
                 return Err(Error::corrupt(&source.path, 0, "its rows are not what its properties say"));
             }
             rows += 1;
-            piece += entry.table_bytes();
+            let bytes = entry.table_bytes();
             last = Some(key.clone());
             output.add(Entry { key: InternalKey { sequence, ..entry.key }, value: entry.value })?;
-            if piece >= PIECE_BYTES {
-                piece = 0;
-                inner.env()?.tasks.yield_now().await;
+            if pace.after(bytes, || output.bytes()).await {
                 inner.check()?;
             }
         }
@@ -139,6 +138,8 @@ async fn copy(inner: &Inner, files: &NewFiles<'_>, sources: &[Foreign], sequence
             return Err(Error::corrupt(&source.path, 0, "it has not as many rows as its properties say"));
         }
     }
+    output.cut()?;
+    pace.end(output.bytes());
     output.finish()
 }
 

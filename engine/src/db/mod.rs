@@ -2,7 +2,7 @@
 //!
 //! - `recover`: opening, step by step.
 //! - `write`: [`Db::write`] with group commit, [`Db::apply`], and the switch to a new memtable.
-//! - `flush`, `compact`: the two background loops.
+//! - `flush`, `compact`: the two background loops; a large compaction has further tasks for its parts.
 //! - `delete_range`: ranges of keys that go as tables.
 //! - `import`: many changes at once, as a table; `export`, `ingest`: rows as table files, from one database to another.
 //! - `checkpoint`: a copy of the whole database by hard links.
@@ -36,6 +36,7 @@ use crate::cache::BlockCache;
 use crate::compaction::pick;
 use crate::log::Log;
 use crate::manifest::Manifest;
+use crate::pace::{Limiter, Relief};
 use crate::stats::Timer;
 use crate::table::{Sought, TableContext};
 use crate::view::{View, Views};
@@ -106,6 +107,10 @@ pub(crate) struct Inner {
     loops: AtomicU64,
     flush_work: Notify,
     compact_work: Notify,
+    /// How fast background work may go.
+    limiter: Limiter,
+    /// Callers that wait for a flush.
+    flush_waiters: AtomicU64,
     /// A flush or compaction was installed, something failed, or a loop ended.
     progress: Notify,
     counters: Counters,
@@ -138,6 +143,7 @@ struct Counters {
     flush_bytes: AtomicU64,
     compactions: AtomicU64,
     compaction_moves: AtomicU64,
+    compaction_parts: AtomicU64,
     compaction_read_bytes: AtomicU64,
     compaction_write_bytes: AtomicU64,
     compaction_time: Timer,
@@ -155,6 +161,15 @@ fn add(counter: &AtomicU64, amount: u64) {
 
 fn read(counter: &AtomicU64) -> u64 {
     counter.load(Ordering::Relaxed)
+}
+
+/// Where between `low` and `high` a value is, from 0 to 1000.
+fn between(value: usize, low: usize, high: usize) -> u64 {
+    match value.checked_sub(low) {
+        None => 0,
+        Some(_) if value >= high => 1000,
+        Some(over) => over as u64 * 1000 / (high - low) as u64,
+    }
 }
 
 struct StopOnDrop(Arc<Inner>);
@@ -296,7 +311,7 @@ impl Inner {
         self.env.as_ref().ok_or(Error::ReadOnly)
     }
 
-    /// The time, for counters only: nothing is decided by it.
+    /// The time, for counters.
     fn now(&self) -> Instant {
         self.env.as_ref().map_or(Instant(0), |env| env.clock.now())
     }
@@ -422,13 +437,28 @@ impl Inner {
     fn pressure_permille(&self) -> u64 {
         let (level0, memory) = self.load();
         let (options, limit) = (&self.options, self.options.memtable_bytes);
-        let between = |value: usize, low: usize, high: usize| match value.checked_sub(low) {
-            None => 0,
-            Some(_) if value >= high => 1000,
-            Some(over) => over as u64 * 1000 / (high - low) as u64,
-        };
         let tables = between(level0, options.level0_tables_slowdown, options.level0_tables_stop);
         tables.max(between(memory, limit.saturating_mul(3), limit.saturating_mul(6)))
+    }
+
+    /// How far the limit on background work gives way: all the way before writers are slowed down, when
+    /// somebody waits for the work, and for the end.
+    fn relief(&self) -> Relief {
+        if self.check().is_err() {
+            return Relief::FULL;
+        }
+        let (level0, memory) = self.load();
+        let (options, limit) = (&self.options, self.options.memtable_bytes);
+        let is_awaited = self.flush_waiters.load(Ordering::Relaxed) > 0;
+        let is_in_the_way = lock(&self.compacting).is_in_the_way();
+        // One memtable that is being flushed while another one fills is nothing unusual.
+        let flush = between(memory, limit.saturating_mul(2), limit.saturating_mul(3));
+        let last_table = options.level0_tables_slowdown.saturating_sub(1);
+        let tables = between(level0, options.level0_tables_compact, last_table);
+        Relief {
+            flush: if is_awaited { 1000 } else { flush },
+            all: if is_in_the_way { 1000 } else { tables },
+        }
     }
 
     fn stats(&self) -> Stats {
@@ -484,11 +514,14 @@ impl Inner {
             flush_bytes: read(&counters.flush_bytes),
             compactions: read(&counters.compactions),
             compaction_moves: read(&counters.compaction_moves),
+            compaction_parts: read(&counters.compaction_parts),
             compaction_read_bytes: read(&counters.compaction_read_bytes),
             compaction_write_bytes: read(&counters.compaction_write_bytes),
             compaction_time: counters.compaction_time.read(),
             compaction_backlog,
             compaction_score_max,
+            background_waited_bytes: self.limiter.waited_bytes(),
+            background_wait: self.limiter.waits(),
             ranges_deleted: read(&counters.ranges_deleted),
             range_tables: read(&counters.range_tables),
             range_tombstones: read(&counters.range_tombstones),

@@ -23,6 +23,16 @@ impl<'a> NewFiles<'a> {
         number
     }
 
+    /// The files that were made here become those of `self`: they stay or go with its own.
+    pub(super) fn take_over(&self, mut numbers: Vec<u64>) {
+        lock(&self.numbers).append(&mut numbers);
+    }
+
+    /// Their numbers, for somebody else to take over.
+    pub(super) fn hand_over(self) -> Vec<u64> {
+        std::mem::take(&mut *lock(&self.numbers))
+    }
+
     /// Takes the step by which the files join the database. On a full disk they have not; after any other failure nobody
     /// knows, so they stay.
     pub(super) fn join<T>(&self, step: impl FnOnce() -> Result<T>) -> Result<T> {

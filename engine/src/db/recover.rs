@@ -21,6 +21,7 @@ use crate::files::{self, Kind, WAL_EXTENSION};
 use crate::log::{Log, LogOptions, Position};
 use crate::manifest::{self, Manifest};
 use crate::memtable::Memtable;
+use crate::pace::Limiter;
 use crate::stats::ReadCounters;
 use crate::table::{Pinned, Table, TableContext};
 use crate::version::Version;
@@ -317,6 +318,7 @@ impl Recovery {
         let view = View { active, immutables: memtables, version, reads };
         let counters = Counters::default();
         counters.torn_bytes.store(log.torn_bytes(), Ordering::Relaxed);
+        let background_bytes_per_second = self.options.background_bytes_per_second;
         Arc::new(Inner {
             env,
             options: self.options,
@@ -339,6 +341,8 @@ impl Recovery {
             loops: AtomicU64::new(0),
             flush_work: Notify::new(),
             compact_work: Notify::new(),
+            limiter: Limiter::new(background_bytes_per_second),
+            flush_waiters: AtomicU64::new(0),
             progress: Notify::new(),
             counters,
         })

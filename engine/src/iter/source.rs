@@ -8,6 +8,7 @@ use crate::table::Table;
 use crate::table::cursor::TableCursor;
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 
 /// Entries of a memtable, fetched in growing chunks.
 pub(crate) struct MemtableSource {
@@ -71,6 +72,11 @@ impl TableSource {
         Self { cursor, span, direction, state: Progress::Fresh }
     }
 
+    /// Adds up in `meter` how many bytes are read.
+    pub(crate) fn metered(self, meter: &Arc<AtomicU64>) -> Self {
+        Self { cursor: self.cursor.metered(meter), ..self }
+    }
+
     fn step(&mut self) -> Result<Option<Entry>> {
         match (&self.state, self.direction) {
             (Progress::Done, _) => return Ok(None),
@@ -108,6 +114,7 @@ pub(crate) struct LevelSource {
     span: Span,
     direction: Direction,
     fill_cache: bool,
+    meter: Option<Arc<AtomicU64>>,
 }
 
 impl LevelSource {
@@ -121,7 +128,12 @@ impl LevelSource {
         if direction == Direction::Reverse {
             tables.make_contiguous().reverse();
         }
-        Self { tables, current: None, span, direction, fill_cache }
+        Self { tables, current: None, span, direction, fill_cache, meter: None }
+    }
+
+    /// Adds up in `meter` how many bytes are read.
+    pub(crate) fn metered(self, meter: &Arc<AtomicU64>) -> Self {
+        Self { meter: Some(meter.clone()), ..self }
     }
 }
 
@@ -138,7 +150,10 @@ impl Iterator for LevelSource {
             }
             let table = self.tables.pop_front()?;
             let source = TableSource::new(table, self.span.clone(), self.direction, self.fill_cache);
-            self.current = Some(source);
+            self.current = Some(match &self.meter {
+                Some(meter) => source.metered(meter),
+                None => source,
+            });
         }
     }
 }

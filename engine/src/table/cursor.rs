@@ -10,6 +10,7 @@ use crate::table::format::Handle;
 use crate::table::{Hit, LACKS, Sought, Table, handle_at};
 use crate::value::Value;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Where to go in the blocks below after the cursor above them moved.
 #[derive(Clone, Copy)]
@@ -34,12 +35,14 @@ pub(crate) struct TableCursor {
     index: Option<Place>,
     data: Option<Place>,
     ahead: Option<Ahead>,
+    /// Counts the bytes of blocks that were entered.
+    meter: Option<Arc<AtomicU64>>,
 }
 
 impl TableCursor {
     /// Off the end until moved. Compactions pass `fill_cache` = false: what they read is about to disappear.
     pub(crate) fn new(table: Arc<Table>, fill_cache: bool) -> Self {
-        Self { table, fill_cache, stretch: 0, index: None, data: None, ahead: None }
+        Self { table, fill_cache, stretch: 0, index: None, data: None, ahead: None, meter: None }
     }
 
     /// The same for a walk through `span`, which begins with a search and goes on in `direction`.
@@ -55,6 +58,12 @@ impl TableCursor {
         if let Some(ahead) = &mut self.ahead {
             ahead.give_up(&self.table);
         }
+    }
+
+    /// Adds up in `meter` how long the blocks are that it goes through, also those that the cache has.
+    pub(crate) fn metered(mut self, meter: &Arc<AtomicU64>) -> Self {
+        self.meter = Some(meter.clone());
+        self
     }
 
     pub(crate) fn is_valid(&self) -> bool {
@@ -155,6 +164,7 @@ impl TableCursor {
         self.stretch = number;
         let block = self.table.index_block(stretch, self.fill_cache)?;
         self.index = Some(self.enter_block(block, stretch.handle.offset, enter)?);
+        self.count(stretch.handle);
         self.enter_data(enter)
     }
 
@@ -164,6 +174,7 @@ impl TableCursor {
             let handle = handle_at(&index.cursor).map_err(|what| self.table.corrupt(index.offset, what))?;
             let block = self.data_block(handle)?;
             self.data = Some(self.enter_block(block, handle.offset, enter)?);
+            self.count(handle);
         }
         Ok(())
     }
@@ -182,6 +193,12 @@ impl TableCursor {
             None => self.table.section(handle)?,
         };
         self.table.decoded(handle, body, self.fill_cache)
+    }
+
+    fn count(&self, handle: Handle) {
+        if let Some(meter) = &self.meter {
+            meter.fetch_add(u64::from(handle.len), Ordering::Relaxed);
+        }
     }
 
     /// A block must hold an entry where `enter` wants one: what is above it promised so.

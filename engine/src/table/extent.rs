@@ -9,7 +9,7 @@
 use crate::Result;
 use crate::key::{InternalKey, Span, compare};
 use crate::table::block::BlockCursor;
-use crate::table::{Table, handle_at};
+use crate::table::{Stretch, Table, handle_at};
 use std::cmp::Ordering;
 
 /// A data block: its last key, and the bytes that it takes in the file, with its share of what the table has in the value
@@ -61,6 +61,18 @@ impl Table {
             (begins_inside, begin) = (is_behind_low, end);
         }
         bytes
+    }
+
+    /// The stretches of it, as if each were one block, in order and without asking the disk. Values outside
+    /// do not count.
+    pub(crate) fn extents_at_a_glance(&self) -> Vec<Extent> {
+        let mut begin = 0;
+        let extent = |stretch: &Stretch| {
+            let end = stretch.handle.offset + u64::from(stretch.handle.len);
+            let bytes = end - std::mem::replace(&mut begin, end);
+            Some(Extent { last: InternalKey::decode(&stretch.last)?, bytes })
+        };
+        self.stretches.iter().filter_map(extent).collect()
     }
 
     /// The data blocks that may hold keys of `span`, in order. Reads their index blocks.

@@ -73,6 +73,7 @@ fn in_the_life_everything_happens() {
     assert!(small.collected > 0 && small.values_removed >= 5, "{small:?}");
     assert!(large.flushes >= 8 && large.segments >= 3 && large.collected > 0, "{large:?}");
     assert!(inline.flushes >= 15 && inline.moves >= 1, "{inline:?}");
+    assert!(inline.parts >= 4 && small.waited_bytes > 50_000, "{small:?} {inline:?}");
 }
 
 #[test]

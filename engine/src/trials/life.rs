@@ -98,6 +98,9 @@ pub(super) fn options(seed: u64) -> Options {
         block_cache_bytes: 1 << 20,
         readahead_bytes: if shape == 2 { 0 } else { 1 << 10 },
         value_segment_bytes: 4 << 10,
+        subcompactions: 1 + shape as usize,
+        // Less than is written in the time that passes: nearly all background work waits.
+        background_bytes_per_second: if shape == 1 { 0 } else { 100_000 },
         ..Options::tiny()
     }
 }
@@ -178,6 +181,8 @@ pub(super) struct Reached {
     pub(super) flushes: u64,
     pub(super) compactions: u64,
     pub(super) moves: u64,
+    pub(super) parts: u64,
+    pub(super) waited_bytes: u64,
     /// Log segments that were removed.
     pub(super) purged: u64,
     /// Log segments that there were at once.
@@ -362,6 +367,8 @@ impl Life {
         self.reached.flushes += stats.flushes;
         self.reached.compactions += stats.compactions;
         self.reached.moves += stats.compaction_moves;
+        self.reached.parts += stats.compaction_parts;
+        self.reached.waited_bytes += stats.background_waited_bytes;
         self.reached.purged += stats.wal_purged;
         self.reached.collected += stats.collected_bytes;
         self.reached.values_removed += stats.segments_removed;

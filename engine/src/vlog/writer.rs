@@ -68,12 +68,19 @@ pub(crate) struct ValueWriter<'a> {
     segment_bytes: u64,
     drafts: [Option<Draft>; BUCKETS as usize],
     done: Vec<SegmentMeta>,
+    /// Of all records.
+    bytes: u64,
 }
 
 impl<'a> ValueWriter<'a> {
     /// Segments are cut at `segment_bytes`.
     pub(crate) fn new(context: &'a TableContext, compression: Compression, segment_bytes: u64) -> Self {
-        Self { context, compression, segment_bytes, drafts: Default::default(), done: Vec::new() }
+        Self { context, compression, segment_bytes, drafts: Default::default(), done: Vec::new(), bytes: 0 }
+    }
+
+    /// Bytes of the records that were added.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.bytes
     }
 
     /// Adds the value of `key` (family and user key) to `bucket`. New files are numbered by `next_file`.
@@ -90,6 +97,7 @@ impl<'a> ValueWriter<'a> {
             None => Draft::create(self.context, bucket, next_file())?,
         };
         let pointer = draft.add(key, value, self.compression)?;
+        self.bytes += u64::from(pointer.len);
         if draft.meta.bytes >= self.segment_bytes {
             self.done.push(draft.finish()?);
         } else {
