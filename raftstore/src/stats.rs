@@ -42,13 +42,16 @@ use std::time::Duration;
 const ENGINE_BATCH: u8 = 1;
 
 /// Members that only a running process can fill. One that holds others stands for all of them.
-pub const UNAVAILABLE_OFFLINE: [&str; 14] = [
+pub const UNAVAILABLE_OFFLINE: [&str; 17] = [
     "cache",
     "compaction.last_duration_ms",
     "compaction.max_duration_ms",
+    "compaction.parts",
     "compaction.range_tables",
     "compaction.ranges_deleted",
     "compaction.runs",
+    "compaction.waited_bytes",
+    "compaction.waited_ms",
     "flush",
     "lsm.range_filter",
     "redis",
@@ -173,6 +176,12 @@ members! {
         ranges_deleted: u64,
         /// Ours: tables that left that way, unread.
         range_tables: u64,
+        /// Ours: parts of compactions that were done in several at the same time.
+        parts: u64,
+        /// Ours: bytes of flushes and compactions that waited for `--background-bytes-per-second`.
+        waited_bytes: u64,
+        /// Ours: those waits, all together.
+        waited_ms: f64,
     }
 
     /// The value log.
@@ -600,6 +609,9 @@ impl StatsSnapshot {
                 runs: engine.compaction_time.count,
                 ranges_deleted: engine.ranges_deleted,
                 range_tables: engine.range_tables,
+                parts: engine.compaction_parts,
+                waited_bytes: engine.background_waited_bytes,
+                waited_ms: ms(engine.background_wait.total),
                 ..CompactionStats::default()
             },
             wal: wal(engine, log, raft),

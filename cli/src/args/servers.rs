@@ -75,6 +75,10 @@ pub struct Serve {
     /// Compare the replicas of each region that this store leads once in this time; 0: never
     #[arg(long, env = "NOKV_CHECK_INTERVAL", value_name = "DURATION", default_value = "24h", value_parser = duration)]
     pub check_interval: Duration,
+    /// Bytes that flushes, compactions and the like read and write in a second, all together, as long as
+    /// writers need not wait for them; 0: no limit
+    #[arg(long, env = "NOKV_BACKGROUND_BYTES_PER_SECOND", value_name = "BYTES", default_value_t = 0)]
+    pub background_bytes_per_second: u64,
     /// Bytes of the disk to keep free; with less, new data is refused [default: 512 MiB or a twentieth of the disk,
     /// whichever is less]; 0: none, and the disk may fill up
     #[arg(long, env = "NOKV_DISK_RESERVE", value_name = "BYTES")]

@@ -150,6 +150,12 @@ pub(super) fn settings(args: &Serve) -> Result<Config> {
             args.election_tick, args.heartbeat_tick
         )));
     }
+    if (1..4096).contains(&args.background_bytes_per_second) {
+        return Err(Failure::usage(format!(
+            "--background-bytes-per-second must be 0 or at least 4096 (got {})",
+            args.background_bytes_per_second
+        )));
+    }
     let mut config = Config::new(args.store_id, workdir, addr, coordinators);
     config.advertise_addr = advertised;
     config.store_addrs = store_addrs(args, file.as_ref())?;
@@ -161,6 +167,7 @@ pub(super) fn settings(args: &Serve) -> Result<Config> {
     config.split.bytes = args.split_bytes;
     config.split.requests = args.split_requests;
     config.check_interval = args.check_interval;
+    config.engine.background_bytes_per_second = args.background_bytes_per_second;
     config.slow_log = args.slow_log;
     config.coordinator_timeout = args.coordinator_timeout;
     config.engine.lock_owner = format!("pid {}, nokv serve --store-id {}", std::process::id(), args.store_id);
@@ -230,6 +237,12 @@ mod tests {
         )
         .unwrap();
         assert_eq!((config.split.bytes, config.split.requests), (0, 9));
+        assert_eq!(config.engine.background_bytes_per_second, 0);
+        let config = parsed(
+            "nokv serve --store-id 7 --workdir d --coordinator-addr a:1 --background-bytes-per-second 5000000",
+        )
+        .unwrap();
+        assert_eq!(config.engine.background_bytes_per_second, 5_000_000);
         let config =
             parsed(&format!("nokv serve --store-id 2 --config {FILE} --addr h:1 --store-addr 3=x:9"))
                 .unwrap();
@@ -258,6 +271,7 @@ mod tests {
         );
         let base = "nokv serve --store-id 1 --workdir d --coordinator-addr a:1";
         assert!(message(&format!("{base} --election-tick 2")).contains("(got 2 and 2)"));
+        assert!(message(&format!("{base} --background-bytes-per-second 100")).contains("(got 100)"));
         assert!(message(&format!("{base} --addr 0.0.0.0:1")).contains("cannot reach"));
         assert!(message(&format!("{base} --store-addr 2=a:1 --store-addr 2=a:2")).contains("given twice"));
     }

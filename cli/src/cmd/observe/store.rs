@@ -210,6 +210,16 @@ fn engine(page: &mut Exposition, stats: &Stats, failed: bool) {
         stats.compaction_write_bytes,
     );
     page.counter(
+        "nokv_engine_compaction_parts_total",
+        "Parts of compactions that were done in several at the same time.",
+        stats.compaction_parts,
+    );
+    page.counter(
+        "nokv_engine_background_waited_bytes_total",
+        "Bytes of flushes and compactions that waited for --background-bytes-per-second.",
+        stats.background_waited_bytes,
+    );
+    page.counter(
         "nokv_engine_ranges_deleted_total",
         "Ranges of keys deleted as a whole, as those of regions that left.",
         stats.ranges_deleted,
