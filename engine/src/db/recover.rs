@@ -51,6 +51,9 @@ pub(super) fn open(env: &Env, dir: &Path, mut options: Options) -> Result<Arc<In
         options.value_threshold = options.value_threshold.min(48);
         options.value_segment_bytes = options.value_segment_bytes.min(4 << 10);
     }
+    if env.chance("engine.background.limited", 0.2) {
+        options.background_bytes_per_second = 64 << 10;
+    }
     let disk = &*env.disk;
     disk.create_dir_all(dir).at(dir, "create")?;
     let guard = take_lock(disk, dir, &options.lock_owner)?;
