@@ -1,5 +1,6 @@
 //! Writes that happen together or not at all.
 
+use crate::value::NEVER;
 use crate::{Error, Result};
 use bytes::Bytes;
 
@@ -8,7 +9,7 @@ pub(crate) const KEY_BYTES_MAX: usize = 64 << 10;
 /// Largest value.
 pub(crate) const VALUE_BYTES_MAX: usize = 256 << 20;
 /// Bytes that a change takes in the log besides key and value, at most.
-const CHANGE_BYTES: usize = 16;
+const CHANGE_BYTES: usize = 24;
 /// Largest batch in the log.
 pub(crate) const BATCH_BYTES_MAX: usize = 512 << 20;
 const _: () = assert!(BATCH_BYTES_MAX <= crate::log::frame::PAYLOAD_BYTES_MAX);
@@ -24,6 +25,8 @@ pub(crate) struct Change {
     pub(crate) key: Bytes,
     /// `None` deletes.
     pub(crate) value: Option<Bytes>,
+    /// Until when the value is there, in milliseconds since the Unix epoch.
+    pub(crate) until: u64,
 }
 
 /// Puts and deletes, in any families, that become visible and durable together. A later change of the same
@@ -32,6 +35,8 @@ pub(crate) struct Change {
 pub struct WriteBatch {
     pub(crate) changes: Vec<Change>,
     bytes: usize,
+    /// Changes that have an end.
+    expiring: usize,
 }
 
 impl WriteBatch {
@@ -42,17 +47,71 @@ impl WriteBatch {
 
     /// Sets `key` to `value`.
     pub fn put(&mut self, cf: Cf, key: impl Into<Bytes>, value: impl Into<Bytes>) {
-        self.push(Change { cf, key: key.into(), value: Some(value.into()) });
+        self.put_until(cf, key, value, NEVER);
+    }
+
+    /// Sets `key` to `value` until a wall-clock time, in milliseconds since the Unix epoch. From then on the key is as if it
+    /// had been deleted by this very write: what it held before does not come back. `u64::MAX`: for ever, as [`Self::put`]. A
+    /// time that has passed deletes the key.
+    ///
+    /// Reads go by the clock of the database's `Env`: a snapshot by what that said when it was taken, for as long as it
+    /// lives. `docs/design/018` says what happens when the clock goes back. Here is one that is moved by hand:
+    ///
+    /// ```
+    /// # use nokv_engine::{Cf, Db, Options, WriteBatch};
+    /// # use nokv_env::{BoxFuture, Clock, Env, Instant};
+    /// # use std::sync::Arc;
+    /// # use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+    /// struct ByHand(Arc<dyn Clock>, AtomicU64);
+    ///
+    /// impl Clock for ByHand {
+    ///     fn unix_millis(&self) -> u64 {
+    ///         self.1.load(Relaxed)
+    ///     }
+    /// #   fn now(&self) -> Instant {
+    /// #       self.0.now()
+    /// #   }
+    /// #   fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+    /// #       self.0.sleep_until(deadline)
+    /// #   }
+    /// }
+    ///
+    /// # #[tokio::main]
+    /// # async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// # let dir = tempfile::tempdir()?;
+    /// # let real = nokv_realenv::RealEnv::new()?;
+    /// let clock = Arc::new(ByHand(real.clock.clone(), AtomicU64::new(1_000)));
+    /// let env = Env { clock: clock.clone(), ..real.clone() };
+    /// let db = Db::open(&env, dir.path(), Options::default()).await?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put(Cf(0), "session", "for ever");
+    /// db.apply(batch)?;
+    /// let mut batch = WriteBatch::new();
+    /// batch.put_until(Cf(0), "session", "for a second", 2_000);
+    /// db.apply(batch)?;
+    ///
+    /// let snapshot = db.snapshot();
+    /// assert_eq!(snapshot.get_until(Cf(0), b"session")?, Some(("for a second".into(), 2_000)));
+    /// clock.1.store(2_000, Relaxed);
+    /// assert_eq!(db.get(Cf(0), b"session")?, None);
+    /// assert_eq!(snapshot.get(Cf(0), b"session")?, Some("for a second".into()));
+    /// # db.close().await?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn put_until(&mut self, cf: Cf, key: impl Into<Bytes>, value: impl Into<Bytes>, unix_millis: u64) {
+        self.push(Change { cf, key: key.into(), value: Some(value.into()), until: unix_millis });
     }
 
     /// Removes `key`; fine when it is not there.
     pub fn delete(&mut self, cf: Cf, key: impl Into<Bytes>) {
-        self.push(Change { cf, key: key.into(), value: None });
+        self.push(Change { cf, key: key.into(), value: None, until: NEVER });
     }
 
     /// Adds all changes of `other`, after the ones that are here.
     pub fn append(&mut self, other: WriteBatch) {
         self.bytes += other.bytes;
+        self.expiring += other.expiring;
         self.changes.extend(other.changes);
     }
 
@@ -71,7 +130,13 @@ impl WriteBatch {
         self.bytes
     }
 
+    /// Number of changes that have an end.
+    pub(crate) fn expiring(&self) -> usize {
+        self.expiring
+    }
+
     pub(crate) fn push(&mut self, change: Change) {
+        self.expiring += usize::from(change.until != NEVER);
         self.bytes += change.key.len() + change.value.as_ref().map_or(0, Bytes::len);
         self.changes.push(change);
     }

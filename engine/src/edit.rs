@@ -11,11 +11,12 @@
 //!         | 6 u8 | segment u64 | bytes u64 |                the table that joined last points at so much of a segment
 //!         | 7 u8 | bucket u8 | number u64 | bytes u64 | values u64 |     a segment of the value log joins
 //!         | 8 u8 | number u64 |                             a segment of the value log leaves
+//!         | 9 u8 | expiry |                                 of the table that joined last (see table::format)
 //! ```
 //! Numbers are little-endian. Tags are on disk: never renumber.
 
 use crate::coding::Reader;
-use crate::table::format::TableMeta;
+use crate::table::format::{Expiry, TableMeta};
 use crate::vlog::{BUCKETS, SegmentMeta};
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -27,6 +28,7 @@ const TAG_FLUSHED: u8 = 5;
 const TAG_REFERENCE: u8 = 6;
 const TAG_SEGMENT_ADDED: u8 = 7;
 const TAG_SEGMENT_REMOVED: u8 = 8;
+const TAG_EXPIRY: u8 = 9;
 
 /// A change of the live tables and segments.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -50,6 +52,10 @@ impl Edit {
             out.extend_from_slice(&[TAG_ADDED, *level as u8]);
             out.extend_from_slice(&meta.bytes.to_le_bytes());
             meta.encode_head(&mut out);
+            if let Some(expiry) = meta.expiry {
+                out.push(TAG_EXPIRY);
+                expiry.encode_to(&mut out);
+            }
             for (segment, bytes) in &meta.references {
                 put_number(&mut out, TAG_REFERENCE, Some(*segment));
                 out.extend_from_slice(&bytes.to_le_bytes());
@@ -83,6 +89,10 @@ impl Edit {
                 TAG_REFERENCE => {
                     let (_, meta) = edit.added.last_mut()?;
                     meta.references.insert(reader.u64()?, reader.u64()?);
+                }
+                TAG_EXPIRY => {
+                    let (_, meta) = edit.added.last_mut()?;
+                    meta.expiry = Some(Expiry::decode(&mut reader)?);
                 }
                 TAG_SEGMENT_ADDED => edit.segments_added.push(SegmentMeta {
                     bucket: reader.u8().filter(|bucket| *bucket < BUCKETS)?,
@@ -189,6 +199,7 @@ mod tests {
             sequence_max: 6,
             smallest: key("a"),
             largest: key("b"),
+            expiry: None,
             references: BTreeMap::new(),
         }
     }
@@ -197,6 +208,7 @@ mod tests {
     fn the_bytes_are_these() {
         let mut table = meta(9);
         table.references.insert(10, 11);
+        table.expiry = Some(Expiry { entries: 20, first: 21, last: 22, half: 23 });
         let edit = Edit {
             added: vec![(1, table)],
             removed: BTreeSet::from([7]),
@@ -212,6 +224,7 @@ mod tests {
         for user in [b'a', b'b'] {
             golden.extend([10, 0, 0, 0, 0, user, 255, 255, 255, 255, 255, 255, 255, 254]);
         }
+        golden.extend([[9].as_slice(), &eight(20), &eight(21), &eight(22), &eight(23)].concat());
         golden.extend([[6].as_slice(), &eight(10), &eight(11), &[8], &eight(14)].concat());
         golden.extend([[7, 1].as_slice(), &eight(10), &eight(12), &eight(13)].concat());
         golden.extend([[3].as_slice(), &eight(3), &[5], &eight(8)].concat());

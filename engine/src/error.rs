@@ -88,6 +88,9 @@ pub enum Error {
         /// What speaks against it.
         what: &'static str,
     },
+    /// Rows of a store of a cluster have no end: wall clocks differ, and so would replicas. The caller writes them without.
+    #[error("rows with an expiry are not for the database of a store: its replicas would differ")]
+    ExpiryInStore,
     /// An option makes no sense.
     #[error("invalid option: {0}")]
     InvalidOption(&'static str),

@@ -154,10 +154,12 @@ pub fn pointer(data: &[u8]) {
 
 /// The properties of a table.
 pub fn properties(data: &[u8]) {
-    let Some(meta) = TableMeta::decode_properties(data, 1) else { return };
-    let mut again = Vec::new();
-    meta.encode_properties(&mut again);
-    assert_eq!(TableMeta::decode_properties(&again, 1), Some(meta));
+    for expires in [false, true] {
+        let Some(meta) = TableMeta::decode_properties(data, 1, expires) else { continue };
+        let mut again = Vec::new();
+        meta.encode_properties(&mut again);
+        assert_eq!(TableMeta::decode_properties(&again, 1, expires), Some(meta));
+    }
 }
 
 /// A section of a table, as it is and with a right checksum.
@@ -227,18 +229,22 @@ mod tests {
     use crate::Cf;
     use crate::key::Entry;
     use crate::table::block::BlockBuilder;
-    use crate::table::format::Handle;
-    use crate::value::Value;
+    use crate::table::format::{Expiry, Handle};
+    use crate::value::{NEVER, Value};
     use crate::vlog::SegmentMeta;
     use proptest::collection::vec;
     use proptest::prelude::*;
     use std::collections::{BTreeMap, BTreeSet};
 
     fn entries() -> Vec<Entry> {
-        let value = |n: u64| match n % 5 {
+        let stored = |n: u64| Value::Stored(Pointer { segment: n, offset: n * 1000, len: 300 });
+        let inline = |n: u64| Value::Inline(format!("value {n} ").repeat(n as usize % 7).into());
+        let value = |n: u64| match n % 7 {
             0 => Value::Tombstone,
-            1 => Value::Stored(Pointer { segment: n, offset: n * 1000, len: 300 }),
-            _ => Value::Inline(format!("value {n} ").repeat(n as usize % 7).into()),
+            1 => stored(n),
+            2 => stored(n).until(n * 1000),
+            3 => inline(n).until(n << 50),
+            _ => inline(n),
         };
         let key = |n: u64| InternalKey::new(Cf((n / 20) as u8), format!("key{n:03}").into(), 100 - n);
         (0..40).map(|n| Entry { key: key(n), value: value(n) }).collect()
@@ -250,11 +256,12 @@ mod tests {
             number: 3,
             bytes: 1,
             entries: 40,
-            tombstones: 8,
+            tombstones: 6,
             sequence_min: 61,
             sequence_max: 100,
             smallest: entries[0].key.clone(),
             largest: entries[39].key.clone(),
+            expiry: Some(Expiry { entries: 12, first: 3, last: 9000, half: NEVER }),
             references: BTreeMap::from([(4, 1000), (9, 300)]),
         }
     }
@@ -265,6 +272,7 @@ mod tests {
         for n in 0..5 {
             batch.put(Cf(n), vec![n; 3], vec![n; 40 * usize::from(n)]);
             batch.delete(Cf(n), vec![n]);
+            batch.put_until(Cf(n), vec![n; 2], vec![n; 9], 1 << (8 * n));
         }
         let mut block = BlockBuilder::new();
         for entry in entries() {
@@ -293,7 +301,7 @@ mod tests {
             "footer" => {
                 let handle = |offset| Handle { offset, len: 100 };
                 let (top_index, filter, properties) = (handle(1), handle(2), handle(3));
-                out = Footer { top_index, filter, properties }.encode();
+                out = Footer { top_index, filter, properties, expires: true }.encode();
                 out.truncate(FOOTER_BYTES - 12);
             }
             "frame" | "segment" => {
@@ -348,10 +356,10 @@ mod tests {
         for (name, target) in TARGETS {
             target(&valid(name));
         }
-        assert!(decode_batch(&valid("batch")).is_some_and(|batch| batch.len() == 10));
+        assert!(decode_batch(&valid("batch")).is_some_and(|batch| batch.len() == 15));
         assert!(Edit::decode(&valid("edit")).is_some_and(|edit| edit.added.len() == 2));
         assert_eq!(manifest::parse_current(&valid("current")), Some(7));
-        assert!(TableMeta::decode_properties(&valid("properties"), 1) == Some(meta()));
+        assert!(TableMeta::decode_properties(&valid("properties"), 1, true) == Some(meta()));
         assert!(Options::from_toml(&String::from_utf8(valid("options")).unwrap()).is_ok());
     }
 

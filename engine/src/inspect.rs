@@ -17,8 +17,8 @@ use crate::log::{self, Position, segment_ids};
 use crate::manifest::{self, KIND_EDIT};
 use crate::table::block::{Block, BlockCursor};
 use crate::table::filter::{self, Filter};
-use crate::table::format::{FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
-use crate::value::Value;
+use crate::table::format::{Expiry, FOOTER_BYTES, Footer, Handle, TRAILER_BYTES, TableMeta, open_section};
+use crate::value::{NEVER, Value};
 use crate::vlog::{SegmentMeta, record};
 use crate::{Cf, Result};
 use bytes::Bytes;
@@ -46,6 +46,32 @@ pub struct TableInfo {
     pub largest: (Cf, Bytes),
     /// Bytes of the value log that its pointers take.
     pub value_bytes: u64,
+    /// Of entries that have an end, if there are any.
+    pub expiry: Option<ExpiryInfo>,
+}
+
+/// Entries of a table that have an end. Times are milliseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ExpiryInfo {
+    /// How many they are, whether it has come or not.
+    pub entries: u64,
+    /// When the first of them ends.
+    pub first_unix_ms: u64,
+    /// When the last of them ends.
+    pub last_unix_ms: u64,
+    /// When half of the table has ended, and a compaction takes it; `None`: that is not going to be.
+    pub half_unix_ms: Option<u64>,
+}
+
+impl ExpiryInfo {
+    fn of(expiry: Expiry) -> Self {
+        Self {
+            entries: expiry.entries,
+            first_unix_ms: expiry.first,
+            last_unix_ms: expiry.last,
+            half_unix_ms: Some(expiry.half).filter(|half| *half != NEVER),
+        }
+    }
 }
 
 /// A live segment of the value log.
@@ -112,6 +138,7 @@ pub fn manifest(disk: &dyn Disk, dir: &Path) -> Result<Option<ManifestInfo>> {
             smallest: key(&meta.smallest),
             largest: key(&meta.largest),
             value_bytes: meta.references.values().sum(),
+            expiry: meta.expiry.map(ExpiryInfo::of),
         })
         .collect();
     tables.sort_by_key(|table| (table.level, table.number));
@@ -678,7 +705,7 @@ fn check_table(
     let properties = match table.section(parts.properties, "properties")? {
         None => None,
         Some(body) => {
-            let found = TableMeta::decode_properties(&body, len);
+            let found = TableMeta::decode_properties(&body, len, parts.expires);
             if found.is_none() {
                 table.checked.found(&path, parts.properties.offset, "the properties do not decode");
             } else if meta.is_some_and(|meta| meta.bytes == len && found.as_ref() != Some(meta)) {
@@ -689,14 +716,7 @@ fn check_table(
         }
     };
     let filter = if parts.filter.len == 0 { None } else { table.section(parts.filter, "filter")? };
-    let mut walk = Walk {
-        filter: filter.map(Filter::parse),
-        last: None,
-        entries: 0,
-        tombstones: 0,
-        first: None,
-        references: BTreeMap::new(),
-    };
+    let mut walk = Walk { filter: filter.map(Filter::parse), ..Walk::default() };
     let mut whole = properties.is_some();
     if let Some(indexes) = table.handles(parts.top_index, "top index")? {
         for index in indexes {
@@ -739,6 +759,7 @@ fn check_table(
 }
 
 /// The entries of a table as they go by.
+#[derive(Default)]
 struct Walk {
     filter: Option<Filter>,
     first: Option<Vec<u8>>,
@@ -746,6 +767,8 @@ struct Walk {
     entries: u64,
     tombstones: u64,
     references: BTreeMap<u64, u64>,
+    /// When the entries end that have an end.
+    ends: Vec<u64>,
 }
 
 impl Walk {
@@ -762,7 +785,10 @@ impl Walk {
             }
             self.entries += 1;
             self.tombstones += u64::from(value.is_tombstone());
-            if let Value::Stored(pointer) = value {
+            if let Value::Until(until) = &value {
+                self.ends.push(until.unix_millis);
+            }
+            if let Value::Stored(pointer) = value.timeless() {
                 *self.references.entry(pointer.segment).or_default() += u64::from(pointer.len);
             }
             if self.first.is_none() {
@@ -782,6 +808,12 @@ impl Walk {
         }
         if self.references != meta.references {
             return Some("the pointers into the value log are not the ones in the properties".to_owned());
+        }
+        let ends = self.ends.iter();
+        let ends = (self.ends.len() as u64, ends.clone().min().copied(), ends.max().copied());
+        let expiry = meta.expiry.map(|of| (of.entries, Some(of.first), Some(of.last)));
+        if ends != expiry.unwrap_or_default() {
+            return Some("the entries that have an end are not the ones in the properties".to_owned());
         }
         let ends = (self.first.clone().unwrap_or_default(), self.last.clone().unwrap_or_default());
         let differs = ends != (meta.smallest.encode(), meta.largest.encode());

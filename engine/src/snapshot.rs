@@ -4,6 +4,7 @@ use crate::iter::Direction;
 use crate::iter::merge::Newest;
 use crate::key::{Entry, InternalKey, Span};
 use crate::table::Sought;
+use crate::value::{NEVER, Value};
 use crate::view::View;
 use crate::{Cf, Error, Result};
 use bytes::Bytes;
@@ -11,22 +12,37 @@ use std::iter::FusedIterator;
 use std::ops::RangeBounds;
 use std::sync::Arc;
 
-/// The database at one sequence. It keeps the memtables and tables of its moment alive, so later flushes and
+/// The database at one sequence, and at one time of its clock: rows that had ended when it was taken are not there for it,
+/// those that ended later are, for as long as it lives. It keeps the memtables and tables of its moment alive, so later flushes and
 /// compactions may forget what only it can see. Cheap to clone.
 #[derive(Clone)]
 pub struct Snapshot {
     view: Arc<View>,
     sequence: u64,
+    /// What rows that have an end are judged by.
+    now: u64,
 }
 
 impl Snapshot {
-    pub(crate) fn new(view: Arc<View>, sequence: u64) -> Self {
-        Self { view, sequence }
+    /// `now`: milliseconds since the Unix epoch, looked at after `view` was taken. What a compaction took for ended is not in
+    /// a view, so a reader must not believe in an earlier time.
+    pub(crate) fn new(view: Arc<View>, sequence: u64, now: u64) -> Self {
+        Self { view, sequence, now }
     }
 
     /// The value of `key`.
     pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
-        self.view.get(&Sought::new(cf, key, self.sequence))
+        self.view.get(&Sought::new(cf, key, self.sequence), self.now)
+    }
+
+    /// The value of `key`, and until when it is there: milliseconds since the Unix epoch, `u64::MAX` for ever; see
+    /// [`crate::WriteBatch::put_until`].
+    pub fn get_until(&self, cf: Cf, key: &[u8]) -> Result<Option<(Bytes, u64)>> {
+        let sought = Sought::new(cf, key, self.sequence);
+        let held = self.view.find(&sought)?;
+        let until = held.as_ref().map_or(NEVER, Value::expiry);
+        let value = self.view.resolve(|| sought.prefixed(), held, self.now, true)?;
+        Ok(value.map(|value| (value, until)))
     }
 
     /// The values of `keys`, in their order. Cheaper than asking for one after the other, the more so the nearer to each
@@ -38,7 +54,7 @@ impl Snapshot {
         let sought = |place: &usize| Sought::new(key(*place).0, key(*place).1, self.sequence);
         let sought: Vec<Sought> = places.iter().map(sought).collect();
         let mut values = vec![None; keys.len()];
-        for (value, place) in self.view.multi_get(&sought)?.into_iter().zip(places) {
+        for (value, place) in self.view.multi_get(&sought, self.now)?.into_iter().zip(places) {
             values[place] = value;
         }
         Ok(values)
@@ -70,8 +86,9 @@ impl Snapshot {
     }
 
     fn walk(&self, span: Span, direction: Direction, fill_cache: bool) -> Iter {
-        let Self { view, sequence } = self.clone();
-        Iter { view, sequence, span, direction, fill_cache, forward: None, reverse: None }
+        let Self { view, sequence, now } = self.clone();
+        let until = NEVER;
+        Iter { view, sequence, now, span, direction, fill_cache, forward: None, reverse: None, until }
     }
 }
 
@@ -80,6 +97,7 @@ impl Snapshot {
 pub struct Iter {
     view: Arc<View>,
     sequence: u64,
+    now: u64,
     /// What was not given out yet.
     span: Span,
     /// Of `next`; `next_back` goes the other way.
@@ -88,6 +106,8 @@ pub struct Iter {
     /// Both walks go through what was `span` when they began.
     forward: Option<Newest>,
     reverse: Option<Newest>,
+    /// Of the row that came last.
+    until: u64,
 }
 
 impl Iter {
@@ -113,6 +133,11 @@ impl Iter {
         }
     }
 
+    /// Until when the row that came last is there: milliseconds since the Unix epoch, `u64::MAX` for ever.
+    pub fn until(&self) -> u64 {
+        self.until
+    }
+
     fn step(&mut self, direction: Direction) -> Option<Result<(Bytes, Bytes)>> {
         if self.span.is_empty() {
             return None;
@@ -132,7 +157,8 @@ impl Iter {
             if !self.span.holds(&key) {
                 break;
             }
-            match self.view.resolve(|| key.prefixed(), Some(value), self.fill_cache) {
+            self.until = value.expiry();
+            match self.view.resolve(|| key.prefixed(), Some(value), self.now, self.fill_cache) {
                 Ok(None) => {}
                 Ok(Some(value)) => {
                     let user = key.user.clone();

@@ -29,6 +29,8 @@ pub struct LevelStats {
     pub entries: u64,
     /// Tombstones in them.
     pub tombstones: u64,
+    /// Entries that have an end, whether it has come or not.
+    pub expiring: u64,
     /// Bytes of the value log that their pointers take.
     pub value_bytes: u64,
 }
@@ -199,6 +201,8 @@ impl ReadCounters {
 pub struct Stats {
     /// Upper estimate of live keys: all entries in memtables and tables, shadowed ones included.
     pub entries: u64,
+    /// Of all entries in memtables and tables, shadowed ones included, those that have an end, whether it has come or not.
+    pub expiring: u64,
     /// Sequence of the newest visible write.
     pub last_sequence: u64,
     /// See [`crate::Db::flushed_sequence`].
@@ -219,6 +223,10 @@ pub struct Stats {
     pub collected_bytes: u64,
     /// Segments of the value log that nobody pointed at any more, and that went.
     pub segments_removed: u64,
+    /// Rows that had ended when a flush or compaction met them, and gave up their space.
+    pub expired_rows: u64,
+    /// Tables that left unread, because all of their rows had ended and hid nothing. Their rows are counted too.
+    pub expired_tables: u64,
     /// The write-ahead log.
     pub wal: LogStats,
     /// Segments of the write-ahead log.

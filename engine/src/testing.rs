@@ -12,8 +12,9 @@ use std::io;
 use std::path::Path;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tonic::service::Routes;
 
 /// Content of one family.
@@ -23,6 +24,7 @@ pub(crate) type Map = BTreeMap<Bytes, Bytes>;
 pub(crate) struct World {
     pub(crate) platter: Arc<MemDisk>,
     tasks: Arc<Executor>,
+    /// Goes on over a crash.
     clock: Arc<JumpingClock>,
     pub(crate) disk: Arc<dyn Disk>,
     hooks: Arc<dyn Hooks>,
@@ -35,9 +37,24 @@ impl World {
         Self { platter, tasks: Arc::default(), clock: Arc::default(), disk, hooks: Arc::new(NoHooks) }
     }
 
-    /// The time that has been slept away.
+    /// The time that has passed, slept away or set.
     pub(crate) fn now(&self) -> Instant {
         self.clock.now()
+    }
+
+    /// The wall clock, milliseconds since the Unix epoch.
+    pub(crate) fn unix_millis(&self) -> u64 {
+        self.clock.unix_millis()
+    }
+
+    /// How many have a long sleep.
+    pub(crate) fn sleepers(&self) -> usize {
+        self.clock.times().long_sleepers()
+    }
+
+    /// Sets the wall clock. Forward, time passes; back, it does not.
+    pub(crate) fn set_clock(&self, unix_millis: u64) {
+        self.clock.set(unix_millis);
     }
 
     /// The tables and segments on the disk are as many as the database has.
@@ -210,14 +227,46 @@ impl Future for YieldOnce {
     }
 }
 
-/// Time passes only when everybody sleeps, and then at once.
+/// Short sleeps are over when everybody sleeps, and then at once: the engine holds itself to a rate by them, or
+/// waits for room. Who sleeps for longer waits for a time of day, and that comes only when a test sets the wall clock:
+/// nothing ends by itself while a database comes to rest.
 #[derive(Default)]
 struct JumpingClock(Arc<Mutex<Times>>);
+
+/// From here on a sleep is a long one.
+const LONG_SLEEP: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Times {
     now: Instant,
-    sleepers: BTreeMap<Instant, Vec<Waker>>,
+    unix_millis: u64,
+    sleepers: BTreeMap<Instant, Vec<Sleeper>>,
+}
+
+struct Sleeper {
+    waker: Waker,
+    is_long: bool,
+    /// Gone when nobody waits for its end any more.
+    sleep: Weak<()>,
+}
+
+impl Sleeper {
+    fn sleeps(&self, is_long: bool) -> bool {
+        self.is_long == is_long && self.sleep.strong_count() > 0
+    }
+}
+
+impl Times {
+    fn long_sleepers(&self) -> usize {
+        self.sleepers.values().flatten().filter(|sleeper| sleeper.sleeps(true)).count()
+    }
+
+    /// Wakes whose time has come.
+    fn wake(&mut self) {
+        while let Some(first) = self.sleepers.first_entry().filter(|first| *first.key() <= self.now) {
+            first.remove().into_iter().for_each(|sleeper| sleeper.waker.wake());
+        }
+    }
 }
 
 impl JumpingClock {
@@ -225,13 +274,23 @@ impl JumpingClock {
         crate::lock(&self.0)
     }
 
-    /// To the next moment at which somebody wakes up; whether there is one.
+    /// To the next moment at which somebody wakes up from a short sleep; whether there is one.
     fn jump(&self) -> bool {
         let mut times = self.times();
-        let Some((next, sleepers)) = times.sleepers.pop_first() else { return false };
-        times.now = times.now.max(next);
-        sleepers.into_iter().for_each(Waker::wake);
+        let has_short =
+            |(_, sleepers): &(&Instant, &Vec<Sleeper>)| sleepers.iter().any(|one| one.sleeps(false));
+        let Some((next, _)) = times.sleepers.iter().find(has_short) else { return false };
+        times.now = times.now.max(*next);
+        times.wake();
         true
+    }
+
+    fn set(&self, unix_millis: u64) {
+        let mut times = self.times();
+        let passed = unix_millis.saturating_sub(times.unix_millis);
+        times.unix_millis = unix_millis;
+        times.now = Instant(times.now.0.saturating_add(passed.saturating_mul(1_000_000)));
+        times.wake();
     }
 }
 
@@ -241,17 +300,22 @@ impl Clock for JumpingClock {
     }
 
     fn unix_millis(&self) -> u64 {
-        0
+        self.times().unix_millis
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
         let times = self.0.clone();
+        let is_long = deadline.since(self.now()) >= LONG_SLEEP;
+        let sleep = Arc::new(());
         Box::pin(poll_fn(move |context| {
             let mut times = crate::lock(&times);
             if times.now >= deadline {
                 return Poll::Ready(());
             }
-            times.sleepers.entry(deadline).or_default().push(context.waker().clone());
+            let sleeper = Sleeper { waker: context.waker().clone(), is_long, sleep: Arc::downgrade(&sleep) };
+            let sleepers = times.sleepers.entry(deadline).or_default();
+            sleepers.retain(|other| !other.sleep.ptr_eq(&sleeper.sleep));
+            sleepers.push(sleeper);
             Poll::Pending
         }))
     }

@@ -1,7 +1,10 @@
-//! What stands behind a key: nothing, the value itself, or the place in the value log where it is.
+//! What stands behind a key: nothing, the value itself, or the place in the value log where it is; and until when.
 
 use crate::coding::{Reader, put_varint};
 use bytes::Bytes;
+
+/// No time ends a row with this expiry.
+pub(crate) const NEVER: u64 = u64::MAX;
 
 /// What a version of a key holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -12,6 +15,17 @@ pub(crate) enum Value {
     Inline(Bytes),
     /// The value is a record of the value log.
     Stored(Pointer),
+    /// One of those with an end. Aside, so that values without one are not larger for it.
+    Until(Box<Until>),
+}
+
+/// A value that is there until its time has come; from then on its version is as good as a tombstone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Until {
+    /// Milliseconds since the Unix epoch. Not [`NEVER`].
+    pub(crate) unix_millis: u64,
+    /// [`Value::Inline`] or [`Value::Stored`].
+    pub(crate) value: Value,
 }
 
 impl Value {
@@ -21,8 +35,29 @@ impl Value {
         value.map_or(Self::Tombstone, Self::Inline)
     }
 
+    /// This value, until a time in milliseconds since the Unix epoch.
+    pub(crate) fn until(self, unix_millis: u64) -> Self {
+        debug_assert!(matches!(self, Self::Inline(_) | Self::Stored(_)));
+        if unix_millis == NEVER { self } else { Self::Until(Box::new(Until { unix_millis, value: self })) }
+    }
+
+    /// Until when it is there.
+    pub(crate) fn expiry(&self) -> u64 {
+        if let Self::Until(until) = self { until.unix_millis } else { NEVER }
+    }
+
+    /// What it holds, whatever the time.
+    pub(crate) fn timeless(&self) -> &Self {
+        if let Self::Until(until) = self { &until.value } else { self }
+    }
+
+    /// Whether it has ended at `now`, milliseconds since the Unix epoch.
+    pub(crate) fn is_expired(&self, now: u64) -> bool {
+        matches!(self, Self::Until(until) if until.unix_millis <= now)
+    }
+
     pub(crate) fn is_tombstone(&self) -> bool {
-        *self == Self::Tombstone
+        matches!(self, Self::Tombstone)
     }
 
     /// Bytes that it takes in a table, about.
@@ -31,6 +66,7 @@ impl Value {
             Self::Tombstone => 0,
             Self::Inline(value) => value.len(),
             Self::Stored(_) => POINTER_BYTES_MAX,
+            Self::Until(until) => size_of::<u64>() + until.value.table_bytes(),
         }
     }
 }
@@ -70,6 +106,17 @@ impl Pointer {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_value_has_ended_from_its_time_on() {
+        let value = Value::Inline("v".into());
+        let until = value.clone().until(7);
+        assert_eq!([6, 7, 8].map(|now| until.is_expired(now)), [false, true, true]);
+        assert_eq!((until.expiry(), until.timeless(), until.is_tombstone()), (7, &value, false));
+        assert!(!value.is_expired(NEVER) && value.clone().until(NEVER) == value);
+        // Nobody pays for them who has none.
+        assert_eq!(size_of::<Value>(), size_of::<Bytes>() + size_of::<u64>());
+    }
 
     #[test]
     fn a_pointer_is_these_bytes() {

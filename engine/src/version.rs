@@ -9,6 +9,7 @@ use crate::iter::{Direction, Source};
 use crate::key::Span;
 use crate::stats::{BucketStats, LevelStats};
 use crate::table::Table;
+use crate::table::format::TableMeta;
 use crate::value::Pointer;
 use crate::vlog::segment::Segment;
 use crate::vlog::{BUCKETS, SegmentMeta};
@@ -31,6 +32,8 @@ pub(crate) struct Version {
     segments: BTreeMap<u64, Arc<Segment>>,
     /// Bytes of segments that tables point at, by segment. Those that nobody points at are not in it.
     referenced: BTreeMap<u64, u64>,
+    /// Entries of all tables that have an end.
+    expiring: u64,
 }
 
 impl Version {
@@ -79,6 +82,7 @@ impl Version {
 
     fn count_references(&mut self) {
         self.referenced.clear();
+        self.expiring = self.tables().filter_map(|(_, table)| table.meta.expiry).map(|of| of.entries).sum();
         for table in self.levels.iter().flatten() {
             for (segment, bytes) in &table.meta.references {
                 *self.referenced.entry(*segment).or_default() += bytes;
@@ -115,6 +119,11 @@ impl Version {
             }
             None => Ok(()),
         }
+    }
+
+    /// Entries of all tables that have an end.
+    pub(crate) fn expiring(&self) -> u64 {
+        self.expiring
     }
 
     /// The value at `pointer`, which must be one of `key` (family and user key), and the bucket it is in.
@@ -175,6 +184,11 @@ impl Version {
         self.levels.iter().skip(level + 1).any(|tables| find(tables, cf, user).is_some())
     }
 
+    /// Whether a table in a level below `level` shares its range with this one.
+    pub(crate) fn overlapped_below(&self, level: usize, meta: &TableMeta) -> bool {
+        self.levels.iter().skip(level + 1).flatten().any(|table| table.meta.overlaps(meta))
+    }
+
     /// How many tables there are.
     pub(crate) fn table_count(&self) -> usize {
         self.table_count
@@ -218,6 +232,7 @@ impl Version {
                 bytes: sum.bytes + table.meta.bytes,
                 entries: sum.entries + table.meta.entries,
                 tombstones: sum.tombstones + table.meta.tombstones,
+                expiring: sum.expiring + table.meta.expiry.map_or(0, |of| of.entries),
                 value_bytes: sum.value_bytes + table.meta.references.values().sum::<u64>(),
             })
         };

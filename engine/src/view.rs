@@ -33,10 +33,22 @@ pub(crate) struct View {
 }
 
 impl View {
-    /// The value of the newest version that is sought, from whichever layer has it.
+    /// Versions that have an end, in all layers.
+    pub(crate) fn expiring(&self) -> u64 {
+        let waiting: u64 = self.immutables.iter().map(|memtable| memtable.expiring()).sum();
+        self.version.expiring() + self.active.expiring() + waiting
+    }
+
+    /// The value of the newest version that is sought, if it has not ended at `now`.
+    pub(crate) fn get(&self, sought: &Sought, now: u64) -> Result<Option<Bytes>> {
+        let value = self.find(sought)?;
+        self.resolve(|| sought.prefixed(), value, now, true)
+    }
+
+    /// What the newest version that is sought holds, from whichever layer has it.
     ///
     /// A layer is skipped only if all it holds is older than what was found.
-    pub(crate) fn get(&self, sought: &Sought) -> Result<Option<Bytes>> {
+    pub(crate) fn find(&self, sought: &Sought) -> Result<Option<Value>> {
         let mut best: Option<Hit> = None;
         let mut offer = |hit: Option<Hit>| {
             if let Some(hit) = hit
@@ -65,17 +77,21 @@ impl View {
             }
         }
         self.reads.point(1, self.version.table_count(), asked, rejected);
-        self.resolve(|| sought.prefixed(), best.map(|hit| hit.value), true)
+        Ok(best.map(|hit| hit.value))
     }
 
-    /// The value that a version of `key` (family and user key) stands for, wherever it is. It is kept in the cache if `fill_cache`.
+    /// The value that a version of `key` (family and user key) stands for at `now`, wherever it is. It is kept in the cache
+    /// if `fill_cache`.
     pub(crate) fn resolve<K: AsRef<[u8]>>(
         &self,
         key: impl FnOnce() -> K,
         value: Option<Value>,
+        now: u64,
         fill_cache: bool,
     ) -> Result<Option<Bytes>> {
         match value {
+            Some(Value::Until(until)) if until.unix_millis <= now => Ok(None),
+            Some(Value::Until(until)) => self.resolve(key, Some(until.value), now, fill_cache),
             Some(Value::Stored(pointer)) => {
                 self.version.read_stored(key().as_ref(), pointer, fill_cache).map(|(_, value)| Some(value))
             }
@@ -86,7 +102,7 @@ impl View {
 
     /// What [`View::get`] says of each key, for keys in ascending order. A layer is asked for all of them before the
     /// next one, so that neighbours meet in a block that is at hand.
-    pub(crate) fn multi_get(&self, keys: &[Sought]) -> Result<Vec<Option<Bytes>>> {
+    pub(crate) fn multi_get(&self, keys: &[Sought], now: u64) -> Result<Vec<Option<Bytes>>> {
         debug_assert!(keys.is_sorted_by_key(Sought::prefixed));
         let mut best: Vec<Option<Hit>> = keys.iter().map(|_| None).collect();
         let newer = |best: &Option<Hit>, sequence| best.as_ref().is_none_or(|best| best.sequence < sequence);
@@ -125,11 +141,11 @@ impl View {
         self.reads.point(keys.len(), self.version.table_count(), asked, rejected);
         keys.iter()
             .zip(best)
-            .map(|(sought, best)| self.resolve(|| sought.prefixed(), best.map(|hit| hit.value), true))
+            .map(|(sought, best)| self.resolve(|| sought.prefixed(), best.map(|hit| hit.value), now, true))
             .collect()
     }
 
-    /// The newest version of every key in `span` at or below `sequence`, tombstones included.
+    /// The newest version of every key in `span` at or below `sequence`, tombstones and what has ended included.
     pub(crate) fn scan(&self, span: &Span, direction: Direction, sequence: u64, fill_cache: bool) -> Newest {
         let mut sources: Vec<Source> = Vec::new();
         for memtable in std::iter::once(&self.active).chain(&self.immutables) {

@@ -28,6 +28,10 @@ pub(crate) struct Output<'a> {
     collect: BTreeSet<u64>,
     /// Bytes of records that moved.
     moved_bytes: u64,
+    /// What rows that have an end are judged by; 0: they are left alone.
+    now: u64,
+    /// Rows that had ended.
+    expired: u64,
 }
 
 /// What was written.
@@ -37,6 +41,8 @@ pub(crate) struct Written {
     pub(crate) segments: Vec<SegmentMeta>,
     /// Bytes of records that moved from one segment to another.
     pub(crate) moved_bytes: u64,
+    /// Rows that were not written because they had ended.
+    pub(crate) expired: u64,
 }
 
 impl Written {
@@ -45,6 +51,7 @@ impl Written {
         self.tables.append(&mut other.tables);
         self.segments.append(&mut other.segments);
         self.moved_bytes += other.moved_bytes;
+        self.expired += other.expired;
     }
 
     /// Bytes of all new files.
@@ -78,7 +85,28 @@ impl<'a> Output<'a> {
             version,
             collect,
             moved_bytes: 0,
+            now: 0,
+            expired: 0,
         }
+    }
+
+    /// Takes rows for tombstones that have ended at `now`, milliseconds since the Unix epoch.
+    pub(crate) fn expiring(self, now: u64) -> Self {
+        Self { now, ..self }
+    }
+
+    /// The entry, or a tombstone in its place if it has ended. For what is about to be added, or dropped.
+    pub(crate) fn judged(&mut self, mut entry: Entry) -> Entry {
+        if entry.value.is_expired(self.now) {
+            entry.value = Value::Tombstone;
+            self.expired += 1;
+        }
+        entry
+    }
+
+    /// So many rows had ended, and nobody needed to look at them.
+    pub(crate) fn left_out(&mut self, rows: u64) {
+        self.expired += rows;
     }
 
     /// Moves the values of these segments into new ones as they come by.
@@ -126,9 +154,9 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Puts the entry's value where it belongs.
+    /// Puts the entry's value where it belongs. Its end stays with the entry.
     fn place(&mut self, entry: &Entry) -> Result<Value> {
-        match &entry.value {
+        let placed = match entry.value.timeless() {
             Value::Inline(value) if value.len() >= self.options.value_threshold => {
                 self.store(0, &entry.key.prefixed(), value).map(Value::Stored)
             }
@@ -139,8 +167,9 @@ impl<'a> Output<'a> {
                 let bucket = (bucket + 1).min(BUCKETS - 1);
                 self.store(bucket, &key, &value).map(Value::Stored)
             }
-            other => Ok(other.clone()),
-        }
+            _ => return Ok(entry.value.clone()),
+        };
+        placed.map(|value| value.until(entry.value.expiry()))
     }
 
     fn store(&mut self, bucket: u8, key: &[u8], value: &[u8]) -> Result<Pointer> {
@@ -151,6 +180,6 @@ impl<'a> Output<'a> {
     pub(crate) fn finish(mut self) -> Result<Written> {
         self.cut()?;
         let segments = self.values.finish()?;
-        Ok(Written { tables: self.tables, segments, moved_bytes: self.moved_bytes })
+        Ok(Written { tables: self.tables, segments, moved_bytes: self.moved_bytes, expired: self.expired })
     }
 }

@@ -4,14 +4,15 @@ use crate::key::{InternalKey, Span};
 use crate::options::Options;
 use crate::table::Table;
 use crate::table::format::TableMeta;
+use crate::value::NEVER;
 use crate::version::{LEVELS, Version};
 use crate::vlog::SegmentMeta;
 use crate::vlog::record::HEADER_BYTES;
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-/// A collection of garbage writes at most so many tables again before level 0 gets its turn.
-const COLLECTION_TABLES_MAX: usize = 16;
+/// So many tables at most are written again where they are before level 0 gets its turn.
+const IN_PLACE_TABLES_MAX: usize = 16;
 
 /// A compaction to run.
 #[derive(Clone)]
@@ -22,12 +23,14 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<Arc<Table>>,
     /// Tables of the next level that share keys with the inputs.
     pub(crate) overlapped: Vec<Arc<Table>>,
-    /// Level of the outputs: the next one, or the same for a collection of garbage.
+    /// Level of the outputs: the next one, or the same where tables only give up space.
     pub(crate) target: usize,
     /// Merge even where moving would do: there are tombstones to drop, or values to move.
     rewrite: bool,
     /// Segments of the value log whose values move into new ones.
     pub(crate) collect: BTreeSet<u64>,
+    /// What rows that have an end are judged by, milliseconds since the Unix epoch: those that have ended are tombstones.
+    pub(crate) now: u64,
 }
 
 /// Where the outputs of a job will be: in this level, between these keys.
@@ -77,9 +80,19 @@ impl Job {
         Some(Hull { level: self.target, smallest, largest })
     }
 
-    /// Whether tables are written again where they are, each for itself, only to move their values.
-    pub(crate) fn is_collection(&self) -> bool {
+    /// Whether tables are written again where they are, each for itself.
+    pub(crate) fn is_in_place(&self) -> bool {
         self.target == self.level
+    }
+
+    /// Whether that is only to move their values.
+    pub(crate) fn is_collection(&self) -> bool {
+        self.is_in_place() && !self.collect.is_empty()
+    }
+
+    /// Whether a table that is written again where it is would leave nothing behind: all of it has ended, and hides nothing.
+    pub(crate) fn leaves_nothing(&self, version: &Version, table: &Table) -> bool {
+        table.meta.is_wholly_expired(self.now) && !version.overlapped_below(self.target, &table.meta)
     }
 
     /// Whether the inputs can go down as they are: nothing there to merge with, nor among themselves.
@@ -104,8 +117,13 @@ impl Job {
 /// Where the last compaction of each level ended, so that they go round.
 pub(crate) type Cursors = [Option<InternalKey>; LEVELS];
 
-/// The most urgent job, if any level is over its target, or some table consists mostly of tombstones.
-pub(crate) fn pick(version: &Version, options: &Options, cursors: &Cursors) -> Option<Job> {
+/// The most urgent job, if any level is over its target, or some table consists mostly of tombstones, or of rows that have
+/// ended at `now`, milliseconds since the Unix epoch.
+pub(crate) fn pick(version: &Version, options: &Options, cursors: &Cursors, now: u64) -> Option<Job> {
+    most_urgent(version, options, cursors, now).map(|job| Job { now, ..job })
+}
+
+fn most_urgent(version: &Version, options: &Options, cursors: &Cursors, now: u64) -> Option<Job> {
     let urgent = (0..LEVELS - 1)
         .map(|level| (level, score(version, options, level)))
         .filter(|(_, score)| *score >= 1.0)
@@ -115,8 +133,16 @@ pub(crate) fn pick(version: &Version, options: &Options, cursors: &Cursors) -> O
             let inputs = choose_inputs(version, level, cursors)?;
             Some(with_overlapped(version, options, level, inputs, false))
         }
-        None => tombstone_job(version, options).or_else(|| collection(version, options)),
+        None => tombstone_job(version, options)
+            .or_else(|| expired_job(version, options, now))
+            .or_else(|| collection(version, options)),
     }
+}
+
+/// When the next table after `now` will be worth a job because of rows that have ended, if any ever is.
+pub(crate) fn next_expiry(version: &Version, now: u64) -> Option<u64> {
+    let halves = version.tables().filter_map(|(_, table)| table.meta.expiry).map(|expiry| expiry.half);
+    halves.filter(|half| *half > now && *half != NEVER).min()
 }
 
 /// How many levels are over their target, and how full the fullest is.
@@ -161,6 +187,20 @@ fn tombstone_job(version: &Version, options: &Options) -> Option<Job> {
     Some(with_overlapped(version, options, level, inputs, true))
 }
 
+/// Tables of which half and more has ended give up that space: each is written again where it is, with tombstones in the
+/// place of what has ended, or nothing if there is nothing below. What is at level 0 goes down on the way.
+fn expired_job(version: &Version, options: &Options, now: u64) -> Option<Job> {
+    let is_half_expired = |table: &&Arc<Table>| table.meta.is_half_expired(now);
+    let (level, _) = version.tables().find(|(_, table)| is_half_expired(table))?;
+    if level == 0 {
+        return Some(with_overlapped(version, options, 0, version.level(0).to_vec(), true));
+    }
+    let tables = version.level(level).iter().filter(is_half_expired);
+    let inputs = tables.take(IN_PLACE_TABLES_MAX).cloned().collect();
+    let (overlapped, collect) = (Vec::new(), BTreeSet::new());
+    Some(Job { level, target: level, inputs, overlapped, rewrite: true, collect, now })
+}
+
 /// Moves what is alive in segments that are mostly garbage. The table that points at most of it goes first, with others
 /// of its level until the values fill a new segment.
 fn collection(version: &Version, options: &Options) -> Option<Job> {
@@ -184,11 +224,11 @@ fn collection(version: &Version, options: &Options) -> Option<Job> {
     for table in version.level(level).iter().filter(|table| live(table) > 0) {
         inputs.push(table.clone());
         bytes += live(table);
-        if bytes >= options.value_segment_bytes || inputs.len() == COLLECTION_TABLES_MAX {
+        if bytes >= options.value_segment_bytes || inputs.len() == IN_PLACE_TABLES_MAX {
             break;
         }
     }
-    Some(Job { level, target: level, inputs, overlapped: Vec::new(), rewrite: true, collect })
+    Some(Job { level, target: level, inputs, overlapped: Vec::new(), rewrite: true, collect, now: 0 })
 }
 
 /// Segments of the value log that hold more garbage than they may.
@@ -226,5 +266,5 @@ fn with_overlapped(
     if level == 0 {
         collect.extend(small(version, options));
     }
-    Job { level, target: level + 1, inputs, overlapped, rewrite, collect }
+    Job { level, target: level + 1, inputs, overlapped, rewrite, collect, now: 0 }
 }

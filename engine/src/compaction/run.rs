@@ -1,7 +1,7 @@
 //! Carrying out a job, or a part of one: merge the inputs, keep one version a key, write new tables.
 //!
 //! Snapshots keep their own tables alive, so the newest version of a key is all that has to be kept. A tombstone
-//! is dropped where no deeper level has its key.
+//! is dropped where no deeper level has its key. A row that has ended is a tombstone: what it hides must stay hidden.
 
 use crate::compaction::output::{Output, Written};
 use crate::compaction::pick::Job;
@@ -27,8 +27,12 @@ pub(crate) async fn run(
     stopped: impl Fn() -> bool + Send + Sync,
 ) -> Result<Written> {
     let merge = Merge { job, span, version, stopped: &stopped };
-    if job.is_collection() {
+    if job.is_in_place() {
         for table in &job.inputs {
+            if job.leaves_nothing(version, table) {
+                output.left_out(table.meta.entries);
+                continue;
+            }
             merge.run(vec![merge.level([table], &pace)], &mut output, &mut pace).await?;
             // What lies between this table and the next is somebody else's.
             output.cut()?;
@@ -63,7 +67,7 @@ impl Merge<'_> {
     async fn run(&self, sources: Vec<Source>, output: &mut Output<'_>, pace: &mut Pace<'_>) -> Result<()> {
         let Self { job, version, stopped, .. } = self;
         for entry in Newest::new(sources, Direction::Forward, SEQUENCE_MAX) {
-            let entry = entry?;
+            let entry = output.judged(entry?);
             let bytes = entry.table_bytes();
             let (cf, user) = (entry.key.cf, &entry.key.user);
             let dead = entry.value.is_tombstone() && !version.covered_below(job.target, cf, user);

@@ -10,6 +10,7 @@ use crate::edit::Edit;
 use crate::error::IoContext;
 use crate::key::Span;
 use crate::pace::{Pace, Work};
+use crate::table::Table;
 use crate::version::Version;
 use crate::{Error, Result, lock};
 use nokv_env::{Env, TasksExt};
@@ -61,7 +62,7 @@ impl Inner {
     pub(super) async fn compact_loop(self: &Arc<Self>, env: &Env) -> Result<()> {
         let mut cursors = Cursors::default();
         loop {
-            self.compact_work.notified().await;
+            self.wait_for_compact_work(env).await;
             while self.check().is_ok() {
                 let Some(job) = self.pick(&cursors).map(Arc::new) else { break };
                 let done = self.compact(env, &job).await;
@@ -95,7 +96,9 @@ impl Inner {
         if compacting.holds > 0 {
             return None;
         }
-        let job = pick(&self.view().version, &self.options, cursors)?;
+        let version = self.view().version.clone();
+        let now = if version.expiring() > 0 { self.unix_millis() } else { 0 };
+        let job = pick(&version, &self.options, cursors, now)?;
         compacting.running = job.hull();
         Some(job)
     }
@@ -122,7 +125,8 @@ impl Inner {
     }
 
     async fn rewrite(self: &Arc<Self>, env: &Env, job: &Arc<Job>, files: &NewFiles<'_>) -> Result<Written> {
-        let written = self.merge(env, job, files).await?;
+        let version = self.view().version.clone();
+        let written = self.merge(env, job, &version, files).await?;
         if !written.tables.is_empty() {
             self.disk().sync_dir(self.dir()).at(self.dir(), "sync")?;
         }
@@ -130,6 +134,13 @@ impl Inner {
         add(&self.counters.compaction_read_bytes, job.tables().map(|table| table.meta.bytes).sum());
         add(&self.counters.compaction_write_bytes, written.bytes());
         add(&self.counters.collected_bytes, written.moved_bytes);
+        self.note_expired(env, written.expired);
+        let unread = |table: &&Arc<Table>| job.is_in_place() && job.leaves_nothing(&version, table);
+        let unread = job.inputs.iter().filter(unread).count() as u64;
+        if unread > 0 {
+            add(&self.counters.expired_tables, unread);
+            env.probe("engine.expired.tables");
+        }
         env.probe("engine.compaction");
         if job.is_collection() {
             add(&self.counters.collections, 1);
@@ -141,9 +152,14 @@ impl Inner {
     }
 
     /// Merges in one part here, or in several at the same time, of which the first is done here.
-    async fn merge(self: &Arc<Self>, env: &Env, job: &Arc<Job>, files: &NewFiles<'_>) -> Result<Written> {
-        let version = self.view().version.clone();
-        let mut spans = parts(job, &version, &self.options).into_iter();
+    async fn merge(
+        self: &Arc<Self>,
+        env: &Env,
+        job: &Arc<Job>,
+        version: &Arc<Version>,
+        files: &NewFiles<'_>,
+    ) -> Result<Written> {
+        let mut spans = parts(job, version, &self.options).into_iter();
         let first = spans.next().unwrap_or_else(Span::all);
         let part = |span| Part { job: job.clone(), version: version.clone(), span };
         let others: Vec<_> = spans.map(part).collect();
@@ -196,7 +212,8 @@ impl Inner {
         let next_file = || files.next_number();
         let Part { job, version, span } = part;
         let output = Output::new(&self.context, &self.options, self.options.table_bytes, version, &next_file);
-        let output = output.collecting(job.collect.clone());
+        // All parts judge by the time of the job.
+        let output = output.collecting(job.collect.clone()).expiring(job.now);
         let relief = || self.relief();
         let pace = Pace::new(env, &self.limiter, Work::Other, &relief);
         let stopped = || halted.load(Ordering::Relaxed) || self.check().is_err();
@@ -309,7 +326,7 @@ mod tests {
         filled(&world, &idle(), 4);
         let db = world.open(&idle()).unwrap();
         let version = db.inner.view().version.clone();
-        let job = pick(&version, &busy(1), &Cursors::default()).unwrap();
+        let job = pick(&version, &busy(1), &Cursors::default(), 0).unwrap();
         for most in 2..6 {
             let spans = parts(&job, &version, &busy(most));
             assert_eq!(spans.len(), most);

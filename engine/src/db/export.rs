@@ -1,7 +1,7 @@
 //! Rows of a snapshot as table files, for another database to take in.
 //!
 //! An exported table is an ordinary one (see `table::format`), with live rows only, each under sequence 0: it says what is,
-//! not when it was written. Values stand in it as they are, so the files need nothing beside them.
+//! not when it was written. Until when a row is there goes along. Values stand in it as they are, so the files need nothing beside them.
 
 use crate::db::{Db, Inner};
 use crate::error::IoContext;
@@ -52,10 +52,10 @@ impl Db {
         let relief = || inner.relief();
         let mut pace = inner.env().ok().map(|env| Pace::new(env, &inner.limiter, Work::Other, &relief));
         for cf in families {
-            for row in snapshot.iter_uncached(cf, range.clone()) {
-                let (key, value) = row?;
+            let mut rows = snapshot.iter_uncached(cf, range.clone());
+            while let Some((key, value)) = rows.next().transpose()? {
                 let bytes = key.len() + value.len() + 16;
-                draft.add(cf, key, value)?;
+                draft.add(cf, key, Value::Inline(value).until(rows.until()))?;
                 if let Some(pace) = &mut pace {
                     // Rows are read as they are written: about as many bytes.
                     pace.after(bytes, || 2 * draft.bytes()).await;
@@ -87,7 +87,7 @@ impl Drafts<'_> {
         done + self.builder.as_ref().map_or(0, TableBuilder::bytes)
     }
 
-    fn add(&mut self, cf: Cf, key: Bytes, value: Bytes) -> Result<()> {
+    fn add(&mut self, cf: Cf, key: Bytes, value: Value) -> Result<()> {
         let builder = match &mut self.builder {
             Some(builder) => builder,
             none => {
@@ -95,7 +95,7 @@ impl Drafts<'_> {
                 none.insert(TableBuilder::create(self.inner.disk(), self.dir, number, &self.inner.options)?)
             }
         };
-        builder.add(&Entry { key: InternalKey::new(cf, key, 0), value: Value::Inline(value) })?;
+        builder.add(&Entry { key: InternalKey::new(cf, key, 0), value })?;
         if builder.bytes() >= self.inner.options.table_bytes { self.cut() } else { Ok(()) }
     }
 

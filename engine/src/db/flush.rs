@@ -5,7 +5,7 @@
 //!
 //! Only the newest version of a key is written: older ones are visible to snapshots only, and those keep the
 //! memtable. A tombstone is not written if no table may hold its key, so a key that was put and deleted between
-//! two flushes leaves no trace.
+//! two flushes leaves no trace. A row that has ended is a tombstone.
 
 use crate::compaction::output::{Output, Written};
 use crate::db::new_files::NewFiles;
@@ -156,6 +156,8 @@ impl Inner {
         let next_file = || files.next_number();
         let version = self.view().version.clone();
         let output = Output::new(&self.context, &self.options, u64::MAX, &version, &next_file);
+        let now = if memtable.expiring() > 0 { env.clock.unix_millis() } else { 0 };
+        let output = output.expiring(now);
         let relief = || self.relief();
         let pace = Pace::new(env, &self.limiter, Work::Flush, &relief);
         let written = write_memtable(memtable, &version, output, pace).await?;
@@ -165,6 +167,7 @@ impl Inner {
         let built = env.clock.now();
         self.counters.flush_build.add(built.since(begun));
         add(&self.counters.flush_bytes, written.bytes());
+        self.note_expired(env, written.expired);
         let edit = Edit {
             added: written.tables.into_iter().map(|meta| (0, meta)).collect(),
             segments_added: written.segments,
@@ -334,7 +337,7 @@ async fn write_memtable(
 ) -> Result<Written> {
     let source = MemtableSource::new(memtable.clone(), Span::all(), Direction::Forward);
     for entry in Newest::new(vec![Box::new(source)], Direction::Forward, SEQUENCE_MAX) {
-        let entry = entry?;
+        let entry = output.judged(entry?);
         let bytes = entry.table_bytes();
         if !entry.value.is_tombstone() || may_hold(version, &entry)? {
             output.add(entry)?;

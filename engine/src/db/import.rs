@@ -17,7 +17,7 @@ use crate::key::{Entry, InternalKey};
 use crate::table::Table;
 use crate::table::builder::TableBuilder;
 use crate::table::format::TableMeta;
-use crate::value::Value;
+use crate::value::{NEVER, Value};
 use crate::version::Version;
 use crate::vlog::SegmentMeta;
 use crate::{Cf, Error, Result, files, lock};
@@ -103,6 +103,14 @@ impl Import {
     /// Sets `key` to `value`. Keys come in ascending order of (family, key), each once; anything else is a panic.
     pub fn put(&mut self, cf: Cf, key: Bytes, value: Bytes) -> Result<()> {
         self.add(cf, key, Value::Inline(value))
+    }
+
+    /// Sets `key` to `value` until a wall-clock time; see [`crate::WriteBatch::put_until`]. Comes in order with the others.
+    pub fn put_until(&mut self, cf: Cf, key: Bytes, value: Bytes, unix_millis: u64) -> Result<()> {
+        if unix_millis != NEVER {
+            self.inner.may_expire()?;
+        }
+        self.add(cf, key, Value::Inline(value).until(unix_millis))
     }
 
     /// Removes `key`. Comes in order with the keys that are set.

@@ -52,6 +52,9 @@ impl Db {
         if sources.is_empty() {
             return Ok(Ingested::default());
         }
+        if sources.iter().any(|source| source.table.meta.expiry.is_some()) {
+            inner.may_expire()?;
+        }
         let sequence = inner.skip_sequence();
         let files = NewFiles::new(inner);
         let written = copy(inner, &files, &sources, sequence).await?;
@@ -123,7 +126,7 @@ async fn copy(inner: &Inner, files: &NewFiles<'_>, sources: &[Foreign], sequence
             let key = &entry.key;
             let is_in_order = last.as_ref().is_none_or(|last| last < key && !last.same_user_key(key));
             let is_in_range = (&meta.smallest..=&meta.largest).contains(&key);
-            if !is_in_order || !is_in_range || !matches!(entry.value, Value::Inline(_)) {
+            if !is_in_order || !is_in_range || !matches!(entry.value.timeless(), Value::Inline(_)) {
                 return Err(Error::corrupt(&source.path, 0, "its rows are not what its properties say"));
             }
             rows += 1;

@@ -5,6 +5,7 @@
 //! - `flush`, `compact`: the two background loops; a large compaction has further tasks for its parts.
 //! - `delete_range`: ranges of keys that go as tables.
 //! - `import`: many changes at once, as a table; `export`, `ingest`: rows as table files, from one database to another.
+//! - `expiry`: rows that have an end.
 //! - `checkpoint`: a copy of the whole database by hard links.
 //! - `ranges`: how much there is between two keys.
 //!
@@ -19,6 +20,7 @@
 mod checkpoint;
 mod compact;
 mod delete_range;
+mod expiry;
 mod export;
 mod flush;
 mod import;
@@ -89,6 +91,8 @@ pub(crate) struct Inner {
     written: AtomicU64,
     flushed: AtomicU64,
     next_file: AtomicU64,
+    /// The time by which a database that is open for reading only judges rows that have an end.
+    read_at: u64,
     /// `None` when open for reading only.
     wal: Mutex<Option<Log>>,
     /// Serialises insertion into the memtable; holds the last sequence given out.
@@ -153,6 +157,8 @@ struct Counters {
     collections: AtomicU64,
     collected_bytes: AtomicU64,
     segments_removed: AtomicU64,
+    expired_rows: AtomicU64,
+    expired_tables: AtomicU64,
 }
 
 fn add(counter: &AtomicU64, amount: u64) {
@@ -195,9 +201,21 @@ impl Db {
     }
 
     /// Opens the database in `dir` as it is: takes no lock, changes nothing on disk, and holds the log's records
-    /// in memory. Writes fail with [`Error::ReadOnly`].
+    /// in memory. Writes fail with [`Error::ReadOnly`]. There is no clock, so rows that have an end are there whether it has
+    /// come or not; see [`Self::open_read_only_at`].
     pub fn open_read_only(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Db> {
-        recover::open_read_only(disk, dir, options).map(Self::of)
+        Self::open_read_only_at(disk, dir, options, 0)
+    }
+
+    /// The same, as of a time in milliseconds since the Unix epoch: every read judges rows that have an end by it. What a
+    /// flush or compaction has removed does not come back for an earlier time.
+    pub fn open_read_only_at(
+        disk: Arc<dyn Disk>,
+        dir: &Path,
+        options: Options,
+        unix_millis: u64,
+    ) -> Result<Db> {
+        recover::open_read_only(disk, dir, options, unix_millis).map(Self::of)
     }
 
     fn of(inner: Arc<Inner>) -> Self {
@@ -207,21 +225,28 @@ impl Db {
     /// Writes through the log and returns the batch's sequence. Writers that meet share one write (and one sync).
     /// Waits while [`Db::pressure`] is [`Pressure::Stop`]. If the future is dropped, the batch may be written or not.
     ///
-    /// Fails with [`Error::TooLarge`] (nothing has changed), with [`Error::Io`] when the disk refused, with
+    /// Fails with [`Error::TooLarge`] and [`Error::ExpiryInStore`] (nothing has changed), with [`Error::Io`] when the disk refused, with
     /// [`Error::Poisoned`] from then on, and with [`Error::Closed`] or [`Error::ReadOnly`] when the database is that. After an
     /// [`Error::Io`] for which [`Error::is_disk_full`] holds the batch may be written again; after any other one it may be
     /// there after the next open, or not.
     pub async fn write(&self, batch: WriteBatch, options: WriteOptions) -> Result<u64> {
         batch.validate()?;
+        if batch.expiring() > 0 {
+            self.inner.may_expire()?;
+        }
         write::write(&self.inner, batch, options.sync).await
     }
 
     /// Writes to the memtable only and returns the batch's sequence. For callers with a log of their own: the batch
     /// is durable once [`Db::flushed_sequence`] has reached it. Never waits, whatever the pressure.
     ///
-    /// Fails with [`Error::TooLarge`], [`Error::Poisoned`], [`Error::Closed`] or [`Error::ReadOnly`].
+    /// Fails with [`Error::TooLarge`], [`Error::ExpiryInStore`], [`Error::Poisoned`], [`Error::Closed`] or
+    /// [`Error::ReadOnly`].
     pub fn apply(&self, batch: WriteBatch) -> Result<u64> {
         batch.validate()?;
+        if batch.expiring() > 0 {
+            self.inner.may_expire()?;
+        }
         self.inner.apply(batch)
     }
 
@@ -230,7 +255,8 @@ impl Db {
     pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
         let view = self.inner.view();
         let sequence = self.last_sequence();
-        view.get(&Sought::new(cf, key, sequence))
+        let now = self.inner.read_time(&view);
+        view.get(&Sought::new(cf, key, sequence), now)
     }
 
     /// The newest values of `keys`, all of one moment; see [`Snapshot::multi_get`].
@@ -241,7 +267,9 @@ impl Db {
     /// The database as it is now, for as long as the snapshot lives.
     pub fn snapshot(&self) -> Snapshot {
         let view = self.inner.view();
-        Snapshot::new(view, self.last_sequence())
+        let sequence = self.last_sequence();
+        let now = self.inner.read_time(&view);
+        Snapshot::new(view, sequence, now)
     }
 
     /// Makes everything written or applied before the call durable in tables. Waits as long as the disk is full; fails with
@@ -476,6 +504,7 @@ impl Inner {
         let counters = &self.counters;
         Stats {
             entries: view.active.entries() + immutable_entries + table_entries,
+            expiring: view.expiring(),
             last_sequence: self.visible.load(Ordering::Acquire),
             flushed_sequence: self.flushed.load(Ordering::Acquire),
             memtable_bytes: view.active.bytes() as u64,
@@ -486,6 +515,8 @@ impl Inner {
             collections: read(&counters.collections),
             collected_bytes: read(&counters.collected_bytes),
             segments_removed: read(&counters.segments_removed),
+            expired_rows: read(&counters.expired_rows),
+            expired_tables: read(&counters.expired_tables),
             wal_segments: wal.segments,
             wal_bytes: wal.bytes,
             wal,

@@ -83,11 +83,16 @@ pub(super) fn open(env: &Env, dir: &Path, mut options: Options) -> Result<Arc<In
         }
     }
     log.purge_below(recovery.catalog.log_start)?;
-    Ok(recovery.finish(Some(env.clone()), log, Some(manifest), Some(guard)))
+    Ok(recovery.finish(Some(env.clone()), 0, log, Some(manifest), Some(guard)))
 }
 
 /// Opens for reading only.
-pub(super) fn open_read_only(disk: Arc<dyn Disk>, dir: &Path, options: Options) -> Result<Arc<Inner>> {
+pub(super) fn open_read_only(
+    disk: Arc<dyn Disk>,
+    dir: &Path,
+    options: Options,
+    read_at: u64,
+) -> Result<Arc<Inner>> {
     options.validate()?;
     let names = match disk.list(dir) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => {
@@ -105,7 +110,7 @@ pub(super) fn open_read_only(disk: Arc<dyn Disk>, dir: &Path, options: Options) 
     };
     let mut recovery = Recovery::read(disk, Arc::new(NoHooks), dir, options, number)?;
     let log = recovery.replay(Log::open_read_only)?;
-    Ok(recovery.finish(None, log, None, None))
+    Ok(recovery.finish(None, read_at, log, None, None))
 }
 
 fn take_lock(disk: &dyn Disk, dir: &Path, owner: &str) -> Result<Box<dyn LockGuard>> {
@@ -308,6 +313,7 @@ impl Recovery {
     fn finish(
         self,
         env: Option<Env>,
+        read_at: u64,
         log: Log,
         manifest: Option<Manifest>,
         guard: Option<Box<dyn LockGuard>>,
@@ -331,6 +337,7 @@ impl Recovery {
             written: AtomicU64::new(self.sequence),
             flushed: AtomicU64::new(self.catalog.flushed_sequence),
             next_file: AtomicU64::new(self.next_file),
+            read_at,
             wal: Mutex::new(Some(log)),
             writer: Mutex::new(self.sequence),
             queue: Mutex::new(Queue::default()),

@@ -9,6 +9,8 @@ use crate::db::queue::{Baton, Turn, gather, turn};
 use crate::db::{Inner, add};
 use crate::log::Log;
 use crate::memtable::Memtable;
+use crate::table::block::EXPIRY_TAG;
+use crate::value::NEVER;
 use crate::{Cf, Error, Pressure, Result, lock};
 use bytes::Bytes;
 use nokv_env::{ClockExt, Instant};
@@ -220,15 +222,22 @@ fn log_group(wal: &mut Log, batches: &[WriteBatch], sync: bool) -> Result<()> {
 ///
 /// ```text
 /// batch  = change*
-/// change = | value varint | cf u8 | key length varint | key | value |    value varint: 0 = delete, else length + 1
+/// change = | value varint | cf u8 | key length varint | key | expiry u64 (maybe) | value |
+///          value varint: 0 = delete, 1 + length of the value, or 2^33 more than that if there is an expiry
 /// ```
+/// The expiry is little-endian, milliseconds since the Unix epoch. Releases that know none find such a record damaged.
 pub(crate) fn encode_batch(batch: &WriteBatch) -> Vec<u8> {
     let mut out = Vec::with_capacity(batch.bytes() + 8 * batch.len());
-    for Change { cf, key, value } in &batch.changes {
-        put_varint(&mut out, value.as_ref().map_or(0, |value| value.len() as u64 + 1));
+    for Change { cf, key, value, until } in &batch.changes {
+        let expires = *until != NEVER;
+        let tag = value.as_ref().map_or(0, |value| value.len() as u64 + 1);
+        put_varint(&mut out, if expires { EXPIRY_TAG as u64 + tag } else { tag });
         out.push(cf.0);
         put_varint(&mut out, key.len() as u64);
         out.extend_from_slice(key);
+        if expires {
+            out.extend_from_slice(&until.to_le_bytes());
+        }
         out.extend_from_slice(value.as_deref().unwrap_or_default());
     }
     out
@@ -244,11 +253,17 @@ pub(crate) fn decode_batch(payload: &[u8]) -> Option<WriteBatch> {
         let cf = Cf(reader.u8()?);
         let key_len = reader.varlen()?;
         let key = payload.slice_ref(reader.take(key_len)?);
+        let (value_tag, until) = match value_tag.checked_sub(EXPIRY_TAG) {
+            // A deletion has no end, and an end is a time.
+            Some(tag) if tag > 0 => (tag, reader.u64().filter(|until| *until != NEVER)?),
+            Some(_) => return None,
+            None => (value_tag, NEVER),
+        };
         let value = match value_tag.checked_sub(1) {
             None => None,
             Some(len) => Some(payload.slice_ref(reader.take(len)?)),
         };
-        batch.push(Change { cf, key, value });
+        batch.push(Change { cf, key, value, until });
     }
     Some(batch)
 }
@@ -263,7 +278,9 @@ mod tests {
         batch.put(Cf(1), "key", "value");
         batch.delete(Cf(2), "gone");
         batch.put(Cf(0), "", "");
-        let golden = b"\x06\x01\x03keyvalue\x00\x02\x04gone\x01\x00\x00";
+        batch.put_until(Cf(1), "k", "v", 0x0102);
+        let golden = b"\x06\x01\x03keyvalue\x00\x02\x04gone\x01\x00\x00\
+            \x82\x80\x80\x80\x20\x01\x01k\x02\x01\0\0\0\0\0\0v";
         assert_eq!(encode_batch(&batch), golden);
         assert_eq!(decode_batch(golden), Some(batch));
         assert_eq!(decode_batch(&golden[..golden.len() - 1]), None);

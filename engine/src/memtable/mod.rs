@@ -27,6 +27,8 @@ const CHUNK_BYTES: usize = 32 << 10;
 pub(crate) struct Memtable {
     list: SkipList,
     entries: AtomicU64,
+    /// Of those, the ones that have an end.
+    expiring: AtomicU64,
     sequence_max: AtomicU64,
     /// The log segment in which its first record may stand. Older segments hold nothing of it.
     pub(crate) log_start: u64,
@@ -39,6 +41,7 @@ impl Memtable {
         Self {
             list: SkipList::new(),
             entries: AtomicU64::new(0),
+            expiring: AtomicU64::new(0),
             sequence_max: AtomicU64::new(0),
             log_start,
             sealed: AtomicU64::new(0),
@@ -48,6 +51,9 @@ impl Memtable {
     /// Inserts all changes under `sequence`, which is higher than any before.
     pub(crate) fn insert(&self, batch: WriteBatch, sequence: u64) {
         self.entries.fetch_add(batch.len() as u64, Ordering::Relaxed);
+        if batch.expiring() > 0 {
+            self.expiring.fetch_add(batch.expiring() as u64, Ordering::Relaxed);
+        }
         self.list.insert(&batch.changes, sequence);
         self.sequence_max.store(sequence, Ordering::Release);
     }
@@ -105,6 +111,11 @@ impl Memtable {
         self.entries.load(Ordering::Relaxed)
     }
 
+    /// Of those, the ones that have an end. Whoever may see a write finds it counted.
+    pub(crate) fn expiring(&self) -> u64 {
+        self.expiring.load(Ordering::Relaxed)
+    }
+
     pub(crate) fn is_empty(&self) -> bool {
         self.entries() == 0
     }
@@ -117,11 +128,12 @@ impl Memtable {
 
 /// What `node` holds, with `owned` for what is in the arena.
 fn value<'a>(node: Node<'a>, owned: impl FnOnce(&'a [u8]) -> Bytes) -> Value {
-    match node.value() {
-        Held::Tombstone => Value::Tombstone,
+    let value = match node.value() {
+        Held::Tombstone => return Value::Tombstone,
         Held::Copied(value) => Value::Inline(owned(value)),
         Held::Shared(value) => Value::Inline(value.clone()),
-    }
+    };
+    value.until(node.until())
 }
 
 /// Copies entries until the chunk is full. Keys and values share one piece of memory, as those of a block do.
@@ -154,6 +166,7 @@ mod tests {
     use super::*;
     use crate::Cf;
     use crate::batch::Change;
+    use crate::value::NEVER;
     use std::collections::BTreeMap;
     use std::sync::atomic::AtomicBool;
 
@@ -189,6 +202,22 @@ mod tests {
         (!sequence.is_multiple_of(5)).then(|| value.into())
     }
 
+    /// Some values have an end.
+    fn until_of(sequence: u64) -> u64 {
+        if sequence.is_multiple_of(3) { sequence * 1000 } else { NEVER }
+    }
+
+    fn change_of(cf: Cf, key: &[u8], sequence: u64) -> Change {
+        let value = value_of(key, sequence);
+        let until = value.as_ref().map_or(NEVER, |_| until_of(sequence));
+        Change { cf, key: Bytes::copy_from_slice(key), value, until }
+    }
+
+    fn held(key: &[u8], sequence: u64) -> Value {
+        value_of(key, sequence)
+            .map_or(Value::Tombstone, |value| Value::Inline(value).until(until_of(sequence)))
+    }
+
     /// Keys that are prefixes of others, end in zeros, or differ only behind the prefix that nodes keep.
     fn key_of(n: u64) -> Vec<u8> {
         let long = [b"a long common prefix".as_slice(), &n.to_be_bytes()].concat();
@@ -217,12 +246,8 @@ mod tests {
                 if dice().is_multiple_of(3) {
                     batch.put(cf, key.clone(), "replaced");
                 }
-                let value = value_of(&key, sequence);
-                let change = Change { cf, key: key.into(), value };
-                model.insert(
-                    InternalKey::new(cf, change.key.clone(), sequence),
-                    change.value.clone().map_or(Value::Tombstone, Value::Inline),
-                );
+                let change = change_of(cf, &key, sequence);
+                model.insert(InternalKey::new(cf, change.key.clone(), sequence), held(&key, sequence));
                 batch.push(change);
             }
             memtable.insert(batch, sequence);
@@ -283,13 +308,13 @@ mod tests {
         let memtable = Memtable::new(1);
         for sequence in 1..=14 {
             let mut batch = WriteBatch::new();
-            batch.push(Change { cf: Cf(0), key: "k".into(), value: value_of(b"k", sequence) });
+            batch.push(change_of(Cf(0), b"k", sequence));
             memtable.insert(batch, sequence);
         }
         let hit = memtable.get(&Sought::new(Cf(0), b"k", 7)).map(|hit| hit.value);
         let all = memtable.chunk(&Span::all(), None, Direction::Forward, 99);
         drop(memtable);
-        let value = |sequence| value_of(b"k", sequence).map_or(Value::Tombstone, Value::Inline);
+        let value = |sequence| held(b"k", sequence);
         assert_eq!(hit, Some(value(7)));
         assert!(
             all.iter().map(|entry| &entry.value).eq((1..=14).rev().map(value).collect::<Vec<_>>().iter())
@@ -305,16 +330,14 @@ mod tests {
             let visible = memtable.sequence_max();
             let sought = Sought::new(Cf(0), &key_of(0), visible);
             if let Some(hit) = memtable.get(&sought).filter(|_| visible > 0) {
-                let expected = value_of(&key_of(0), hit.sequence).map_or(Value::Tombstone, Value::Inline);
-                assert_eq!((hit.sequence, hit.value), (visible, expected));
+                assert_eq!((hit.sequence, hit.value), (visible, held(&key_of(0), hit.sequence)));
             }
             for direction in [Direction::Forward, Direction::Reverse] {
                 let (mut found, mut last): (u64, Option<InternalKey>) = (0, None);
                 loop {
                     let chunk = memtable.chunk(&Span::all(), last.as_ref(), direction, 7);
                     for entry in &chunk {
-                        let expected = value_of(&entry.key.user, entry.key.sequence);
-                        assert_eq!(entry.value, expected.map_or(Value::Tombstone, Value::Inline));
+                        assert_eq!(entry.value, held(&entry.key.user, entry.key.sequence));
                         assert!(
                             last.is_none_or(|last| (last < entry.key) == (direction == Direction::Forward))
                         );
@@ -340,7 +363,7 @@ mod tests {
                 let mut batch = WriteBatch::new();
                 for n in 0..keys {
                     let key = key_of(4 * n + n % 4);
-                    batch.push(Change { cf: Cf(0), value: value_of(&key, sequence), key: key.into() });
+                    batch.push(change_of(Cf(0), &key, sequence));
                 }
                 memtable.insert(batch, sequence);
             }

@@ -5,10 +5,11 @@
 //! compares with, so what it looks at stands together:
 //!
 //! ```text
-//! node = | link [height - 1] .. link 1 | link 0 | prefix u64 | sequence u64 | key length u32 | value u32 | key | value |
+//! node = | link [height - 1] .. link 1 | link 0 | prefix u64 | sequence u64 | key length u32 | value u32 | key | expiry | value |
 //!                                               ^ what pointers to a node point at; links stand below
 //! prefix = family and the first seven bytes of the user key, big-endian, with zeros where the key is shorter
-//! value  = length of the value behind the key, or TOMBSTONE, or SHARED: behind the key is a pointer to `Bytes`
+//! value  = length of the value, or TOMBSTONE, or SHARED: in its place is a pointer to `Bytes`
+//! expiry = u64 little-endian, if EXPIRES is set in `value`; otherwise it is not there
 //! ```
 //!
 //! This module is `unsafe` because nodes have a size that is known when they are made, and because readers walk links while the writer
@@ -26,6 +27,7 @@ use crate::batch::{Change, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::fences::prefix;
 use crate::key::InternalKey;
 use crate::memtable::arena::{ALIGNMENT, Arena};
+use crate::value::NEVER;
 use bytes::Bytes;
 use std::cmp::Ordering as Order;
 use std::marker::PhantomData;
@@ -38,7 +40,9 @@ const LEVELS: usize = 12;
 /// Larger values are not copied.
 const COPIED_BYTES_MAX: usize = 4 << 10;
 const TOMBSTONE: u32 = u32::MAX;
-const SHARED: u32 = u32::MAX - 1;
+/// Beside a length, or SHARED.
+const EXPIRES: u32 = 1 << 30;
+const SHARED: u32 = EXPIRES - 1;
 const _: () = assert!(KEY_BYTES_MAX < SHARED as usize);
 const _: () = assert!(VALUE_BYTES_MAX < SHARED as usize);
 const _: () = assert!(align_of::<Header>() == ALIGNMENT && align_of::<Link>() == ALIGNMENT);
@@ -277,13 +281,16 @@ impl Writer {
     /// A node with unwritten links, and the bytes it takes.
     fn make_node(&mut self, target: &Target<'_>, change: &Change, levels: usize) -> (NonNull<Header>, usize) {
         let key: &[u8] = &change.key;
-        let (tag, copied, shared) = match &change.value {
+        let (mut tag, copied, shared) = match &change.value {
             None => (TOMBSTONE, [].as_slice(), None),
             Some(value) if value.len() <= COPIED_BYTES_MAX => (value.len() as u32, &value[..], None),
             Some(value) => (SHARED, [].as_slice(), Some(value)),
         };
         let pointer = shared.map_or(0, |_| size_of::<NonNull<Bytes>>());
-        let behind = key.len() + copied.len() + pointer;
+        let expiry = change.until.to_le_bytes();
+        let expiry = if change.until == NEVER { [].as_slice() } else { &expiry };
+        let behind = key.len() + expiry.len() + copied.len() + pointer;
+        tag |= if expiry.is_empty() { 0 } else { EXPIRES };
         let header = Header {
             prefix: target.prefix,
             sequence: target.sequence,
@@ -296,6 +303,8 @@ impl Writer {
             let at = node.add(1).cast::<u8>();
             ptr::copy_nonoverlapping(key.as_ptr(), at.as_ptr(), key.len());
             let at = at.add(key.len());
+            ptr::copy_nonoverlapping(expiry.as_ptr(), at.as_ptr(), expiry.len());
+            let at = at.add(expiry.len());
             ptr::copy_nonoverlapping(copied.as_ptr(), at.as_ptr(), copied.len());
             if let Some(value) = shared {
                 let value = NonNull::from(Box::leak(Box::new(value.clone())));
@@ -330,15 +339,30 @@ impl<'a> Node<'a> {
 
     pub(super) fn value(self) -> Held<'a> {
         let Header { value, key_len, .. } = *self.header();
+        if value == TOMBSTONE {
+            return Held::Tombstone;
+        }
+        let expiry = if value & EXPIRES == 0 { 0 } else { size_of::<u64>() };
         // SAFETY: as for `user`; what stands behind the key is what `value` says.
         unsafe {
-            let at = self.header.add(1).cast::<u8>().add(key_len as usize);
-            match value {
-                TOMBSTONE => Held::Tombstone,
+            let at = self.header.add(1).cast::<u8>().add(key_len as usize + expiry);
+            match value & !EXPIRES {
                 SHARED => Held::Shared(at.cast::<NonNull<Bytes>>().read_unaligned().as_ref()),
                 len => Held::Copied(std::slice::from_raw_parts(at.as_ptr(), len as usize)),
             }
         }
+    }
+
+    /// Until when the value is there.
+    pub(super) fn until(self) -> u64 {
+        let Header { value, key_len, .. } = *self.header();
+        if value == TOMBSTONE || value & EXPIRES == 0 {
+            return NEVER;
+        }
+        // SAFETY: as for `user`; an expiry stands behind the key if `value` says so.
+        let expiry =
+            unsafe { self.header.add(1).cast::<u8>().add(key_len as usize).cast::<[u8; 8]>().read() };
+        u64::from_le_bytes(expiry)
     }
 
     /// The next larger version.

@@ -2,8 +2,9 @@
 //!
 //! ```text
 //! block = entry* | restart u32 (repeated) | restarts u32 |
-//! entry = | shared varint | unshared varint | value varint | key suffix [unshared] | value |
-//!         value varint: 0 = tombstone, 1 + length of the value, or 2^32 + length of a pointer into the value log
+//! entry = | shared varint | unshared varint | value varint | key suffix [unshared] | expiry u64 (maybe) | value |
+//!         value varint: 0 = tombstone, 1 + length of the value, or 2^32 + length of a pointer into the value log;
+//!         2^33 more than that if there is an expiry: little-endian, milliseconds since the Unix epoch
 //! ```
 //! A key is the first `shared` bytes of its predecessor's key and the suffix. At a restart point `shared` is 0.
 //! Keys are encoded internal keys. Index blocks have the same form.
@@ -11,7 +12,7 @@
 use crate::batch::VALUE_BYTES_MAX;
 use crate::coding::{Reader, put_varint};
 use crate::key;
-use crate::value::{Pointer, Value};
+use crate::value::{NEVER, Pointer, Until, Value};
 use bytes::{Buf, Bytes};
 use std::cmp::Ordering;
 
@@ -21,6 +22,10 @@ const RESTART_INTERVAL: usize = 16;
 const INDEX_RESTART_INTERVAL: usize = 4;
 /// From here on the value's varint is of a pointer.
 const POINTER_TAG: usize = 1 << 32;
+/// From here on an expiry stands before the value.
+pub(crate) const EXPIRY_TAG: usize = 1 << 33;
+/// Bytes of an expiry.
+const EXPIRY_BYTES: usize = size_of::<u64>();
 const _: () = assert!(VALUE_BYTES_MAX + 1 < POINTER_TAG);
 
 /// What is wrong with a block whose checksum held. The caller knows file and offset.
@@ -72,6 +77,23 @@ impl BlockBuilder {
                 let pointer = pointer.encode();
                 self.push(key, POINTER_TAG + pointer.len(), &pointer);
             }
+            Value::Until(until) => self.add_until(key, until),
+        }
+    }
+
+    fn add_until(&mut self, key: &[u8], until: &Until) {
+        let expiry = until.unix_millis.to_le_bytes();
+        match &until.value {
+            Value::Inline(value) => {
+                self.push(key, EXPIRY_TAG + value.len() + 1, &expiry);
+                self.data.extend_from_slice(value);
+            }
+            Value::Stored(pointer) => {
+                let pointer = pointer.encode();
+                self.push(key, EXPIRY_TAG + POINTER_TAG + pointer.len(), &expiry);
+                self.data.extend_from_slice(&pointer);
+            }
+            Value::Tombstone | Value::Until(_) => unreachable!("a value has one end, and a tombstone none"),
         }
     }
 
@@ -251,6 +273,9 @@ enum RawValue {
     Tombstone,
     Inline(usize, usize),
     Pointer(usize, usize),
+    /// The same behind an expiry, which is the first that lies there.
+    InlineUntil(usize, usize),
+    PointerUntil(usize, usize),
 }
 
 impl<'a> RawEntry<'a> {
@@ -265,16 +290,38 @@ impl<'a> RawEntry<'a> {
         let (shared, unshared, tag) = reader.three_varlens()?;
         let suffix = reader.take(unshared)?;
         let value_start = reader.position();
-        reader.take(if tag < POINTER_TAG { tag.saturating_sub(1) } else { tag - POINTER_TAG })?;
+        let len = match tag {
+            EXPIRY_TAG.. => len_until(tag)?,
+            POINTER_TAG..EXPIRY_TAG => tag - POINTER_TAG,
+            _ => tag.saturating_sub(1),
+        };
+        reader.take(len)?;
         Some(Self { shared, suffix, tag, value_start, end: reader.position() })
     }
 
     fn value(&self) -> RawValue {
         match self.tag {
             0 => RawValue::Tombstone,
-            POINTER_TAG.. => RawValue::Pointer(self.value_start, self.end),
+            EXPIRY_TAG.. => raw_until(self.tag, self.value_start, self.end),
+            POINTER_TAG..EXPIRY_TAG => RawValue::Pointer(self.value_start, self.end),
             _ => RawValue::Inline(self.value_start, self.end),
         }
+    }
+}
+
+/// Bytes of a value that has an end, that end included; `None` if it cannot have one.
+#[cold]
+fn len_until(tag: usize) -> Option<usize> {
+    let tag = tag - EXPIRY_TAG;
+    let len = tag.checked_sub(if tag >= POINTER_TAG { POINTER_TAG } else { 1 })?;
+    len.checked_add(EXPIRY_BYTES)
+}
+
+#[cold]
+fn raw_until(tag: usize, start: usize, end: usize) -> RawValue {
+    match tag - EXPIRY_TAG {
+        POINTER_TAG.. => RawValue::PointerUntil(start, end),
+        _ => RawValue::InlineUntil(start, end),
     }
 }
 
@@ -290,7 +337,21 @@ fn value_of(value: RawValue, mut block: Bytes) -> Result<Value, Malformed> {
             let pointer = Pointer::decode(&block[start..end]);
             pointer.map(Value::Stored).ok_or("a pointer into the value log does not decode")
         }
+        RawValue::InlineUntil(start, end) => {
+            value_until(start, RawValue::Inline(start + EXPIRY_BYTES, end), block)
+        }
+        RawValue::PointerUntil(start, end) => {
+            value_until(start, RawValue::Pointer(start + EXPIRY_BYTES, end), block)
+        }
     }
+}
+
+/// The value behind an expiry, with that.
+#[cold]
+fn value_until(expiry_at: usize, value: RawValue, block: Bytes) -> Result<Value, Malformed> {
+    let expiry = Reader::at(&block, expiry_at).u64().filter(|expiry| *expiry != NEVER);
+    let expiry = expiry.ok_or("an expiry is no time")?;
+    Ok(value_of(value, block)?.until(expiry))
 }
 
 /// A place in a block, or off its end.
@@ -421,11 +482,20 @@ mod tests {
         InternalKey::new(Cf(0), format!("key{n:04}").into(), 5).encode()
     }
 
+    fn value(n: usize) -> Value {
+        let inline = Value::Inline(format!("value{n}").into());
+        match n % 5 {
+            0 => Value::Tombstone,
+            1 => inline.until(n as u64),
+            2 => Value::Stored(Pointer { segment: 1, offset: n as u64, len: 9 }).until(1 << 40),
+            _ => inline,
+        }
+    }
+
     fn block(count: usize) -> Block {
         let mut builder = BlockBuilder::new();
         for n in 0..count {
-            let value = format!("value{n}");
-            builder.add(&encoded(2 * n), &Value::of((n % 5 != 0).then(|| value.into())));
+            builder.add(&encoded(2 * n), &value(n));
         }
         Block::parse(builder.finish().into()).unwrap()
     }
@@ -437,10 +507,15 @@ mod tests {
         builder.add(b"\0ac\xff\xff\xff\xff\xff\xff\xff\xfd", &Value::Tombstone);
         let pointer = Pointer { segment: 7, offset: 300, len: 1000 };
         builder.add(b"\0ad\xff\xff\xff\xff\xff\xff\xff\xfd", &Value::Stored(pointer));
+        let until = Value::Inline("v".into()).until(0x0102);
+        builder.add(b"\0ae\xff\xff\xff\xff\xff\xff\xff\xfd", &until);
+        builder.add(b"\0af\xff\xff\xff\xff\xff\xff\xff\xfd", &Value::Stored(pointer).until(3));
         let golden = [
             b"\x00\x0b\x02\0ab\xff\xff\xff\xff\xff\xff\xff\xfev".as_slice(),
             b"\x02\x09\x00c\xff\xff\xff\xff\xff\xff\xff\xfd",
             b"\x02\x09\x85\x80\x80\x80\x10d\xff\xff\xff\xff\xff\xff\xff\xfd\x07\xac\x02\xe8\x07",
+            b"\x02\x09\x82\x80\x80\x80\x20e\xff\xff\xff\xff\xff\xff\xff\xfd\x02\x01\0\0\0\0\0\0v",
+            b"\x02\x09\x85\x80\x80\x80\x30f\xff\xff\xff\xff\xff\xff\xff\xfd\x03\0\0\0\0\0\0\0\x07\xac\x02\xe8\x07",
             b"\0\0\0\0\x01\0\0\0",
         ]
         .concat();
@@ -454,7 +529,7 @@ mod tests {
             cursor.first().unwrap();
             for n in 0..count {
                 assert_eq!(cursor.key(), encoded(2 * n));
-                assert_eq!(cursor.value().unwrap().is_tombstone(), n % 5 == 0);
+                assert_eq!(cursor.value(), Ok(value(n)));
                 cursor.advance().unwrap();
             }
             assert!(!cursor.is_valid());
@@ -479,6 +554,19 @@ mod tests {
         }
     }
 
+    /// Some values stand elsewhere, some have an end, and some both.
+    fn held(key: &InternalKey) -> Value {
+        let inline = Value::Inline(key.encode().into());
+        let stored = Value::Stored(Pointer { segment: 1, offset: key.sequence, len: 9 });
+        match key.user.len() % 5 {
+            0 => Value::Tombstone,
+            1 => inline.until(key.sequence),
+            2 => stored.until(1 << 40),
+            3 => stored,
+            _ => inline,
+        }
+    }
+
     /// Keys of every kind that could mislead: prefixes of each other, with bytes like those of sequences, in versions.
     #[test]
     fn what_is_found_is_what_a_walk_finds() {
@@ -500,7 +588,7 @@ mod tests {
         for step in 1..6 {
             let mut builder = if step % 2 == 0 { BlockBuilder::of_index() } else { BlockBuilder::new() };
             for key in keys.iter().step_by(step) {
-                builder.add_inline(&key.encode(), &key.sequence.to_le_bytes());
+                builder.add(&key.encode(), &held(key));
             }
             let block = Block::parse(builder.finish().into()).unwrap();
             for key in &keys {
@@ -508,12 +596,13 @@ mod tests {
                     let target = InternalKey { sequence, ..key.clone() };
                     let found = block.find(&target.encode()).unwrap();
                     let walked = block.find_by_walking(&target.encode()).unwrap();
-                    let all = |found: &Option<Found>| {
-                        found.as_ref().map(|found| (found.sequence, block.inline(found).map(<[u8]>::to_vec)))
-                    };
+                    let value = |found: &Found| block.clone().into_value(found).unwrap();
+                    let all =
+                        |found: &Option<Found>| found.as_ref().map(|found| (found.sequence, value(found)));
                     assert_eq!(all(&found), all(&walked), "{target:?}");
                     let expected = keys.iter().step_by(step).find(|key| **key >= target);
                     let is_same = |key: &&InternalKey| key.same_user_key(&target);
+                    assert_eq!(found.as_ref().map(value), expected.map(held), "{target:?}");
                     let sequence = expected.filter(is_same).map(|key| key.sequence);
                     assert_eq!(found.map(|found| found.sequence), expected.map(|_| sequence), "{target:?}");
                 }
@@ -529,7 +618,8 @@ mod tests {
                 let mut bad = good.data.to_vec();
                 bad[at] ^= flip;
                 let Ok(block) = Block::parse(bad.into()) else { continue };
-                let _ = block.find(&encoded(31));
+                let found = block.find(&encoded(31)).ok().flatten();
+                let _ = found.map(|found| block.clone().into_value(&found));
                 let mut cursor = BlockCursor::new(block);
                 let _ =
                     cursor.seek(&encoded(31)).and_then(|()| cursor.retreat()).and_then(|()| cursor.last());

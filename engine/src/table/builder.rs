@@ -6,7 +6,7 @@ use crate::key::{Entry, InternalKey};
 use crate::options::{Compression, Options};
 use crate::table::block::BlockBuilder;
 use crate::table::filter;
-use crate::table::format::{Footer, Handle, TRAILER_BYTES, TableMeta, seal_section};
+use crate::table::format::{Expiry, Footer, Handle, TRAILER_BYTES, TableMeta, seal_section};
 use crate::value::Value;
 use crate::{Error, Result};
 use nokv_env::{Disk, File, OpenMode};
@@ -41,6 +41,10 @@ pub(crate) struct TableBuilder {
     largest: Option<InternalKey>,
     /// Bytes of the value log that the pointers take, by segment.
     references: BTreeMap<u64, u64>,
+    /// Bytes of all entries, those of values in the value log included.
+    entry_bytes: u64,
+    /// Of entries that have an end: when, and their bytes.
+    ends: Vec<(u64, u64)>,
     /// Scratch: the encoded key.
     encoded: Vec<u8>,
 }
@@ -75,6 +79,8 @@ impl TableBuilder {
             smallest: None,
             largest: None,
             references: BTreeMap::new(),
+            entry_bytes: 0,
+            ends: Vec::new(),
             encoded: Vec::new(),
         })
     }
@@ -94,8 +100,14 @@ impl TableBuilder {
             self.hashes.push(filter::hash(prefixed));
         }
         self.data.add(&self.encoded, value);
-        if let Value::Stored(pointer) = value {
+        let mut bytes = entry.table_bytes() as u64;
+        if let Value::Stored(pointer) = value.timeless() {
             *self.references.entry(pointer.segment).or_default() += u64::from(pointer.len);
+            bytes += u64::from(pointer.len);
+        }
+        self.entry_bytes += bytes;
+        if let Value::Until(until) = value {
+            self.ends.push((until.unix_millis, bytes));
         }
         self.entries += 1;
         self.tombstones += u64::from(value.is_tombstone());
@@ -141,12 +153,14 @@ impl TableBuilder {
             sequence_max: self.sequence_max,
             smallest,
             largest,
+            expiry: Expiry::of(std::mem::take(&mut self.ends), self.entry_bytes),
             references: std::mem::take(&mut self.references),
         };
         let mut properties = Vec::new();
         meta.encode_properties(&mut properties);
         let properties = self.put_section(properties, Compression::None)?;
-        self.buffer.extend_from_slice(&Footer { top_index, filter, properties }.encode());
+        let footer = Footer { top_index, filter, properties, expires: meta.expiry.is_some() };
+        self.buffer.extend_from_slice(&footer.encode());
         self.write()?;
         // Nobody knows the file yet: if this fails, it goes.
         self.file.sync_data().at(&self.path, "save")?;

@@ -182,7 +182,7 @@ impl Table {
         let footer = file.read_exact_at(FOOTER_BYTES, footer_at).at(&path, "read")?;
         let footer = Footer::decode(&footer).map_err(|what| Error::corrupt(&path, footer_at, what))?;
         let properties = read_section(&*file, &path, len, footer.properties)?;
-        let meta = TableMeta::decode_properties(&properties, len);
+        let meta = TableMeta::decode_properties(&properties, len, footer.expires);
         let Some(meta) = meta.filter(|found| expected.is_none_or(|expected| found == expected)) else {
             let what = match expected {
                 Some(_) => "the table's properties differ from the manifest's",

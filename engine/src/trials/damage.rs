@@ -5,7 +5,7 @@
 //! with all that vouched for it, what is left is what a crash leaves that came a moment earlier. Then the database must be
 //! in the very state of that moment.
 
-use super::life::{Content, Life, Step, options, read};
+use super::life::{Content, Life, Step, options, read, seen};
 use crate::files;
 use crate::log::frame;
 use crate::testing::{World, put};
@@ -21,6 +21,8 @@ struct Victim {
     image: Image,
     /// What it held after every step since its last table was made; last what it holds.
     states: Vec<Content>,
+    /// What the clock says.
+    now: u64,
     /// The newest log segment and the manifest: files whose end may go unnoticed.
     open_ended: [PathBuf; 2],
 }
@@ -35,13 +37,15 @@ impl Victim {
         let mut life = Life::new(1, small());
         life.live(&[Write { sync: true }, Apply, Flush, Import, Ingest, Reopen]).unwrap();
         life.live_on(&[Write { sync: false }, Apply, Flush]);
-        let mut states = vec![life.content()];
+        let mut states = vec![life.states()];
         while life.db.as_ref().is_some_and(|db| db.stats().wal_segments < 2) || states.len() < 8 {
             life.live_on(&[Write { sync: true }]);
-            states.push(life.content());
+            states.push(life.states());
         }
         life.live_on(&[Write { sync: true }]);
-        states.push(life.content());
+        states.push(life.states());
+        let now = life.now();
+        let states = states.into_iter().map(|states| states.map(|state| seen(&state, now))).collect();
         life.world.run(life.db.take().expect("open").close()).unwrap();
         let content =
             |(path, _): (PathBuf, u64)| (path.clone(), disk::read_all(&*life.world.disk, &path).unwrap());
@@ -52,7 +56,7 @@ impl Victim {
         assert!(info.edits > 1 && info.tables.len() >= 3 && info.segments.len() >= 3, "{info:?}");
         assert!(image[newest].len() > frame::HEADER_BYTES + frame::FRAME_BYTES, "the newest log is empty");
         let open_ended = [newest.clone(), info.file];
-        Self { image, states, open_ended }
+        Self { image, states, now, open_ended }
     }
 
     fn files(&self, wanted: impl Fn(&Path) -> bool) -> Vec<PathBuf> {
@@ -68,8 +72,9 @@ impl Victim {
         let mut image = self.image.clone();
         change(&mut image);
         let world = world_of(&image);
-        let looked =
-            Db::open_read_only(world.disk.clone(), World::dir(), small()).and_then(|db| read(&db.snapshot()));
+        world.set_clock(self.now);
+        let looked = Db::open_read_only_at(world.disk.clone(), World::dir(), small(), self.now);
+        let looked = looked.and_then(|db| read(&db.snapshot()));
         let checked = inspect::check(&*world.disk, World::dir(), true).unwrap();
         assert_eq!(image_of(&world), image, "{what}: looking changed something");
         let is_open_ended = damaged.iter().any(|path| self.open_ended.iter().any(|open| open == path));

@@ -1,18 +1,18 @@
-//! A database on a disk of its own that nothing ever happens to: where rows come from and go to.
+//! A database on a disk of its own that nothing ever happens to, in 1970: where rows come from and go to.
 
-use super::life::{Content, read};
-use crate::testing::{Map, World};
+use super::life::{Content, State, read};
+use crate::testing::World;
 use crate::{Cf, Options, WriteBatch};
 use nokv_env::{OpenMode, disk};
 use std::path::PathBuf;
 
 /// `rows` of one family, as table files that another database exported: several, unless the rows are few.
-pub(super) fn exported(cf: Cf, rows: &Map) -> Vec<Vec<u8>> {
+pub(super) fn exported(cf: Cf, rows: &State) -> Vec<Vec<u8>> {
     let world = World::new(1);
     let db = world.open(&Options { table_bytes: 4 << 10, ..Options::tiny() }).unwrap();
     let mut batch = WriteBatch::new();
-    for (key, value) in rows {
-        batch.put(cf, key.clone(), value.clone());
+    for (key, (value, until)) in rows {
+        batch.put_until(cf, key.clone(), value.clone(), *until);
     }
     db.apply(batch).unwrap();
     let tables = world.run(db.export(&db.snapshot(), &[cf], .., &World::dir().join("out"))).unwrap();

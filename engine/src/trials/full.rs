@@ -110,9 +110,9 @@ fn suffer(at: u64, shape: u64, refusals: &mut Refusals) -> bool {
     }
     if at % 3 == 1 {
         life.live_on(&[Flush]);
-        let whole = life.content();
+        let whole = life.states();
         life.live_on(&[Reopen]);
-        assert_eq!(life.content(), whole, "another state after a restart");
+        assert_eq!(life.states(), whole, "another state after a restart");
     }
     life.live_on(&[SYNC, Settle]);
     assert!(life.db.as_ref().is_some_and(|db| !db.is_disk_full()), "full for ever");

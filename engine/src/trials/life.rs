@@ -4,17 +4,21 @@
 //! database. Of each family the model keeps every state that was attempted. A crash may take the newest of them, but it
 //! leaves *one* of the states, whole, and none older than the last one that was promised to last. A copy that a checkpoint
 //! makes is there as a whole or not at all, and stays what it was whatever becomes of the original.
+//!
+//! A step takes a second, and some rows have an end. Of a state that is seen which has not ended yet.
 
 use super::elsewhere;
 use crate::files::{self, Kind};
 use crate::inspect::SegmentInfo;
 use crate::testing::{Map, World};
+use crate::value::NEVER;
 use crate::{
     Cf, Db, Error, ExportedTable, Import, Options, Result, Snapshot, WriteBatch, WriteOptions, inspect,
 };
 use bytes::Bytes;
 use nokv_env::mem_disk::CrashMode;
 use nokv_env::{OpenMode, disk};
+use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
@@ -109,14 +113,23 @@ const LOGGED: usize = 0;
 const APPLIED: usize = 1;
 const IMPORTED: usize = 2;
 const INGESTED: usize = 3;
-/// Content of all four families.
+/// Content of all four families: what is seen.
 pub(super) type Content = [Map; 4];
+/// What was written to one family: values, and until when they are there.
+pub(super) type State = BTreeMap<Bytes, (Bytes, u64)>;
+
+/// What is seen of a state.
+pub(super) fn seen(state: &State, now: u64) -> Map {
+    let is_there =
+        |(key, (value, until)): (&Bytes, &(Bytes, u64))| (*until > now).then(|| (key.clone(), value.clone()));
+    state.iter().filter_map(is_there).collect()
+}
 
 /// What one family may hold.
 #[derive(Debug, Clone)]
 pub(super) struct Stream {
-    /// Every state that was attempted, in order. No two are alike.
-    states: Vec<Map>,
+    /// Every state that was attempted, in order. Two are alike only if they differ in what has ended since.
+    states: Vec<State>,
     /// The newest state that was acknowledged.
     acknowledged: usize,
     /// The newest state that was promised to survive anything.
@@ -124,11 +137,11 @@ pub(super) struct Stream {
 }
 
 impl Stream {
-    fn of(state: Map) -> Self {
+    fn of(state: State) -> Self {
         Self { states: vec![state], acknowledged: 0, durable: 0 }
     }
 
-    fn last(&self) -> &Map {
+    fn last(&self) -> &State {
         &self.states[self.states.len() - 1]
     }
 
@@ -143,9 +156,9 @@ impl Stream {
         self.durable = self.acknowledged;
     }
 
-    /// Which state this is.
-    pub(super) fn position(&self, found: &Map) -> Option<usize> {
-        self.states.iter().position(|state| state == found)
+    /// The newest state of which this is seen.
+    fn position(&self, found: &Map, now: u64) -> Option<usize> {
+        self.states.iter().rposition(|state| seen(state, now) == *found)
     }
 }
 
@@ -171,6 +184,8 @@ pub(super) struct Life {
 /// The copy that a checkpoint makes, or made.
 struct Copy {
     content: Content,
+    /// What the clock said when it was made.
+    made_at: u64,
     /// It is there, whatever happens. Otherwise it may be there.
     is_promised: bool,
 }
@@ -195,6 +210,10 @@ pub(super) struct Reached {
     pub(super) collected: u64,
     /// Segments of the value log that nobody pointed at any more.
     pub(super) values_removed: u64,
+    /// Rows that had ended when a flush or compaction met them.
+    pub(super) expired: u64,
+    /// Tables that left unread because all of their rows had ended.
+    pub(super) expired_tables: u64,
     /// Lives of a process in which the manifest was rewritten.
     pub(super) rewritten: u64,
     /// Openings that found a log to replay.
@@ -203,7 +222,7 @@ pub(super) struct Reached {
 
 impl Life {
     pub(super) fn new(seed: u64, options: Options) -> Self {
-        let streams = std::array::from_fn(|_| Stream::of(Map::new()));
+        let streams = std::array::from_fn(|_| Stream::of(State::new()));
         Self {
             world: World::new(seed),
             options,
@@ -239,6 +258,7 @@ impl Life {
     /// Takes one step.
     pub(super) fn take(&mut self, step: Step) -> Result<()> {
         let db = self.db();
+        self.world.set_clock(self.now() + SECOND);
         match step {
             Step::Write { sync } => {
                 let batch = self.batch(LOGGED);
@@ -293,7 +313,7 @@ impl Life {
                     let mut state = self.streams[family].last().clone();
                     state.retain(|key, _| !keys.contains(key));
                     // A state that is as the one before would be taken for that one.
-                    if state != *self.streams[family].last() {
+                    if seen(&state, self.now()) != seen(self.streams[family].last(), self.now()) {
                         self.streams[family].states.push(state);
                     }
                 }
@@ -322,7 +342,7 @@ impl Life {
             }
             Step::Checkpoint => {
                 self.drop_copy()?;
-                self.copy = Some(Copy { content: self.content(), is_promised: false });
+                self.copy = Some(Copy { content: self.content(), made_at: self.now(), is_promised: false });
                 self.world.run(db.checkpoint(Path::new(COPY)))?;
                 self.streams.iter_mut().for_each(Stream::endure);
                 self.copy.as_mut().expect("made").is_promised = true;
@@ -372,6 +392,8 @@ impl Life {
         self.reached.purged += stats.wal_purged;
         self.reached.collected += stats.collected_bytes;
         self.reached.values_removed += stats.segments_removed;
+        self.reached.expired += stats.expired_rows;
+        self.reached.expired_tables += stats.expired_tables;
         self.reached.rewritten += u64::from(stats.manifest_number > self.manifest);
     }
 
@@ -388,7 +410,11 @@ impl Life {
         let db = self.world.open(&self.options)?;
         let found = read(&db.snapshot())?;
         self.judge(&found);
-        self.streams = found.map(Stream::of);
+        let now = self.now();
+        for (stream, found) in self.streams.iter_mut().zip(&found) {
+            let position = stream.position(found, now).expect("judged");
+            *stream = Stream::of(stream.states.swap_remove(position));
+        }
         self.lost_power = false;
         self.manifest = db.stats().manifest_number;
         self.reached.replayed += u64::from(db.stats().wal.records.total() > 0);
@@ -399,7 +425,7 @@ impl Life {
     /// What is found must be one whole state of each family, and none older than was promised.
     pub(super) fn judge(&self, found: &Content) {
         for (family, (stream, found)) in self.streams.iter().zip(found).enumerate() {
-            let Some(position) = stream.position(found) else {
+            let Some(position) = stream.position(found, self.now()) else {
                 panic!("family {family} is in a state that it never was in: {:?}", found.keys());
             };
             let promised = if self.lost_power { stream.durable } else { stream.acknowledged };
@@ -431,8 +457,9 @@ impl Life {
         let is_there = self.world.disk.exists(Path::new(COPY)).map_err(crashed)?;
         if is_there {
             let options = self.options.clone();
-            let db = Db::open_read_only(self.world.disk.clone(), Path::new(COPY), options)?;
             let copy = self.copy.as_ref().expect("nobody made a copy");
+            let disk = self.world.disk.clone();
+            let db = Db::open_read_only_at(disk, Path::new(COPY), options, copy.made_at)?;
             assert_eq!(read(&db.snapshot())?, copy.content, "the copy is another state");
         } else {
             assert!(self.copy.as_ref().is_none_or(|copy| !copy.is_promised), "the copy is gone");
@@ -466,8 +493,18 @@ impl Life {
     }
 
     /// What the database holds, by the model.
-    pub(super) fn content(&self) -> Content {
+    pub(super) fn states(&self) -> [State; 4] {
         std::array::from_fn(|family| self.streams[family].last().clone())
+    }
+
+    /// What is seen of it.
+    pub(super) fn content(&self) -> Content {
+        self.states().map(|state| seen(&state, self.now()))
+    }
+
+    /// The wall clock.
+    pub(super) fn now(&self) -> u64 {
+        self.world.unix_millis()
     }
 
     /// The database goes on as if nothing had been: it takes writes, and gives up what nobody needs.
@@ -509,13 +546,13 @@ impl Life {
         let cf = Cf(family as u8);
         let mut batch = WriteBatch::new();
         batch.put(cf, "counter", format!("{n}"));
-        batch.put(cf, key(n * 7), value(n));
+        batch.put_until(cf, key(n * 7), value(n), self.until(n));
         batch.delete(cf, key(n * 5 + 3));
-        batch.put(cf, key(n * 3 + 1), format!("short {n}"));
+        batch.put_until(cf, key(n * 3 + 1), format!("short {n}"), self.until(n + 1));
         let mut state = self.streams[family].last().clone();
         for change in &batch.changes {
             match &change.value {
-                Some(value) => drop(state.insert(change.key.clone(), value.clone())),
+                Some(value) => drop(state.insert(change.key.clone(), (value.clone(), change.until))),
                 None => drop(state.remove(&change.key)),
             }
         }
@@ -524,17 +561,18 @@ impl Life {
     }
 
     /// Fills an import, and says what it makes of its family.
-    fn import(&mut self, import: &mut Import) -> Result<Map> {
+    fn import(&mut self, import: &mut Import) -> Result<State> {
         let n = self.next();
         let cf = Cf(IMPORTED as u8);
         let mut state = self.streams[IMPORTED].last().clone();
         import.put(cf, "counter".into(), format!("{n}").into())?;
-        state.insert("counter".into(), format!("{n}").into());
+        state.insert("counter".into(), (format!("{n}").into(), NEVER));
         for k in 0..KEYS {
             match (n + k) % 4 {
                 0 => {
-                    import.put(cf, key(k), value(n + k))?;
-                    state.insert(key(k), value(n + k));
+                    let until = self.until(n + k / 4);
+                    import.put_until(cf, key(k), value(n + k), until)?;
+                    state.insert(key(k), (value(n + k), until));
                 }
                 1 => {
                     import.delete(cf, key(k))?;
@@ -555,10 +593,11 @@ impl Life {
     }
 
     /// Files with some rows, and what they make of their family.
-    fn foreign(&mut self) -> Result<(Map, Vec<PathBuf>)> {
+    fn foreign(&mut self) -> Result<(State, Vec<PathBuf>)> {
         let n = self.next();
-        let mut rows: Map = (0..KEYS).filter(|k| (n + k) % 3 < 2).map(|k| (key(k), value(n + k))).collect();
-        rows.insert("counter".into(), format!("{n}").into());
+        let row = |k: usize| (key(k), (value(n + k), self.until(n + k)));
+        let mut rows: State = (0..KEYS).filter(|k| (n + k) % 3 < 2).map(row).collect();
+        rows.insert("counter".into(), (format!("{n}").into(), NEVER));
         self.clear(FOREIGN)?;
         let disk = &self.world.disk;
         disk.create_dir_all(Path::new(FOREIGN)).map_err(crashed)?;
@@ -574,6 +613,15 @@ impl Life {
         Ok((state, files))
     }
 
+    /// Until when a row is there: most for ever, some for a few steps, some have ended already.
+    fn until(&self, n: usize) -> u64 {
+        match n % 7 {
+            0 => self.now() + n as u64 % 4 * SECOND,
+            1 => self.now() + 60 * SECOND,
+            _ => NEVER,
+        }
+    }
+
     fn next(&mut self) -> usize {
         self.count += 1;
         self.count
@@ -587,6 +635,7 @@ const COPIES: &str = "/copies";
 const COPY: &str = "/copies/one";
 const GONE: &str = "/copies/gone.tmp";
 const KEYS: usize = 24;
+const SECOND: u64 = 1000;
 
 fn key(n: usize) -> Bytes {
     format!("key{:02}", n % KEYS).into()
