@@ -1,5 +1,4 @@
-//! One machine: a disk that crashes, and tasks that die with it. No network, and a clock that stands still: who sleeps until
-//! later lets others run once.
+//! One machine: a disk that crashes, and tasks that die with it. No network, and a wall clock that stands still until it is set.
 
 use futures_util::task::{ArcWake, waker};
 use nokv_env::mem_disk::{CrashMode, MemDisk};
@@ -9,7 +8,8 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 use tonic::service::Routes;
 
 /// A machine for components that need disk and tasks only.
@@ -17,9 +17,9 @@ pub struct Node {
     /// Outlives crashes; sets faults and reads what is durable.
     pub platter: Arc<MemDisk>,
     tasks: Arc<Executor>,
-    /// Nanoseconds that were slept.
-    time: Arc<AtomicU64>,
     disk: Arc<dyn Disk>,
+    /// Goes on over a crash.
+    clock: Arc<StillClock>,
 }
 
 impl Node {
@@ -27,7 +27,17 @@ impl Node {
     pub fn new(seed: u64) -> Self {
         let platter = MemDisk::new(seed);
         let disk = platter.mount();
-        Self { platter, tasks: Arc::default(), time: Arc::default(), disk }
+        Self { platter, tasks: Arc::default(), disk, clock: Arc::default() }
+    }
+
+    /// The wall clock, milliseconds since the Unix epoch; 0 at the beginning.
+    pub fn unix_millis(&self) -> u64 {
+        self.clock.unix_millis.load(Ordering::SeqCst)
+    }
+
+    /// Sets the wall clock. Forward, time passes, and who sleeps that long wakes up; back, it does not.
+    pub fn set_clock(&self, unix_millis: u64) {
+        self.clock.move_to(unix_millis);
     }
 
     /// The disk of the current life.
@@ -38,7 +48,7 @@ impl Node {
     /// The world of the current life.
     pub fn env(&self) -> Env {
         Env {
-            clock: Arc::new(Naps(self.time.clone())),
+            clock: Arc::new(Timepiece(self.clock.clone())),
             disk: self.disk.clone(),
             net: Arc::new(Absent),
             rng: RngSource::new(1, 1),
@@ -155,23 +165,75 @@ impl Future for YieldOnce {
     }
 }
 
-/// Time passes while somebody sleeps, who then sleeps no longer than a turn.
-struct Naps(Arc<AtomicU64>);
+/// Time passes in short sleeps, with which the engine keeps to a rate or waits for room: they take no longer than a turn. Who
+/// sleeps for a second or longer waits for a time of day, which stands still until it is set.
+#[derive(Default)]
+struct StillClock {
+    /// Nanoseconds.
+    monotonic: AtomicU64,
+    unix_millis: AtomicU64,
+    sleepers: Mutex<Vec<(Instant, Waker)>>,
+}
 
-impl Clock for Naps {
+impl StillClock {
+    fn move_to(&self, unix_millis: u64) {
+        let before = self.unix_millis.swap(unix_millis, Ordering::SeqCst);
+        let passed = unix_millis.saturating_sub(before).saturating_mul(1_000_000);
+        self.monotonic.fetch_add(passed, Ordering::SeqCst);
+        self.wake();
+    }
+
+    fn sleepers(&self) -> MutexGuard<'_, Vec<(Instant, Waker)>> {
+        self.sleepers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Wakes whose time has come.
+    fn wake(&self) {
+        let now = self.monotonic.load(Ordering::SeqCst);
+        let due: Vec<_> = self.sleepers().extract_if(.., |(deadline, _)| deadline.0 <= now).collect();
+        for (_, waker) in due {
+            waker.wake();
+        }
+    }
+}
+
+/// Who sleeps, and until when.
+struct Sleep(Arc<StillClock>, Instant);
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<()> {
+        let Sleep(clock, deadline) = &*self;
+        if clock.monotonic.load(Ordering::SeqCst) >= deadline.0 {
+            return Poll::Ready(());
+        }
+        clock.sleepers().push((*deadline, context.waker().clone()));
+        Poll::Pending
+    }
+}
+
+/// The handle of it that an `Env` has.
+struct Timepiece(Arc<StillClock>);
+
+impl Clock for Timepiece {
     fn now(&self) -> Instant {
-        Instant(self.0.load(Ordering::SeqCst))
+        Instant(self.0.monotonic.load(Ordering::SeqCst))
     }
 
     fn unix_millis(&self) -> u64 {
-        0
+        self.0.unix_millis.load(Ordering::SeqCst)
     }
 
     fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
-        let now = self.0.clone();
+        let clock = self.0.clone();
+        if deadline.since(self.now()) >= Duration::from_secs(1) {
+            return Box::pin(Sleep(clock, deadline));
+        }
         Box::pin(async move {
             YieldOnce(false).await;
-            now.fetch_max(deadline.0, Ordering::SeqCst);
+            clock.monotonic.fetch_max(deadline.0, Ordering::SeqCst);
+            clock.wake();
         })
     }
 }

@@ -1,9 +1,12 @@
 //! The engine is a `BTreeMap`, whatever is asked of it in whatever order: through flushes, compactions, collections of its
-//! value log, copies, exports, imports, snapshots, reopens with other options, and crashes.
+//! value log, copies, exports, imports, snapshots, reopens with other options, and crashes, by a clock that goes both ways.
 //!
 //! A crash may take writes that were not made durable, but only the newest ones: what is found afterwards is the map
 //! as it was at some moment between the last durable write and the crash; when only the process died, between the last
 //! logged write and the crash.
+//!
+//! A row that has an end is there until then. When the clock goes back to before that, it may be there again, or not: a flush or
+//! compaction may have met it meanwhile. It is not there for one snapshot and there for the next, and what it hides stays hidden.
 
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on should stop")]
 
@@ -20,13 +23,30 @@ use std::io;
 use std::ops::{Bound, RangeBounds};
 use std::path::{Path, PathBuf};
 
-type Map = BTreeMap<(u8, Bytes), Bytes>;
+type Map = BTreeMap<(u8, Bytes), Row>;
 type Rows = Vec<(Bytes, Bytes)>;
-/// Family, key, length of the value (`None` deletes).
-type Change = (u8, u8, Option<u16>);
+/// Family, key, length of the value (`None` deletes), and in how many seconds it ends.
+type Change = (u8, u8, Option<u16>, Option<i8>);
 type Range = (Bound<u8>, Bound<u8>);
 
+const NEVER: u64 = u64::MAX;
 const FAMILIES: u8 = 3;
+
+/// What the model has of a key.
+#[derive(Debug, Clone)]
+struct Row {
+    value: Bytes,
+    /// Milliseconds since the Unix epoch, or [`NEVER`].
+    until: u64,
+    /// It had ended once, by a clock that may have gone back since: whether it is still there nobody knows.
+    is_doubtful: bool,
+}
+
+impl Row {
+    fn new(value: Bytes, until: u64, now: u64) -> Self {
+        Self { value, until, is_doubtful: until <= now }
+    }
+}
 /// Snapshots that are held at once.
 const SNAPSHOTS: usize = 3;
 
@@ -91,6 +111,10 @@ enum Op {
     CrashSoon {
         ops: u16,
     },
+    /// The wall clock is so many seconds further on.
+    MoveClock {
+        seconds: i8,
+    },
 }
 
 #[derive(Debug, Clone)]
@@ -101,7 +125,8 @@ enum Move {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    (0..FAMILIES, any::<u8>(), proptest::option::weighted(0.7, 0..700_u16))
+    let ends_in = proptest::option::weighted(0.3, -2..100_i8);
+    (0..FAMILIES, any::<u8>(), proptest::option::weighted(0.7, 0..700_u16), ends_in)
 }
 
 fn range() -> impl Strategy<Value = Range> {
@@ -138,6 +163,7 @@ fn op() -> impl Strategy<Value = Op> {
         1 => any::<u8>().prop_map(|options| Op::Reopen { options }),
         1 => (0..3_u8).prop_map(|mode| Op::Crash { mode }),
         1 => (1..90_u16).prop_map(|ops| Op::CrashSoon { ops }),
+        4 => (-30..60_i8).prop_map(|seconds| Op::MoveClock { seconds }),
     ]
 }
 
@@ -198,6 +224,8 @@ struct Pair {
     lost_power: bool,
     snapshots: VecDeque<(Snapshot, Map)>,
     copy: Option<Copy>,
+    /// The clock does not go back behind this: an opening tells states apart by what of them is seen.
+    clock_min: u64,
     counter: u64,
     /// Sequence of the newest batch.
     last_batch: u64,
@@ -214,8 +242,11 @@ fn harness<T>(result: io::Result<T>) -> Result<T> {
 
 impl Pair {
     fn new(seed: u64, logged: bool, choices: Vec<Options>) -> Self {
+        let (node, clock_min) = (Node::new(seed), 1_000_000);
+        node.set_clock(clock_min);
         Self {
-            node: Node::new(seed),
+            node,
+            clock_min,
             options: choices[0].clone(),
             choices,
             logged,
@@ -256,11 +287,15 @@ impl Pair {
         let env = self.node.env();
         let db = self.node.run(Db::open(&env, dir(), self.options.clone()))?;
         let found = content(&db.snapshot())?;
-        let at = self.states.iter().rposition(|state| *state == found);
+        let now = self.node.unix_millis();
+        let at = self.states.iter().rposition(|state| fits(state, &found, now));
         let at = at.expect("what is found was never a state since the last durable one");
         let is_kept = self.lost_power || !self.logged || at >= self.acknowledged;
         assert!(is_kept, "state {at} is found, the operating system had {}", self.acknowledged);
-        self.states = vec![self.states.swap_remove(at)];
+        let mut state = self.states.swap_remove(at);
+        state.retain(|key, _| found.contains_key(key));
+        self.states = vec![state];
+        self.clock_min = now;
         (self.acknowledged, self.lost_power, self.last_batch) = (0, false, 0);
         self.db = Some(db.clone());
         Ok(db)
@@ -274,8 +309,9 @@ impl Pair {
             assert!(!copy.is_promised, "the copy is gone");
             return Ok(());
         }
-        let copied = Db::open_read_only(disk, &copy.dir, self.options.clone())?;
-        assert_eq!(content(&copied.snapshot())?, copy.content, "the copy is another state");
+        let now = self.node.unix_millis();
+        let copied = Db::open_read_only_at(disk, &copy.dir, self.options.clone(), now)?;
+        assert!(fits(&copy.content, &content(&copied.snapshot())?, now), "the copy is another state");
         Ok(())
     }
 
@@ -285,29 +321,34 @@ impl Pair {
         match op {
             Op::Write { changes, sync } => self.write(&db, changes, *sync)?,
             Op::Get { cf, key } => {
-                for (snapshot, state) in self.moments(&db) {
-                    let expected = state.get(&(*cf, name(*key)));
-                    assert_eq!(snapshot.get(Cf(*cf), &name(*key))?.as_ref(), expected);
+                for (snapshot, state) in self.moments(&db)? {
+                    let expected = state.get(&(*cf, name(*key))).map(|row| (row.value.clone(), row.until));
+                    assert_eq!(snapshot.get_until(Cf(*cf), &name(*key))?, expected);
+                    let expected = expected.map(|(value, _)| value);
+                    assert_eq!(snapshot.get(Cf(*cf), &name(*key))?, expected);
                 }
-                assert_eq!(db.get(Cf(*cf), &name(*key))?.as_ref(), self.now().get(&(*cf, name(*key))));
+                let now = self.seen(&db)?.1;
+                let expected = now.get(&(*cf, name(*key))).map(|row| &row.value);
+                assert_eq!(db.get(Cf(*cf), &name(*key))?.as_ref(), expected);
             }
             Op::MultiGet { keys } => {
                 let named: Vec<(Cf, Bytes)> = keys.iter().map(|(cf, key)| (Cf(*cf), name(*key))).collect();
-                for (snapshot, state) in self.moments(&db) {
-                    let expected = named.iter().map(|(cf, key)| state.get(&(cf.0, key.clone())).cloned());
+                for (snapshot, state) in self.moments(&db)? {
+                    let value = |(cf, key): &(Cf, Bytes)| state.get(&(cf.0, key.clone())).cloned();
+                    let expected = named.iter().map(|key| value(key).map(|row| row.value));
                     assert_eq!(snapshot.multi_get(&named)?, expected.collect::<Vec<_>>());
                 }
             }
             Op::Scan { cf, range } => {
                 let range = named(*range);
-                for (snapshot, state) in self.moments(&db) {
+                for (snapshot, state) in self.moments(&db)? {
                     same_range(&snapshot, &state, *cf, &range)?;
                 }
             }
             Op::Prefix { cf, key, len } => {
                 let prefix = name(*key);
                 let prefix = &prefix[..prefix.len().min(usize::from(*len))];
-                for (snapshot, state) in self.moments(&db) {
+                for (snapshot, state) in self.moments(&db)? {
                     let found = snapshot.iter_prefix(Cf(*cf), prefix).collect::<Result<Rows>>()?;
                     let expected = rows(&state, *cf, |key| key.starts_with(prefix));
                     assert_eq!(found, expected);
@@ -315,7 +356,7 @@ impl Pair {
             }
             Op::Walk { cf, range, reverse, moves } => {
                 let range = named(*range);
-                for (snapshot, state) in self.moments(&db) {
+                for (snapshot, state) in self.moments(&db)? {
                     let mut expected = rows(&state, *cf, |key| range.contains(key));
                     let iter = if *reverse {
                         expected.reverse();
@@ -330,7 +371,7 @@ impl Pair {
                 if self.snapshots.len() == SNAPSHOTS {
                     self.snapshots.pop_front();
                 }
-                self.snapshots.push_back((db.snapshot(), self.now().clone()));
+                self.snapshots.push_back(self.seen(&db)?);
             }
             Op::DropSnapshot => drop(self.snapshots.pop_front()),
             Op::Flush => {
@@ -387,6 +428,7 @@ impl Pair {
                 let crash_at_op = Some(self.node.platter.ops() + u64::from(*ops));
                 self.node.platter.set_faults(DiskFaults { crash_at_op, ..DiskFaults::default() });
             }
+            Op::MoveClock { seconds } => self.move_clock(*seconds),
         }
         Ok(())
     }
@@ -401,29 +443,60 @@ impl Pair {
         self.node.crash(mode);
     }
 
-    /// Now, and the moments that snapshots hold.
-    fn moments(&self, db: &Db) -> Vec<(Snapshot, Map)> {
-        let now = (db.snapshot(), self.now().clone());
-        self.snapshots.iter().cloned().chain([now]).collect()
+    /// Now, with what there is of what may be, and the moments that snapshots hold.
+    fn moments(&self, db: &Db) -> Result<Vec<(Snapshot, Map)>> {
+        let now = self.seen(db)?;
+        Ok(self.snapshots.iter().cloned().chain([now]).collect())
+    }
+
+    /// A snapshot of now, and the rows that it must have for as long as it lives.
+    fn seen(&self, db: &Db) -> Result<(Snapshot, Map)> {
+        let (snapshot, now) = (db.snapshot(), self.node.unix_millis());
+        let mut state = self.now().clone();
+        state.retain(|_, row| row.until > now);
+        if state.values().any(|row| row.is_doubtful) {
+            let found = content(&snapshot)?;
+            assert!(fits(self.now(), &found, now), "rows that never were");
+            state.retain(|key, _| found.contains_key(key));
+        }
+        Ok((snapshot, state))
     }
 
     fn look_at_snapshots(&self) -> Result<()> {
         self.snapshots.iter().try_for_each(|(snapshot, state)| {
-            assert_eq!(content(snapshot)?, *state, "the snapshot moved");
+            let found = content(snapshot)?;
+            assert!(fits(state, &found, 0) && found.len() == state.len(), "the snapshot moved");
             Ok(())
         })
+    }
+
+    /// Rows whose time has come by then may go, for good.
+    fn move_clock(&mut self, seconds: i8) {
+        let now = self.node.unix_millis().saturating_add_signed(i64::from(seconds) * 1000);
+        let now = now.max(self.clock_min);
+        self.node.set_clock(now);
+        for row in self.states.iter_mut().flat_map(|state| state.values_mut()) {
+            row.is_doubtful |= row.until <= now;
+        }
+    }
+
+    /// A row of so many bytes that ends in so many seconds.
+    fn row(&mut self, len: u16, ends_in: Option<i8>) -> Row {
+        let (value, now) = (self.value(len), self.node.unix_millis());
+        let until = ends_in.map_or(NEVER, |seconds| now.saturating_add_signed(i64::from(seconds) * 1000));
+        Row::new(value, until, now)
     }
 
     fn write(&mut self, db: &Db, changes: &[Change], sync: bool) -> Result<()> {
         let mut batch = WriteBatch::new();
         let mut state = self.now().clone();
-        for (cf, key, value) in changes {
-            let value = value.map(|len| self.value(len));
-            match &value {
-                Some(value) => batch.put(Cf(*cf), name(*key), value.clone()),
+        for (cf, key, value, ends_in) in changes {
+            let row = value.map(|len| self.row(len, *ends_in));
+            match &row {
+                Some(row) => batch.put_until(Cf(*cf), name(*key), row.value.clone(), row.until),
                 None => batch.delete(Cf(*cf), name(*key)),
             }
-            set(&mut state, (*cf, name(*key)), value);
+            set(&mut state, (*cf, name(*key)), row);
         }
         self.states.push(state);
         if !self.logged {
@@ -439,15 +512,18 @@ impl Pair {
     }
 
     fn export_and_ingest(&mut self, db: &Db, cf: u8, range: &(Bound<Bytes>, Bound<Bytes>)) -> Result<()> {
-        let (snapshot, from) =
-            self.snapshots.front().cloned().unwrap_or_else(|| (db.snapshot(), self.now().clone()));
+        let (snapshot, from) = match self.snapshots.front() {
+            Some(held) => held.clone(),
+            None => self.seen(db)?,
+        };
         self.counter += 1;
         let out = PathBuf::from(format!("/out/{}", self.counter));
         let tables = self.node.run(db.export(&snapshot, &[Cf(cf)], range.clone(), &out))?;
-        let exported = rows(&from, cf, |key| range.contains(key));
+        let mut exported = from;
+        exported.retain(|(family, key), _| *family == cf && range.contains(key));
         assert_eq!(tables.iter().map(|table| table.rows).sum::<u64>(), exported.len() as u64);
-        let mut state = self.now().clone();
-        state.extend(exported.into_iter().map(|(key, value)| ((cf, key), value)));
+        let (mut state, now) = (self.now().clone(), self.node.unix_millis());
+        state.extend(exported.into_iter().map(|(key, row)| (key, Row::new(row.value, row.until, now))));
         self.states.push(state);
         let files: Vec<&PathBuf> = tables.iter().map(|table| &table.file).collect();
         self.node.run(db.ingest(&files))?;
@@ -465,16 +541,16 @@ impl Pair {
         let staged = PathBuf::from("/staged");
         harness(self.node.disk().create_dir_all(&staged))?;
         let mut import = db.import(&staged.join(format!("{}.sst", self.counter)))?;
-        let sorted: BTreeMap<(u8, Bytes), Option<u16>> =
-            changes.iter().map(|(cf, key, value)| ((*cf, name(*key)), *value)).collect();
+        let sorted: BTreeMap<_, _> =
+            changes.iter().map(|(cf, key, value, ends_in)| ((*cf, name(*key)), (*value, *ends_in))).collect();
         let mut state = self.now().clone();
-        for ((cf, key), value) in sorted {
-            let value = value.map(|len| self.value(len));
-            match &value {
-                Some(value) => import.put(Cf(cf), key.clone(), value.clone())?,
+        for ((cf, key), (value, ends_in)) in sorted {
+            let row = value.map(|len| self.row(len, ends_in));
+            match &row {
+                Some(row) => import.put_until(Cf(cf), key.clone(), row.value.clone(), row.until)?,
                 None => import.delete(Cf(cf), key.clone())?,
             }
-            set(&mut state, (cf, key), value);
+            set(&mut state, (cf, key), row);
         }
         let mut imported = self.node.run(import.finish())?;
         self.is_durable();
@@ -493,9 +569,9 @@ impl Pair {
     }
 }
 
-fn set(state: &mut Map, key: (u8, Bytes), value: Option<Bytes>) {
-    match value {
-        Some(value) => drop(state.insert(key, value)),
+fn set(state: &mut Map, key: (u8, Bytes), row: Option<Row>) {
+    match row {
+        Some(row) => drop(state.insert(key, row)),
         None => drop(state.remove(&key)),
     }
 }
@@ -510,22 +586,32 @@ fn named(range: Range) -> (Bound<Bytes>, Bound<Bytes>) {
     (range.0.map(name), range.1.map(name))
 }
 
-/// All of it, forward.
-fn content(snapshot: &Snapshot) -> Result<Map> {
-    let mut map = Map::new();
+/// All of it, forward: values, and until when they are there.
+fn content(snapshot: &Snapshot) -> Result<BTreeMap<(u8, Bytes), (Bytes, u64)>> {
+    let mut map = BTreeMap::new();
     for cf in 0..FAMILIES {
-        for item in snapshot.iter(Cf(cf), ..) {
-            let (key, value) = item?;
-            map.insert((cf, key), value);
+        let mut iter = snapshot.iter(Cf(cf), ..);
+        while let Some((key, value)) = iter.next().transpose()? {
+            map.insert((cf, key), (value, iter.until()));
         }
     }
     Ok(map)
 }
 
+/// Whether this may be found at `now` if `state` is what was written: everything that has not ended, but for what is doubtful.
+fn fits(state: &Map, found: &BTreeMap<(u8, Bytes), (Bytes, u64)>, now: u64) -> bool {
+    let is_right = |(key, (value, until)): (&(u8, Bytes), &(Bytes, u64))| {
+        state.get(key).is_some_and(|row| row.until > now && (&row.value, &row.until) == (value, until))
+    };
+    let is_there =
+        |(key, row): (&(u8, Bytes), &Row)| row.until <= now || row.is_doubtful || found.contains_key(key);
+    found.iter().all(is_right) && state.iter().all(is_there)
+}
+
 /// What the model has of a family, of the keys that are wanted.
 fn rows(model: &Map, cf: u8, wanted: impl Fn(&Bytes) -> bool) -> Rows {
-    let inside = |((family, key), value): (&(u8, Bytes), &Bytes)| {
-        (*family == cf && wanted(key)).then(|| (key.clone(), value.clone()))
+    let inside = |((family, key), row): (&(u8, Bytes), &Row)| {
+        (*family == cf && wanted(key)).then(|| (key.clone(), row.value.clone()))
     };
     model.iter().filter_map(inside).collect()
 }
