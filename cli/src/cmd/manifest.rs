@@ -64,9 +64,21 @@ struct Table {
     bytes: u64,
     entries: u64,
     tombstones: u64,
+    /// Only of tables that have such entries.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expiry: Option<Expiry>,
     value_bytes: u64,
     smallest: Key,
     largest: Key,
+}
+
+/// Entries that have an end.
+#[derive(Serialize)]
+struct Expiry {
+    entries: u64,
+    first_unix_ms: u64,
+    last_unix_ms: u64,
+    half_unix_ms: Option<u64>,
 }
 
 /// A key, and the family that it is in.
@@ -125,6 +137,12 @@ fn table(table: &TableInfo) -> Table {
         bytes: table.bytes,
         entries: table.entries,
         tombstones: table.tombstones,
+        expiry: table.expiry.map(|of| Expiry {
+            entries: of.entries,
+            first_unix_ms: of.first_unix_ms,
+            last_unix_ms: of.last_unix_ms,
+            half_unix_ms: of.half_unix_ms,
+        }),
         value_bytes: table.value_bytes,
         smallest: key(&table.smallest),
         largest: key(&table.largest),
@@ -179,8 +197,12 @@ fn lines(info: &ManifestInfo) -> Vec<String> {
         lines.push("Tables:".to_owned());
     }
     for table in &info.tables {
+        let expiry = table.expiry.map(|of| {
+            let (first, last) = (of.first_unix_ms, of.last_unix_ms);
+            format!(" expiring={} ends={first}..{last}", of.entries)
+        });
         lines.push(format!(
-            "  - id={} L{} bytes={} entries={} tombstones={} from={}:{} to={}:{}",
+            "  - id={} L{} bytes={} entries={} tombstones={} from={}:{} to={}:{}{}",
             table.number,
             table.level,
             table.bytes,
@@ -189,7 +211,8 @@ fn lines(info: &ManifestInfo) -> Vec<String> {
             table.smallest.0.0,
             quote(&table.smallest.1),
             table.largest.0.0,
-            quote(&table.largest.1)
+            quote(&table.largest.1),
+            expiry.unwrap_or_default()
         ));
     }
     let none = info.segments.is_empty();

@@ -50,7 +50,8 @@ fn not_a_stores(env: &Env, dir: &Path) -> Result {
 
 fn read(env: &Env, dir: &Path) -> Result<Db> {
     not_a_stores(env, dir)?;
-    Db::open_read_only(env.disk.clone(), dir, options()).map_err(|error| startup::engine(&error))
+    let db = Db::open_read_only_at(env.disk.clone(), dir, options(), env.clock.unix_millis());
+    db.map_err(|error| startup::engine(&error))
 }
 
 async fn write(env: &Env, dir: &Path, batch: WriteBatch, global: &Global) -> Result<u8> {

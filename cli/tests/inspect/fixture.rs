@@ -70,6 +70,27 @@ pub fn small(dir: &Path) {
     });
 }
 
+/// In the year 2100.
+pub const FAR: u64 = 4_102_444_800_000;
+
+/// A database that belongs to no cluster, with rows that have an end: two in a table that comes far from now, one in the log
+/// that is over.
+pub fn ended(dir: &Path) {
+    real(async |env| {
+        let db = Db::open(&env, dir, Options::default()).await.unwrap();
+        let mut batch = WriteBatch::new();
+        batch.put_until(Cf(0), "later", "v", FAR);
+        batch.put_until(Cf(0), "later still", "v", FAR + 1);
+        batch.put(Cf(0), "stays", "v");
+        db.write(batch, WriteOptions { sync: true }).await.unwrap();
+        db.flush().await.unwrap();
+        let mut batch = WriteBatch::new();
+        batch.put_until(Cf(0), "over", "v", 1);
+        db.write(batch, WriteOptions { sync: true }).await.unwrap();
+        db.close().await.unwrap();
+    });
+}
+
 /// A database that belongs to no cluster.
 pub fn standalone(dir: &Path) {
     real(async |env| fill(&env, dir).await);

@@ -12,7 +12,9 @@
 mod fixture;
 mod schema;
 
-use fixture::{Server, Shape, fails, flip, json, newest, nokv, port, seeded, shape, small, standalone, text};
+use fixture::{
+    FAR, Server, Shape, ended, fails, flip, json, newest, nokv, port, seeded, shape, small, standalone, text,
+};
 use schema::Schema;
 use serde_json::Value;
 use std::io::{Read, Write};
@@ -92,6 +94,22 @@ fn a_database_of_small_values_has_no_value_log() {
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap(), serde_json::json!({"buckets": []}));
     assert!(String::from_utf8_lossy(&output.stderr).contains("this database has no value log"));
     assert!(text(&["vlog", "--workdir", path(&dir)]).contains("all values are in its tables"));
+}
+
+/// The time of rows is past; who reads without opening the database for writing does not see them either.
+#[test]
+fn a_table_says_how_many_of_its_rows_have_an_end() {
+    let (_home, dir) = home("db");
+    ended(&dir);
+    let document = json(&["manifest", "--workdir", path(&dir), "--json"]);
+    follows("manifest", &document);
+    let expiry = &document["tables"][0]["expiry"];
+    assert_eq!((&expiry["entries"], &expiry["first_unix_ms"]), (&2.into(), &FAR.into()));
+    let lines = text(&["manifest", "--workdir", path(&dir)]);
+    assert!(lines.contains(&format!(" expiring=2 ends={FAR}..{}\n", FAR + 1)), "{lines}");
+    assert!(text(&["check", "--deep", path(&dir)]).contains("no damage"));
+    let rows = text(&["scan", "--workdir", path(&dir)]);
+    assert!(rows.contains("later") && rows.contains("stays") && !rows.contains("over"), "{rows}");
 }
 
 /// Every command that looks at a directory.

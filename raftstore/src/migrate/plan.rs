@@ -104,6 +104,13 @@ fn look_at_rows(plan: &mut Plan, db: &Db) -> Result<()> {
             "the log ends in {torn} bytes of a write that was not finished when the program died; `init` cuts them off"
         ));
     }
+    let expiring = db.stats().expiring;
+    if expiring > 0 {
+        plan.blockers.push(format!(
+            "{expiring} rows have an end (some may be replaced or over, and not compacted yet); replicas have clocks of their \
+             own, so a store has no such rows: export those that stay into another database, without an end"
+        ));
+    }
     let snapshot = db.snapshot();
     for cf in (1..=u8::MAX).map(Cf) {
         if let Some(row) = snapshot.iter(cf, ..).next() {

@@ -265,6 +265,8 @@ fn what_cannot_be_migrated_is_named_and_left_alone() {
     assert!(text.contains("key \"k\": a value has 4194305 bytes"), "{text}");
     let text = refused(&|batch| batch.put(Cf(9), Bytes::from_static(b"k"), Bytes::new()));
     assert!(text.contains("family 9 holds data"), "{text}");
+    let text = refused(&|batch| batch.put_until(CF_DEFAULT, "k", "v", 1));
+    assert!(text.contains("1 rows have an end"), "{text}");
     // No database at all: nothing is made of it.
     let platter = MemDisk::new(4);
     platter.mount().create_dir_all(dir()).unwrap();
