@@ -283,6 +283,10 @@ pub struct Stats {
     pub compactions: u64,
     /// Compactions that only moved tables a level down.
     pub compaction_moves: u64,
+    /// Compactions that only made one of small tables of level 0.
+    pub compaction_gatherings: u64,
+    /// Compactions that waited until writers paused: nothing was over its target, but newer rows hid many older ones.
+    pub compactions_in_pauses: u64,
     /// Parts of compactions that were done in several at the same time.
     pub compaction_parts: u64,
     /// Bytes read by compactions.
@@ -295,6 +299,9 @@ pub struct Stats {
     pub compaction_backlog: u64,
     /// How full the fullest level is; 1: at its target.
     pub compaction_score_max: f64,
+    /// Whether compactions have done all that there is to do without another write. What is not urgent is done when nothing
+    /// was flushed for five seconds.
+    pub compaction_settled: bool,
     /// Bytes of background work that waited because of [`crate::Options::background_bytes_per_second`].
     pub background_waited_bytes: u64,
     /// Those waits.

@@ -115,6 +115,13 @@ impl World {
         while self.turn() {}
     }
 
+    /// Nobody writes for a while: what is not urgent is done then.
+    pub(crate) fn pause(&self) {
+        self.settle();
+        self.set_clock(self.unix_millis() + 6_000);
+        self.settle();
+    }
+
     /// Gives every woken task a turn; where none is, the time comes to which somebody sleeps. Whether there
     /// was anything.
     fn turn(&self) -> bool {

@@ -6,7 +6,7 @@
 use crate::fences::{Fences, prefix};
 use crate::iter::source::{LevelSource, TableSource};
 use crate::iter::{Direction, Source};
-use crate::key::Span;
+use crate::key::{InternalKey, Span};
 use crate::stats::{BucketStats, LevelStats};
 use crate::table::Table;
 use crate::table::format::TableMeta;
@@ -187,6 +187,38 @@ impl Version {
     /// Whether a table in a level below `level` shares its range with this one.
     pub(crate) fn overlapped_below(&self, level: usize, meta: &TableMeta) -> bool {
         self.levels.iter().skip(level + 1).flatten().any(|table| table.meta.overlaps(meta))
+    }
+
+    /// The tables of `level` between the smallest and the largest key of `tables`.
+    pub(crate) fn overlapped<'a>(
+        &'a self,
+        level: usize,
+        tables: &[Arc<Table>],
+    ) -> impl Iterator<Item = &'a Arc<Table>> {
+        let smallest = tables.iter().map(|table| &table.meta.smallest).min().cloned();
+        let largest = tables.iter().map(|table| &table.meta.largest).max().cloned();
+        let is_inside = move |table: &&Arc<Table>| {
+            let meta = &table.meta;
+            let is_behind = |low: &InternalKey| (meta.largest.cf, &meta.largest.user) >= (low.cf, &low.user);
+            let is_before =
+                |high: &InternalKey| (meta.smallest.cf, &meta.smallest.user) <= (high.cf, &high.user);
+            smallest.as_ref().is_some_and(is_behind) && largest.as_ref().is_some_and(is_before)
+        };
+        self.levels[level].iter().filter(is_inside)
+    }
+
+    /// The tables whose range holds this user key, and whose rows are older than those of table `number` of `level`.
+    pub(crate) fn covering_below<'a>(
+        &'a self,
+        level: usize,
+        number: u64,
+        cf: u8,
+        user: &'a [u8],
+    ) -> impl Iterator<Item = &'a Arc<Table>> {
+        let newer_first = self.levels[0].iter().skip_while(move |table| table.meta.number != number).skip(1);
+        let level0 = newer_first.take_while(move |_| level == 0);
+        let older = level0.filter(move |table| table.meta.covers(cf, user));
+        older.chain(self.levels.iter().skip(level + 1).filter_map(move |tables| find(tables, cf, user)))
     }
 
     /// How many tables there are.

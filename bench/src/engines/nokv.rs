@@ -104,7 +104,7 @@ impl Engine for Nokv {
 
     fn is_busy(&self) -> bool {
         let stats = self.db.stats();
-        stats.compaction_backlog > 0 || stats.flush_active
+        !stats.compaction_settled || stats.flush_active
     }
 
     fn close(self: Box<Self>) -> Result<()> {

@@ -49,8 +49,8 @@ pub(crate) fn parts(job: &Job, version: &Version, options: &Options) -> Vec<Span
 
 /// How many parts a job of so many bytes is worth: one of less than a table would not be worth a file.
 fn count(job: &Job, version: &Version, options: &Options, bytes: u64) -> u64 {
-    if job.is_in_place() {
-        // Tables are rewritten one by one, to fill a segment of the value log or two, or to be smaller.
+    if job.is_in_place() || job.is_gathering() {
+        // Tables are rewritten one by one, to fill a segment of the value log or two, or to be smaller; or become one.
         return 1;
     }
     let most = (options.subcompactions as u64).min(bytes / options.table_bytes);

@@ -1,5 +1,6 @@
 //! Which tables to merge next. A pure function of the version, the options and where each level was left off.
 
+use crate::compaction::level0;
 use crate::key::{InternalKey, Span};
 use crate::options::Options;
 use crate::table::Table;
@@ -23,7 +24,7 @@ pub(crate) struct Job {
     pub(crate) inputs: Vec<Arc<Table>>,
     /// Tables of the next level that share keys with the inputs.
     pub(crate) overlapped: Vec<Arc<Table>>,
-    /// Level of the outputs: the next one, or the same where tables only give up space.
+    /// Level of the outputs: the next one, or the same where tables only give up space or, at level 0, become one.
     pub(crate) target: usize,
     /// Merge even where moving would do: there are tombstones to drop, or values to move.
     rewrite: bool,
@@ -82,7 +83,12 @@ impl Job {
 
     /// Whether tables are written again where they are, each for itself.
     pub(crate) fn is_in_place(&self) -> bool {
-        self.target == self.level
+        self.target == self.level && self.level > 0
+    }
+
+    /// Whether small tables of level 0 become one, and stay. What else is there may be older or newer.
+    pub(crate) fn is_gathering(&self) -> bool {
+        self.target == 0
     }
 
     /// Whether that is only to move their values.
@@ -118,9 +124,16 @@ impl Job {
 pub(crate) type Cursors = [Option<InternalKey>; LEVELS];
 
 /// The most urgent job, if any level is over its target, or some table consists mostly of tombstones, or of rows that have
-/// ended at `now`, milliseconds since the Unix epoch.
-pub(crate) fn pick(version: &Version, options: &Options, cursors: &Cursors, now: u64) -> Option<Job> {
-    most_urgent(version, options, cursors, now).map(|job| Job { now, ..job })
+/// ended at `now`, milliseconds since the Unix epoch. If there is none, the table of number `sinking` goes down.
+pub(crate) fn pick(
+    version: &Version,
+    options: &Options,
+    cursors: &Cursors,
+    now: u64,
+    sinking: Option<u64>,
+) -> Option<Job> {
+    let job = most_urgent(version, options, cursors, now).or_else(|| sink(version, options, sinking?));
+    job.map(|job| Job { now, ..job })
 }
 
 fn most_urgent(version: &Version, options: &Options, cursors: &Cursors, now: u64) -> Option<Job> {
@@ -129,6 +142,7 @@ fn most_urgent(version: &Version, options: &Options, cursors: &Cursors, now: u64
         .filter(|(_, score)| *score >= 1.0)
         .max_by(|(a_level, a), (b_level, b)| a.total_cmp(b).then(b_level.cmp(a_level)));
     match urgent {
+        Some((0, _)) if level0::load(version, options).down < 1.0 => Some(gathering(version, options)),
         Some((level, _)) => {
             let inputs = choose_inputs(version, level, cursors)?;
             Some(with_overlapped(version, options, level, inputs, false))
@@ -154,7 +168,8 @@ pub(crate) fn backlog(version: &Version, options: &Options) -> (u64, f64) {
 /// How far over its target a level is; 1 is at the target.
 fn score(version: &Version, options: &Options, level: usize) -> f64 {
     if level == 0 {
-        return version.level(0).len() as f64 / options.level0_tables_compact as f64;
+        let load = level0::load(version, options);
+        return load.down.max(load.gather);
     }
     let bytes = version.level_bytes(level);
     // Strictly over, so that a level exactly at its target rests.
@@ -179,10 +194,25 @@ fn choose_inputs(version: &Version, level: usize, cursors: &Cursors) -> Option<V
     tables.iter().find(after_cursor).or(tables.first()).map(|table| vec![table.clone()])
 }
 
-/// A table that is mostly tombstones holds space below it hostage: push it down until they meet.
+/// Small tables of level 0 become one.
+fn gathering(version: &Version, options: &Options) -> Job {
+    let inputs = level0::gathered(version, options);
+    Job { target: 0, overlapped: Vec::new(), ..with_overlapped(version, options, 0, inputs, true) }
+}
+
+/// A table that is mostly tombstones holds space below it hostage: push it down until they meet. Those of level 0 go with
+/// the others: while somebody deletes, each flush would be one.
 fn tombstone_job(version: &Version, options: &Options) -> Option<Job> {
     let heavy = |table: &Table| table.meta.tombstones * 2 > table.meta.entries;
-    let (level, table) = version.tables().find(|(level, table)| *level < LEVELS - 1 && heavy(table))?;
+    let is_between = |level: usize| (1..LEVELS - 1).contains(&level);
+    let (level, table) = version.tables().find(|(level, table)| is_between(*level) && heavy(table))?;
+    Some(with_overlapped(version, options, level, vec![table.clone()], true))
+}
+
+/// The table of this number goes down, from level 0 with all others of it.
+fn sink(version: &Version, options: &Options, number: u64) -> Option<Job> {
+    let is_it = |(level, table): &(usize, &Arc<Table>)| *level < LEVELS - 1 && table.meta.number == number;
+    let (level, table) = version.tables().find(is_it)?;
     let inputs = if level == 0 { version.level(0).to_vec() } else { vec![table.clone()] };
     Some(with_overlapped(version, options, level, inputs, true))
 }
@@ -254,14 +284,7 @@ fn with_overlapped(
     inputs: Vec<Arc<Table>>,
     rewrite: bool,
 ) -> Job {
-    let smallest = inputs.iter().map(|table| &table.meta.smallest).min();
-    let largest = inputs.iter().map(|table| &table.meta.largest).max();
-    let inside = |table: &&Arc<Table>| {
-        let meta = &table.meta;
-        smallest.is_some_and(|low| (meta.largest.cf, &meta.largest.user) >= (low.cf, &low.user))
-            && largest.is_some_and(|high| (meta.smallest.cf, &meta.smallest.user) <= (high.cf, &high.user))
-    };
-    let overlapped = version.level(level + 1).iter().filter(inside).cloned().collect();
+    let overlapped = version.overlapped(level + 1, &inputs).cloned().collect();
     let mut collect = mostly_garbage(version, options);
     if level == 0 {
         collect.extend(small(version, options));

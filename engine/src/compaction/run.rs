@@ -1,7 +1,7 @@
 //! Carrying out a job, or a part of one: merge the inputs, keep one version a key, write new tables.
 //!
 //! Snapshots keep their own tables alive, so the newest version of a key is all that has to be kept. A tombstone
-//! is dropped where no deeper level has its key. A row that has ended is a tombstone: what it hides must stay hidden.
+//! is dropped where no deeper level has its key, and kept where tables of level 0 are gathered: others there may have it. A row that has ended is a tombstone: what it hides must stay hidden.
 
 use crate::compaction::output::{Output, Written};
 use crate::compaction::pick::Job;
@@ -70,7 +70,9 @@ impl Merge<'_> {
             let entry = output.judged(entry?);
             let bytes = entry.table_bytes();
             let (cf, user) = (entry.key.cf, &entry.key.user);
-            let dead = entry.value.is_tombstone() && !version.covered_below(job.target, cf, user);
+            let dead = entry.value.is_tombstone()
+                && !job.is_gathering()
+                && !version.covered_below(job.target, cf, user);
             if !dead {
                 output.add(entry)?;
             }

@@ -1,9 +1,10 @@
-//! The compaction loop: pick, run, install, until no level asks for more.
+//! The compaction loop: pick, run, install, until no level asks for more; and when writers pause, what is left.
 
 use crate::compaction::output::{Output, Written};
 use crate::compaction::parts::parts;
 use crate::compaction::pick::{Cursors, Hull, Job, pick};
 use crate::compaction::run::run;
+use crate::compaction::settle::{may_hide_much, most_hiding};
 use crate::db::new_files::NewFiles;
 use crate::db::{Inner, add};
 use crate::edit::Edit;
@@ -13,10 +14,14 @@ use crate::pace::{Pace, Work};
 use crate::table::Table;
 use crate::version::Version;
 use crate::{Error, Result, lock};
-use nokv_env::{Env, TasksExt};
+use nokv_env::{ClockExt, Env, Instant, TasksExt};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 use tokio::sync::oneshot;
+
+/// Writers pause when no table came for so long. Longer than it takes one who writes all the time to fill a memtable.
+const PAUSE: Duration = Duration::from_secs(5);
 
 /// The place of the one compaction that runs.
 #[derive(Default)]
@@ -40,7 +45,7 @@ pub(super) struct Hold<'a>(&'a Inner);
 impl Drop for Hold<'_> {
     fn drop(&mut self) {
         lock(&self.0.compacting).holds -= 1;
-        self.0.compact_work.notify_one();
+        self.0.look_for_compact_work();
     }
 }
 
@@ -61,10 +66,19 @@ impl Inner {
 
     pub(super) async fn compact_loop(self: &Arc<Self>, env: &Env) -> Result<()> {
         let mut cursors = Cursors::default();
+        let mut pause_at = None;
         loop {
-            self.wait_for_compact_work(env).await;
+            if self.wait_for_compact_work(env, pause_at).await {
+                pause_at = Some(env.clock.now() + PAUSE);
+            }
+            let is_pause = pause_at.is_some_and(|at| at <= env.clock.now());
             while self.check().is_ok() {
-                let Some(job) = self.pick(&cursors).map(Arc::new) else { break };
+                let sinking = if is_pause { most_hiding(&self.view().version) } else { None };
+                let Some(job) = self.pick(&cursors, sinking).map(Arc::new) else { break };
+                if sinking.is_some() {
+                    add(&self.counters.compactions_in_pauses, 1);
+                    env.probe("engine.compaction.pause");
+                }
                 let done = self.compact(env, &job).await;
                 lock(&self.compacting).running = None;
                 self.progress.notify_waiters();
@@ -86,11 +100,35 @@ impl Inner {
             if self.check().is_err() {
                 return Ok(());
             }
+            if is_pause || !may_hide_much(&self.view().version) {
+                pause_at = None;
+            }
+            self.is_settled.store(pause_at.is_none(), Ordering::Relaxed);
         }
     }
 
-    /// The next job. Tables that come from outside meanwhile keep out of its way.
-    fn pick(&self, cursors: &Cursors) -> Option<Job> {
+    /// Tables came or went: there may be work for compactions, now or in a pause.
+    pub(super) fn look_for_compact_work(&self) {
+        self.is_settled.store(false, Ordering::Relaxed);
+        self.compact_work.notify_one();
+    }
+
+    /// Waits until somebody says that there is work for compactions; or until `pause_at`, or until there may be some because of
+    /// rows that have ended meanwhile. Whether somebody said so.
+    async fn wait_for_compact_work(&self, env: &Env, pause_at: Option<Instant>) -> bool {
+        let pause = pause_at.map(|at| at.since(env.clock.now()));
+        let work = self.compact_work.notified();
+        match pause.into_iter().chain(self.until_next_expiry()).min() {
+            None => {
+                work.await;
+                true
+            }
+            Some(time) => env.clock.timeout(time, work).await.is_ok(),
+        }
+    }
+
+    /// The next job; see [`pick`]. Tables that come from outside meanwhile keep out of its way.
+    fn pick(&self, cursors: &Cursors, sinking: Option<u64>) -> Option<Job> {
         let _no_edits = lock(&self.manifest);
         let mut compacting = lock(&self.compacting);
         if compacting.holds > 0 {
@@ -98,7 +136,7 @@ impl Inner {
         }
         let version = self.view().version.clone();
         let now = if version.expiring() > 0 { self.unix_millis() } else { 0 };
-        let job = pick(&version, &self.options, cursors, now)?;
+        let job = pick(&version, &self.options, cursors, now, sinking)?;
         compacting.running = job.hull();
         Some(job)
     }
@@ -142,6 +180,10 @@ impl Inner {
             env.probe("engine.expired.tables");
         }
         env.probe("engine.compaction");
+        if job.is_gathering() {
+            add(&self.counters.compaction_gatherings, 1);
+            env.probe("engine.compaction.gather");
+        }
         if job.is_collection() {
             add(&self.counters.collections, 1);
             env.probe("engine.vlog.collect");
@@ -211,7 +253,9 @@ impl Inner {
         let files = NewFiles::new(self);
         let next_file = || files.next_number();
         let Part { job, version, span } = part;
-        let output = Output::new(&self.context, &self.options, self.options.table_bytes, version, &next_file);
+        // At level 0 a table more is one more for reads to look at.
+        let table_bytes = if job.is_gathering() { u64::MAX } else { self.options.table_bytes };
+        let output = Output::new(&self.context, &self.options, table_bytes, version, &next_file);
         // All parts judge by the time of the job.
         let output = output.collecting(job.collect.clone()).expiring(job.now);
         let relief = || self.relief();
@@ -326,7 +370,7 @@ mod tests {
         filled(&world, &idle(), 4);
         let db = world.open(&idle()).unwrap();
         let version = db.inner.view().version.clone();
-        let job = pick(&version, &busy(1), &Cursors::default(), 0).unwrap();
+        let job = pick(&version, &busy(1), &Cursors::default(), 0, None).unwrap();
         for most in 2..6 {
             let spans = parts(&job, &version, &busy(most));
             assert_eq!(spans.len(), most);

@@ -28,7 +28,7 @@ use crate::compaction::pick::next_expiry;
 use crate::db::{Inner, add};
 use crate::view::View;
 use crate::{Error, Result};
-use nokv_env::{ClockExt, Elapsed, Env};
+use nokv_env::Env;
 use std::time::Duration;
 
 /// The wall clock is looked at again after so long: it may be set, and no sleep goes by it.
@@ -61,21 +61,12 @@ impl Inner {
         }
     }
 
-    /// Waits until somebody says that there is work for compactions, or until there may be some because of rows that have ended
-    /// meanwhile. Where there are no such rows, time does not matter.
-    pub(super) async fn wait_for_compact_work(&self, env: &Env) {
+    /// How long it is at least until the next table will be worth a job because of rows that have ended, if any ever is.
+    pub(super) fn until_next_expiry(&self) -> Option<Duration> {
         let version = self.view().version.clone();
-        let now = if version.expiring() > 0 { env.clock.unix_millis() } else { 0 };
-        let next = next_expiry(&version, now);
-        drop(version);
-        let work = self.compact_work.notified();
-        match next {
-            None => work.await,
-            Some(next) => {
-                let pause = Duration::from_millis(next - now).clamp(PAUSE_MIN, PAUSE_MAX);
-                let (Ok(()) | Err(Elapsed)) = env.clock.timeout(pause, work).await;
-            }
-        }
+        let now = if version.expiring() > 0 { self.unix_millis() } else { 0 };
+        let next = next_expiry(&version, now)?;
+        Some(Duration::from_millis(next - now).clamp(PAUSE_MIN, PAUSE_MAX))
     }
 }
 
@@ -559,11 +550,13 @@ mod tests {
         (0..50).for_each(|n| assert!(db.apply(put(key(n), "v")).is_ok()));
         db.apply(until(key(7), "v", NOW + 500 * SECOND)).unwrap();
         rest(&world, &db);
+        world.pause();
         assert_eq!(world.sleepers(), 0, "a row of many is no reason");
         for n in 0..200 {
             db.apply(until(key(n), "v", NOW + 500 * SECOND)).unwrap();
         }
         rest(&world, &db);
+        world.pause();
         assert_eq!(world.sleepers(), 1);
     }
 }

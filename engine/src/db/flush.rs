@@ -191,7 +191,7 @@ impl Inner {
         add(&self.counters.flushes, 1);
         env.probe("engine.flush");
         self.progress.notify_waiters();
-        self.compact_work.notify_one();
+        self.look_for_compact_work();
         if let (Some(wal), Some(start)) = (&mut *lock(&self.wal), log_start) {
             let before = wal.segment_count();
             wal.purge_below(start)?;

@@ -177,7 +177,7 @@ impl Inner {
         self.took();
         self.flushed.fetch_max(sequence, Ordering::AcqRel);
         self.progress.notify_waiters();
-        self.compact_work.notify_one();
+        self.look_for_compact_work();
         Ok(left)
     }
 

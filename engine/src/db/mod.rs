@@ -111,6 +111,8 @@ pub(crate) struct Inner {
     loops: AtomicU64,
     flush_work: Notify,
     compact_work: Notify,
+    /// Nothing is left to do for compactions but what the next write brings.
+    is_settled: AtomicBool,
     /// How fast background work may go.
     limiter: Limiter,
     /// Callers that wait for a flush.
@@ -147,6 +149,8 @@ struct Counters {
     flush_bytes: AtomicU64,
     compactions: AtomicU64,
     compaction_moves: AtomicU64,
+    compaction_gatherings: AtomicU64,
+    compactions_in_pauses: AtomicU64,
     compaction_parts: AtomicU64,
     compaction_read_bytes: AtomicU64,
     compaction_write_bytes: AtomicU64,
@@ -545,12 +549,15 @@ impl Inner {
             flush_bytes: read(&counters.flush_bytes),
             compactions: read(&counters.compactions),
             compaction_moves: read(&counters.compaction_moves),
+            compaction_gatherings: read(&counters.compaction_gatherings),
+            compactions_in_pauses: read(&counters.compactions_in_pauses),
             compaction_parts: read(&counters.compaction_parts),
             compaction_read_bytes: read(&counters.compaction_read_bytes),
             compaction_write_bytes: read(&counters.compaction_write_bytes),
             compaction_time: counters.compaction_time.read(),
             compaction_backlog,
             compaction_score_max,
+            compaction_settled: self.is_settled.load(Ordering::Relaxed),
             background_waited_bytes: self.limiter.waited_bytes(),
             background_wait: self.limiter.waits(),
             ranges_deleted: read(&counters.ranges_deleted),

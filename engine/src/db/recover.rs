@@ -351,6 +351,7 @@ impl Recovery {
             loops: AtomicU64::new(0),
             flush_work: Notify::new(),
             compact_work: Notify::new(),
+            is_settled: AtomicBool::new(false),
             limiter: Limiter::new(background_bytes_per_second),
             flush_waiters: AtomicU64::new(0),
             progress: Notify::new(),

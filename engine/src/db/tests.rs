@@ -162,7 +162,7 @@ fn compaction_reclaims_space_and_drops_tombstones() {
         world.run(db.write(delete(key(n)), NO_SYNC)).unwrap();
     }
     world.run(db.flush()).unwrap();
-    world.settle();
+    world.pause();
     let stats = db.stats();
     assert!(stats.compactions > 0 && stats.manifest_number > 10, "{stats:?}");
     assert_eq!(

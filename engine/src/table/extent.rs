@@ -6,10 +6,10 @@
 //! index        ──▲──────▲                                          in the file: where each data block is
 //! ```
 
-use crate::Result;
 use crate::key::{InternalKey, Span, compare};
 use crate::table::block::BlockCursor;
-use crate::table::{Stretch, Table, handle_at};
+use crate::table::{Sought, Stretch, Table, handle_at};
+use crate::{Cf, Result};
 use std::cmp::Ordering;
 
 /// A data block: its last key, and the bytes that it takes in the file, with its share of what the table has in the value
@@ -73,6 +73,12 @@ impl Table {
             Some(Extent { last: InternalKey::decode(&stretch.last)?, bytes })
         };
         self.stretches.iter().filter_map(extent).collect()
+    }
+
+    /// Some of its keys, spread evenly and in order, without asking the disk.
+    pub(crate) fn samples(&self) -> impl Iterator<Item = Sought> {
+        let last = self.stretches.iter().filter_map(|stretch| InternalKey::decode(&stretch.last));
+        last.map(|key| Sought::new(Cf(key.cf), &key.user, key.sequence))
     }
 
     /// The data blocks that may hold keys of `span`, in order. Reads their index blocks.

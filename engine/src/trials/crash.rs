@@ -74,6 +74,7 @@ fn in_the_life_everything_happens() {
     assert!(large.flushes >= 8 && large.segments >= 3 && large.collected > 0, "{large:?}");
     assert!(inline.flushes >= 15 && inline.moves >= 1, "{inline:?}");
     assert!(inline.parts >= 4 && small.waited_bytes > 40_000, "{small:?} {inline:?}");
+    assert!(large.gathered >= 1 && small.in_pauses + large.in_pauses + inline.in_pauses >= 2, "{reached:?}");
     assert!(small.expired >= 10 && large.expired >= 10 && inline.expired >= 10, "{reached:?}");
 }
 

@@ -36,6 +36,8 @@ pub(super) enum Step {
     RequestFlush,
     /// Background work runs until there is none.
     Settle,
+    /// The same, and nobody does anything else for a while.
+    Pause,
     /// A snapshot is taken, and kept over what follows.
     Hold,
     /// The snapshot must still be what it was. It goes.
@@ -60,7 +62,7 @@ pub(super) enum Step {
     Die,
 }
 
-use Step::{Apply, DeleteRange, Die, Flush, Hold, Release, Reopen, RequestFlush, Settle};
+use Step::{Apply, DeleteRange, Die, Flush, Hold, Pause, Release, Reopen, RequestFlush, Settle};
 use Step::{Checkpoint, DropCopy, DropImport, Export, Import as Adopt, Ingest};
 const WRITE: Step = Step::Write { sync: false };
 const SYNC: Step = Step::Write { sync: true };
@@ -77,7 +79,22 @@ pub(super) fn script() -> Vec<Step> {
         &[SYNC, WRITE, Apply, WRITE, SYNC, Flush, Settle, SYNC, WRITE, DeleteRange, SYNC, Apply, Apply],
         &[Apply, Apply, Apply, Settle, Adopt, Settle, Checkpoint, WRITE, Die],
         &[Apply, Flush, WRITE, WRITE, SYNC, Ingest, WRITE, SYNC, WRITE, Settle, WRITE, Flush, Settle, SYNC],
-        &[WRITE, Reopen, Settle, WRITE, SYNC, Apply, DeleteRange, WRITE],
+        &[
+            WRITE,
+            Reopen,
+            Settle,
+            WRITE,
+            SYNC,
+            Apply,
+            DeleteRange,
+            WRITE,
+            Flush,
+            Pause,
+            WRITE,
+            Flush,
+            SYNC,
+            Flush,
+        ],
         &[SYNC, WRITE, SYNC, SYNC, WRITE, WRITE, SYNC, SYNC, WRITE, SYNC, WRITE, SYNC, WRITE, SYNC, SYNC],
     ];
     parts.concat()
@@ -197,6 +214,10 @@ pub(super) struct Reached {
     pub(super) compactions: u64,
     pub(super) moves: u64,
     pub(super) parts: u64,
+    /// Small tables of level 0 that became one.
+    pub(super) gathered: u64,
+    /// Compactions that waited for a pause.
+    pub(super) in_pauses: u64,
     pub(super) waited_bytes: u64,
     /// Log segments that were removed.
     pub(super) purged: u64,
@@ -258,7 +279,7 @@ impl Life {
     /// Takes one step.
     pub(super) fn take(&mut self, step: Step) -> Result<()> {
         let db = self.db();
-        self.world.set_clock(self.now() + SECOND);
+        self.world.set_clock(self.now() + if matches!(step, Step::Pause) { 10 * SECOND } else { SECOND });
         match step {
             Step::Write { sync } => {
                 let batch = self.batch(LOGGED);
@@ -278,7 +299,7 @@ impl Life {
                 self.streams.iter_mut().for_each(Stream::endure);
             }
             Step::RequestFlush => db.request_flush(),
-            Step::Settle => {
+            Step::Settle | Step::Pause => {
                 if self.is_patient {
                     self.world.go_on_for_a_while();
                 } else {
@@ -388,6 +409,8 @@ impl Life {
         self.reached.compactions += stats.compactions;
         self.reached.moves += stats.compaction_moves;
         self.reached.parts += stats.compaction_parts;
+        self.reached.gathered += stats.compaction_gatherings;
+        self.reached.in_pauses += stats.compactions_in_pauses;
         self.reached.waited_bytes += stats.background_waited_bytes;
         self.reached.purged += stats.wal_purged;
         self.reached.collected += stats.collected_bytes;
