@@ -126,14 +126,20 @@ mod tests {
         (db, model)
     }
 
-    /// Rows of all of the range, some of them deleted, flushed at once.
+    /// Rows of all of the range and behind it, some of them deleted, flushed at once.
     fn burst(world: &World, db: &Db, model: &mut Map, n: usize) {
         for n in [n * 7 % ROWS, n * 1301 % ROWS] {
             db.apply(put(key(n), format!("newer {n}"))).unwrap();
             model.insert(key(n), format!("newer {n}").into());
         }
-        db.apply(delete(key(n * 499 % ROWS))).unwrap();
-        model.remove(&key(n * 499 % ROWS));
+        // Level 1 has none of these.
+        let behind = |n: usize| Bytes::from(format!("z{}", n % 32));
+        db.apply(put(behind(n), "v")).unwrap();
+        model.insert(behind(n), "v".into());
+        for gone in [key(n * 499 % ROWS), behind(n * 5 + 7)] {
+            db.apply(delete(gone.clone())).unwrap();
+            model.remove(&gone);
+        }
         world.run(db.flush()).unwrap();
         world.settle();
     }
