@@ -215,6 +215,16 @@ fn engine(page: &mut Exposition, stats: &Stats, failed: bool) {
         stats.compaction_parts,
     );
     page.counter(
+        "nokv_engine_compaction_gatherings_total",
+        "Compactions that only made one of small tables of level 0.",
+        stats.compaction_gatherings,
+    );
+    page.counter(
+        "nokv_engine_compactions_in_pauses_total",
+        "Compactions that waited until writers paused, because newer rows hid many older ones.",
+        stats.compactions_in_pauses,
+    );
+    page.counter(
         "nokv_engine_background_waited_bytes_total",
         "Bytes of flushes and compactions that waited for --background-bytes-per-second.",
         stats.background_waited_bytes,
