@@ -284,7 +284,13 @@ pub struct Stats {
     /// Compactions that only moved tables a level down.
     pub compaction_moves: u64,
     /// Compactions that only made one of small tables of level 0.
-    pub compaction_gatherings: u64,
+    pub compaction_gathering: Timing,
+    /// Tables that they took.
+    pub compaction_gathered: u64,
+    /// Compactions that merged all of level 0 with level 1.
+    pub compaction_draining: Timing,
+    /// Tables of level 0 that they took.
+    pub compaction_drained: u64,
     /// Compactions that waited until writers paused: nothing was over its target, but newer rows hid many older ones.
     pub compactions_in_pauses: u64,
     /// Parts of compactions that were done in several at the same time.

@@ -42,8 +42,14 @@ use std::time::Duration;
 const ENGINE_BATCH: u8 = 1;
 
 /// Members that only a running process can fill. One that holds others stands for all of them.
-pub const UNAVAILABLE_OFFLINE: [&str; 17] = [
+pub const UNAVAILABLE_OFFLINE: [&str; 23] = [
     "cache",
+    "compaction.ingest_merge_ms",
+    "compaction.ingest_merge_runs",
+    "compaction.ingest_merge_tables",
+    "compaction.ingest_ms",
+    "compaction.ingest_runs",
+    "compaction.ingest_tables",
     "compaction.last_duration_ms",
     "compaction.max_duration_ms",
     "compaction.parts",
@@ -156,17 +162,17 @@ members! {
         max_duration_ms: f64,
         /// Compactions, tables that were only moved included.
         runs: u64,
-        /// 0: there is no ingest buffer.
+        /// Compactions that merged all of level 0, which takes the bursts, with level 1.
         ingest_runs: u64,
-        /// 0.
+        /// Compactions that only made one of small tables of level 0.
         ingest_merge_runs: u64,
-        /// 0.
+        /// How long the former took, all together.
         ingest_ms: f64,
-        /// 0.
+        /// How long the latter took, all together.
         ingest_merge_ms: f64,
-        /// 0.
+        /// Tables of level 0 that the former took.
         ingest_tables: u64,
-        /// 0.
+        /// Tables that the latter took.
         ingest_merge_tables: u64,
         /// 0: values have no weight of their own.
         value_weight: f64,
@@ -607,6 +613,12 @@ impl StatsSnapshot {
                 last_duration_ms: ms(engine.compaction_time.last),
                 max_duration_ms: ms(engine.compaction_time.max),
                 runs: engine.compaction_time.count,
+                ingest_runs: engine.compaction_draining.count,
+                ingest_merge_runs: engine.compaction_gathering.count,
+                ingest_ms: ms(engine.compaction_draining.total),
+                ingest_merge_ms: ms(engine.compaction_gathering.total),
+                ingest_tables: engine.compaction_drained,
+                ingest_merge_tables: engine.compaction_gathered,
                 ranges_deleted: engine.ranges_deleted,
                 range_tables: engine.range_tables,
                 parts: engine.compaction_parts,

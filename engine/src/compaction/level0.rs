@@ -159,11 +159,11 @@ mod tests {
         }
         let stats = db.stats();
         assert_eq!(
-            stats.compaction_gatherings,
+            stats.compaction_gathering.count,
             stats.compactions - before.compactions,
             "level 1 was not touched"
         );
-        assert!(stats.compaction_gatherings > 20 && most <= 4, "{most}, {stats:?}");
+        assert!(stats.compaction_gathering.count > 20 && most <= 4, "{most}, {stats:?}");
         // Each row is rewritten a few times: half of a hundred flushes would be fifty times.
         let rewritten = stats.compaction_write_bytes - before.compaction_write_bytes;
         assert!(rewritten < 8 * flushed, "{rewritten} bytes for {flushed}");
@@ -214,7 +214,7 @@ mod tests {
             burst(&world, &db, &mut model, n);
             held.push((db.snapshot(), model.clone()));
         }
-        assert!(db.stats().compaction_gatherings > 3);
+        assert!(db.stats().compaction_gathering.count > 3);
         for (snapshot, model) in held {
             let rows = snapshot.iter(crate::Cf(0), ..).collect::<crate::Result<Map>>().unwrap();
             assert_eq!(rows, model);

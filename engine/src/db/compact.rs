@@ -158,7 +158,17 @@ impl Inner {
         let added = written.tables.into_iter().map(|meta| (job.target, meta)).collect();
         let edit = Edit { added, removed, segments_added: written.segments, ..Edit::default() };
         files.join(|| self.install(edit, |_| {}))?;
-        self.counters.compaction_time.add(env.clock.now().since(begun));
+        let took = env.clock.now().since(begun);
+        let (counters, inputs) = (&self.counters, job.inputs.len() as u64);
+        counters.compaction_time.add(took);
+        if job.is_gathering() {
+            counters.gathering.add(took);
+            add(&counters.gathered, inputs);
+            env.probe("engine.compaction.gather");
+        } else if job.level == 0 && !job.is_move() {
+            counters.draining.add(took);
+            add(&counters.drained, inputs);
+        }
         Ok(())
     }
 
@@ -180,10 +190,6 @@ impl Inner {
             env.probe("engine.expired.tables");
         }
         env.probe("engine.compaction");
-        if job.is_gathering() {
-            add(&self.counters.compaction_gatherings, 1);
-            env.probe("engine.compaction.gather");
-        }
         if job.is_collection() {
             add(&self.counters.collections, 1);
             env.probe("engine.vlog.collect");

@@ -409,7 +409,7 @@ impl Life {
         self.reached.compactions += stats.compactions;
         self.reached.moves += stats.compaction_moves;
         self.reached.parts += stats.compaction_parts;
-        self.reached.gathered += stats.compaction_gatherings;
+        self.reached.gathered += stats.compaction_gathered;
         self.reached.in_pauses += stats.compactions_in_pauses;
         self.reached.waited_bytes += stats.background_waited_bytes;
         self.reached.purged += stats.wal_purged;

@@ -217,7 +217,7 @@ fn engine(page: &mut Exposition, stats: &Stats, failed: bool) {
     page.counter(
         "nokv_engine_compaction_gatherings_total",
         "Compactions that only made one of small tables of level 0.",
-        stats.compaction_gatherings,
+        stats.compaction_gathering.count,
     );
     page.counter(
         "nokv_engine_compactions_in_pauses_total",
