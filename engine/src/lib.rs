@@ -32,8 +32,9 @@
 //! makes it durable, are atomic by construction.
 //!
 //! What the crate refuses to know: where its bytes come from, what a transaction is. It looks at the clock
-//! to count how long things take, to pace its writers and background work (`pace`), and to see whether a row
-//! that has an end is over ([`WriteBatch::put_until`]); nothing else in the database depends on it.
+//! to count how long things take, to pace its writers and background work (`pace`), to see that writers pause
+//! (`compaction::settle`), and whether a row that has an end is over ([`WriteBatch::put_until`]); nothing else
+//! in the database depends on it.
 //! [`inspect`] reads a directory and leaves it as it is. Every file, task and rare branch comes from
 //! `nokv_env::Env`, so a whole database can live and crash inside a test.
 

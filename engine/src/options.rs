@@ -27,7 +27,8 @@ pub struct Options {
     pub block_bytes: usize,
     /// Bytes at which compaction starts the next output table.
     pub table_bytes: u64,
-    /// Tables at level 0 that start a compaction. Larger: less rewriting, slower reads.
+    /// Tables at level 0 that start a compaction; those far smaller than a memtable count for their share, and become one when
+    /// they are so many. Larger: less rewriting, slower reads.
     pub level0_tables_compact: usize,
     /// Tables at level 0 from which [`crate::Db::pressure`] asks for less.
     pub level0_tables_slowdown: usize,
