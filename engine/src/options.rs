@@ -19,7 +19,8 @@ pub enum Compression {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Options {
-    /// A memtable of this many bytes is flushed. Larger: fewer tables, more memory, longer replay.
+    /// A memtable of this many bytes is flushed. Larger: fewer tables, more memory, longer replay. As much memory of
+    /// those that were flushed is kept for the next ones.
     pub memtable_bytes: usize,
     /// A log segment of this many bytes is sealed. Smaller: space comes back sooner, more files.
     pub wal_segment_bytes: u64,

@@ -221,7 +221,7 @@ impl Recovery {
         let segments = catalog.segments.values().map(open).collect::<Result<Vec<_>>>()?;
         let version = Version::of(tables, segments)
             .map_err(|what| Error::corrupt(&files::manifest(dir, number), 0, what))?;
-        let memtables = vec![Memtable::new(catalog.log_start)];
+        let memtables = vec![Memtable::new(catalog.log_start, options.memtable_bytes)];
         let (sequence, next_file) = (catalog.flushed_sequence, catalog.next_file);
         Ok(Self { options, context, catalog, version, memtables, sequence, next_file })
     }
@@ -262,7 +262,8 @@ impl Recovery {
     /// Starts a new memtable at a segment's begin if the current one is full.
     fn next_memtable(&mut self, segment: u64) {
         if self.active().bytes() >= self.options.memtable_bytes {
-            self.memtables.push(Memtable::new(segment));
+            let next = self.active().successor(segment);
+            self.memtables.push(next);
         }
     }
 

@@ -8,7 +8,6 @@ use crate::coding::{Reader, put_varint};
 use crate::db::queue::{Baton, Turn, gather, turn};
 use crate::db::{Inner, add};
 use crate::log::Log;
-use crate::memtable::Memtable;
 use crate::table::block::EXPIRY_TAG;
 use crate::value::NEVER;
 use crate::{Cf, Error, Pressure, Result, lock};
@@ -191,7 +190,7 @@ impl Inner {
         }
         let writer = lock(&self.writer);
         self.view.change(|view| {
-            let active = Arc::new(Memtable::new(wal.active_segment()));
+            let active = Arc::new(view.active.successor(wal.active_segment()));
             let full = std::mem::replace(&mut view.active, active);
             full.seal(self.now());
             view.immutables.insert(0, full);

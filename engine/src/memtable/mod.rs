@@ -15,9 +15,11 @@ use crate::iter::Direction;
 use crate::key::{Entry, InternalKey, Span};
 use crate::table::{Hit, Sought};
 use crate::value::Value;
+use arena::Spare;
 use bytes::Bytes;
 use nokv_env::Instant;
 use skiplist::{Held, Node, SkipList};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 /// A chunk is full with so many bytes of keys and values.
@@ -37,9 +39,19 @@ pub(crate) struct Memtable {
 }
 
 impl Memtable {
-    pub(crate) fn new(log_start: u64) -> Self {
+    /// The first one. So many bytes of memory that its like do not need any more are kept for those that follow.
+    pub(crate) fn new(log_start: u64, spare_bytes: usize) -> Self {
+        Self::with(log_start, Arc::new(Spare::new(spare_bytes)))
+    }
+
+    /// The one that follows.
+    pub(crate) fn successor(&self, log_start: u64) -> Self {
+        Self::with(log_start, self.list.spare())
+    }
+
+    fn with(log_start: u64, spare: Arc<Spare>) -> Self {
         Self {
-            list: SkipList::new(),
+            list: SkipList::new(spare),
             entries: AtomicU64::new(0),
             expiring: AtomicU64::new(0),
             sequence_max: AtomicU64::new(0),
@@ -172,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_reader_sees_its_sequence() {
-        let memtable = Memtable::new(1);
+        let memtable = Memtable::new(1, 0);
         for sequence in 1..=3 {
             let mut batch = WriteBatch::new();
             batch.put(Cf(0), "k", format!("{sequence}"));
@@ -231,7 +243,7 @@ mod tests {
 
     #[test]
     fn it_is_a_sorted_map() {
-        let (memtable, mut model) = (Memtable::new(1), BTreeMap::new());
+        let (memtable, mut model) = (Memtable::new(1, 0), BTreeMap::new());
         let mut state = 1_u64;
         let mut dice = || {
             state = state.wrapping_mul(6364136223846793005).wrapping_add(1442695040888963407);
@@ -291,7 +303,7 @@ mod tests {
 
     #[test]
     fn a_chunk_ends_before_it_grows_large() {
-        let memtable = Memtable::new(1);
+        let memtable = Memtable::new(1, 0);
         let mut batch = WriteBatch::new();
         for n in 0..100 {
             batch.put(Cf(0), format!("{n:03}"), vec![7; 1000]);
@@ -305,7 +317,7 @@ mod tests {
     /// Values remain when the memtable is gone.
     #[test]
     fn a_value_outlives_the_memtable() {
-        let memtable = Memtable::new(1);
+        let memtable = Memtable::new(1, 0);
         for sequence in 1..=14 {
             let mut batch = WriteBatch::new();
             batch.push(change_of(Cf(0), b"k", sequence));
@@ -324,7 +336,7 @@ mod tests {
     /// Readers beside the writer see all of each batch that was there when they began, in order.
     #[test]
     fn readers_see_whole_batches_in_order() {
-        let (memtable, done) = (Memtable::new(1), AtomicBool::new(false));
+        let (memtable, done) = (Memtable::new(1, 0), AtomicBool::new(false));
         let (batches, keys) = if cfg!(miri) { (12, 3) } else { (2000, 5) };
         let read = || {
             let visible = memtable.sequence_max();

@@ -26,14 +26,14 @@
 use crate::batch::{Change, KEY_BYTES_MAX, VALUE_BYTES_MAX};
 use crate::fences::prefix;
 use crate::key::InternalKey;
-use crate::memtable::arena::{ALIGNMENT, Arena};
+use crate::memtable::arena::{ALIGNMENT, Arena, Spare};
 use crate::value::NEVER;
 use bytes::Bytes;
 use std::cmp::Ordering as Order;
 use std::marker::PhantomData;
 use std::ptr::{self, NonNull};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicPtr, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 /// Links of a node, at most. A quarter of the nodes of a level is also in the next one: enough for millions of nodes.
 const LEVELS: usize = 12;
@@ -126,8 +126,8 @@ impl<'a> Target<'a> {
 }
 
 impl SkipList {
-    pub(super) fn new() -> Self {
-        let mut arena = Arena::new();
+    pub(super) fn new(spare: Arc<Spare>) -> Self {
+        let mut arena = Arena::new(spare);
         let header = Header { prefix: 0, sequence: 0, key_len: 0, value: TOMBSTONE };
         // SAFETY: the links are written next. The head has no key; it is first by its place and never compared.
         let head = unsafe { place_node(&mut arena, LEVELS, header, 0) };
@@ -137,6 +137,11 @@ impl SkipList {
         }
         let writer = Writer { arena, shared: Vec::new(), random: 0x9e37_79b9_7f4a_7c15 };
         Self { head, levels: AtomicUsize::new(1), bytes: AtomicUsize::new(0), writer: Mutex::new(writer) }
+    }
+
+    /// Memory that lists after this one share with it.
+    pub(super) fn spare(&self) -> Arc<Spare> {
+        crate::lock(&self.writer).arena.spare().clone()
     }
 
     /// Inserts the changes under `sequence`. A later change of a key replaces an earlier one of the same sequence: nobody may
