@@ -32,7 +32,7 @@ pub(super) async fn turn(inner: &Arc<Inner>, batch: WriteBatch, sync: bool, aske
         let mut queue = lock(&inner.queue);
         if !queue.led {
             queue.led = true;
-            return Turn::Lead(Baton(inner.clone()), batch);
+            return Turn::Lead(Baton(inner.clone()), batch, asked);
         }
         queue.push(inner, Request { batch, sync, asked, passed_over: false, seat: Arc::default() })
     };
@@ -162,8 +162,8 @@ fn wake(before: Heard, held: MutexGuard<'_, Heard>) {
 pub(super) enum Turn {
     /// Somebody wrote the batch for it.
     Written(Result<u64>),
-    /// It leads now, and writes its own batch first.
-    Lead(Baton, WriteBatch),
+    /// It leads, since then, and writes its own batch first.
+    Lead(Baton, WriteBatch, Instant),
 }
 
 /// A writer in the queue.
@@ -201,7 +201,8 @@ impl Waiting {
         let batch = take(&mut request.batch);
         queue.led = true;
         *lock(&self.seat.0) = Heard::Left;
-        Some(Turn::Lead(Baton(self.inner.clone()), batch))
+        drop(queue);
+        Some(Turn::Lead(Baton(self.inner.clone()), batch, self.inner.now()))
     }
 }
 
@@ -267,7 +268,8 @@ impl Drop for Answers {
 /// The leader's batch and what is written together with it: what fits, if it waits for the disk or many wait; otherwise only
 /// those who were called in vain.
 pub(super) fn gather(inner: &Inner, batch: WriteBatch, mut sync: bool) -> (Vec<WriteBatch>, Answers, bool) {
-    let now = inner.now();
+    // A clock costs as much as the rest of this, so it is asked only if somebody waited.
+    let mut now = None;
     let mut bytes = batch.bytes();
     let mut batches = vec![batch];
     let mut answers = Answers(Vec::new());
@@ -277,6 +279,7 @@ pub(super) fn gather(inner: &Inner, batch: WriteBatch, mut sync: bool) -> (Vec<W
         && let Some(request) = queue.pop_if(|request| sync || many || request.passed_over)
     {
         bytes += request.batch.bytes();
+        let now = *now.get_or_insert_with(|| inner.now());
         inner.counters.write_wait.add(now.since(request.asked));
         sync |= request.sync;
         batches.push(request.batch);

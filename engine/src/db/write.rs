@@ -12,7 +12,7 @@ use crate::table::block::EXPIRY_TAG;
 use crate::value::NEVER;
 use crate::{Cf, Error, Pressure, Result, lock};
 use bytes::Bytes;
-use nokv_env::{ClockExt, Instant};
+use nokv_env::ClockExt;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
@@ -34,7 +34,10 @@ pub(super) async fn write(inner: &Arc<Inner>, batch: WriteBatch, sync: bool) -> 
     wait_for_room(inner).await?;
     match turn(inner, batch, sync, asked).await {
         Turn::Written(result) => result,
-        Turn::Lead(baton, batch) => lead(baton, batch, sync, asked).await,
+        Turn::Lead(baton, batch, since) => {
+            inner.counters.write_wait.add(since.since(asked));
+            lead(baton, batch, sync).await
+        }
     }
 }
 
@@ -73,9 +76,8 @@ async fn slow_down(inner: &Inner, batch: &WriteBatch) -> Result<()> {
 }
 
 /// Writes the leader's batch and those of its group, answers, and lets go of the baton.
-async fn lead(baton: Baton, batch: WriteBatch, sync: bool, asked: Instant) -> Result<u64> {
+async fn lead(baton: Baton, batch: WriteBatch, sync: bool) -> Result<u64> {
     let inner = baton.inner().clone();
-    inner.counters.write_wait.add(inner.now().since(asked));
     slow_down(&inner, &batch).await?;
     let (batches, mut answers, sync) = gather(&inner, batch, sync);
     let mut results = inner.commit(batches, sync).into_iter();
@@ -94,7 +96,7 @@ impl Inner {
     /// Logs and inserts a group; one result a batch. After a failure of the log nothing of the group is visible.
     fn commit(&self, batches: Vec<WriteBatch>, sync: bool) -> Vec<Result<u64>> {
         let mut wal = lock(&self.wal);
-        let begun = self.now();
+        let begun = sync.then(|| self.now());
         let logged = self.check().and_then(|()| {
             let wal = wal.as_mut().ok_or(Error::ReadOnly)?;
             self.noted(log_group(wal, &batches, sync))
@@ -107,7 +109,7 @@ impl Inner {
         }
         self.took();
         add(&self.counters.wal_groups, 1);
-        if sync {
+        if let Some(begun) = begun {
             add(&self.counters.wal_syncs, 1);
             add(&self.counters.wal_synced_batches, batches.len() as u64);
             self.counters.wal_sync_time.add(self.now().since(begun));
@@ -156,12 +158,12 @@ impl Inner {
     fn insert(&self, batch: WriteBatch) -> u64 {
         let mut last = lock(&self.writer);
         if !batch.is_empty() {
-            let active = self.view().active.clone();
+            let view = self.view();
             let begun = self.now();
             add(&self.counters.changes, batch.len() as u64);
             add(&self.counters.change_bytes, batch.bytes() as u64);
             *last += 1;
-            active.insert(batch, *last);
+            view.active.insert(batch, *last);
             self.counters.apply_time.add(self.now().since(begun));
             self.written.store(*last, Ordering::Release);
             self.visible.store(*last, Ordering::Release);
