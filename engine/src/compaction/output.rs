@@ -1,7 +1,7 @@
 //! Where flushes and compactions write to: tables, and beside them the segments of the value log.
 
 use crate::Result;
-use crate::key::Entry;
+use crate::key::{Entry, InternalKey};
 use crate::options::Options;
 use crate::table::TableContext;
 use crate::table::builder::TableBuilder;
@@ -122,7 +122,7 @@ impl<'a> Output<'a> {
 
     /// Adds an entry; at most one version a key comes here, so tables may be cut anywhere.
     pub(crate) fn add(&mut self, mut entry: Entry) -> Result<()> {
-        entry.value = self.place(&entry)?;
+        entry.value = self.place(&entry.key, entry.value)?;
         let mut builder = match self.builder.take() {
             Some(builder) => builder,
             None => {
@@ -154,22 +154,23 @@ impl<'a> Output<'a> {
         Ok(())
     }
 
-    /// Puts the entry's value where it belongs. Its end stays with the entry.
-    fn place(&mut self, entry: &Entry) -> Result<Value> {
-        let placed = match entry.value.timeless() {
+    /// Puts a value where it belongs. Its end stays with the entry.
+    fn place(&mut self, key: &InternalKey, value: Value) -> Result<Value> {
+        let expiry = value.expiry();
+        let placed = match value.timeless() {
             Value::Inline(value) if value.len() >= self.options.value_threshold => {
-                self.store(0, &entry.key.prefixed(), value).map(Value::Stored)
+                self.store(0, &key.prefixed(), value).map(Value::Stored)
             }
             Value::Stored(pointer) if self.collect.contains(&pointer.segment) => {
-                let key = entry.key.prefixed();
+                let key = key.prefixed();
                 let (bucket, value) = self.version.read_stored(&key, *pointer, false)?;
                 self.moved_bytes += u64::from(pointer.len);
                 let bucket = (bucket + 1).min(BUCKETS - 1);
                 self.store(bucket, &key, &value).map(Value::Stored)
             }
-            _ => return Ok(entry.value.clone()),
+            _ => return Ok(value),
         };
-        placed.map(|value| value.until(entry.value.expiry()))
+        placed.map(|value| value.until(expiry))
     }
 
     fn store(&mut self, bucket: u8, key: &[u8], value: &[u8]) -> Result<Pointer> {

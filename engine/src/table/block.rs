@@ -120,14 +120,17 @@ impl BlockBuilder {
         self.since_restart += 1;
     }
 
-    /// The block's bytes; the builder starts over.
+    /// The block's bytes; the builder starts over, with as much memory for the next block.
     pub(crate) fn finish(&mut self) -> Vec<u8> {
-        let mut data = std::mem::take(&mut self.data);
+        let next = Vec::with_capacity(self.data.capacity());
+        let mut data = std::mem::replace(&mut self.data, next);
         for restart in &self.restarts {
             data.extend_from_slice(&restart.to_le_bytes());
         }
         data.extend_from_slice(&(self.restarts.len() as u32).to_le_bytes());
-        *self = Self::with_interval(self.restart_interval);
+        self.restarts.truncate(1);
+        self.since_restart = 0;
+        self.last_key.clear();
         data
     }
 }

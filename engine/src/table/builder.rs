@@ -2,7 +2,7 @@
 
 use crate::error::IoContext;
 use crate::files;
-use crate::key::{Entry, InternalKey};
+use crate::key::{self, Entry, InternalKey};
 use crate::options::{Compression, Options};
 use crate::table::block::BlockBuilder;
 use crate::table::filter;
@@ -38,13 +38,14 @@ pub(crate) struct TableBuilder {
     sequence_min: u64,
     sequence_max: u64,
     smallest: Option<InternalKey>,
-    largest: Option<InternalKey>,
     /// Bytes of the value log that the pointers take, by segment.
     references: BTreeMap<u64, u64>,
     /// Bytes of all entries, those of values in the value log included.
     entry_bytes: u64,
     /// Of entries that have an end: when, and their bytes.
     ends: Vec<(u64, u64)>,
+    /// The encoded key of the last entry, the largest so far.
+    last: Vec<u8>,
     /// Scratch: the encoded key.
     encoded: Vec<u8>,
 }
@@ -77,10 +78,10 @@ impl TableBuilder {
             sequence_min: u64::MAX,
             sequence_max: 0,
             smallest: None,
-            largest: None,
             references: BTreeMap::new(),
             entry_bytes: 0,
             ends: Vec::new(),
+            last: Vec::new(),
             encoded: Vec::new(),
         })
     }
@@ -88,15 +89,16 @@ impl TableBuilder {
     /// Adds an entry that sorts behind all before it.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<()> {
         let Entry { key, value } = entry;
+        self.encoded.clear();
+        key.encode_to(&mut self.encoded);
         assert!(
-            self.largest.as_ref().is_none_or(|largest| largest < key),
+            self.last.is_empty() || key::compare(&self.last, &self.encoded).is_lt(),
             "{}: {key:?} is out of order",
             self.path.display()
         );
-        self.encoded.clear();
-        key.encode_to(&mut self.encoded);
         let prefixed = &self.encoded[..self.encoded.len() - 8];
-        if self.bloom_bits_per_key > 0 && self.largest.as_ref().is_none_or(|last| !last.same_user_key(key)) {
+        let is_same_key = key::split(&self.last).is_some_and(|(last, _)| last == prefixed);
+        if self.bloom_bits_per_key > 0 && !is_same_key {
             self.hashes.push(filter::hash(prefixed));
         }
         self.data.add(&self.encoded, value);
@@ -116,7 +118,7 @@ impl TableBuilder {
         if self.smallest.is_none() {
             self.smallest = Some(key.clone());
         }
-        self.largest = Some(key.clone());
+        std::mem::swap(&mut self.last, &mut self.encoded);
         if self.data.bytes() >= self.block_bytes {
             self.cut_data_block()?;
         }
@@ -141,7 +143,7 @@ impl TableBuilder {
         };
         let top_index = self.top_index.finish();
         let top_index = self.put_section(top_index, self.compression)?;
-        let (Some(smallest), Some(largest)) = (self.smallest.take(), self.largest.take()) else {
+        let (Some(smallest), Some(largest)) = (self.smallest.take(), InternalKey::decode(&self.last)) else {
             return Err(Error::corrupt(&self.path, 0, "a table without entries was finished"));
         };
         let mut meta = TableMeta {
