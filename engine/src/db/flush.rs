@@ -16,6 +16,7 @@ use crate::iter::Direction;
 use crate::iter::merge::Newest;
 use crate::iter::source::MemtableSource;
 use crate::key::{Entry, InternalKey, SEQUENCE_MAX, Span};
+use crate::log::Log;
 use crate::memtable::Memtable;
 use crate::pace::{Pace, Work};
 use crate::table::format::TableMeta;
@@ -30,6 +31,9 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+/// So long after a sync the log says how much of it is durable, unless a later record has said so. Where syncs follow each
+/// other one does, and a write for nothing else would be a twentieth of what each of them costs.
+const SETTLE_AFTER: Duration = Duration::from_millis(20);
 /// Time between two attempts on a full disk.
 const FULL_PAUSE: Duration = Duration::from_millis(200);
 
@@ -92,8 +96,19 @@ impl Inner {
     }
 
     async fn flush_loop(&self, env: &Env) -> Result<()> {
+        let mut settle_at = None;
         loop {
-            self.flush_work.notified().await;
+            let work = self.flush_work.notified();
+            if self.settle_due.load(Ordering::Acquire) {
+                let at = *settle_at.get_or_insert_with(|| env.clock.now() + SETTLE_AFTER);
+                if env.clock.timeout_at(at, work).await.is_err() {
+                    settle_at = None;
+                    self.settle_log()?;
+                    continue;
+                }
+            } else {
+                work.await;
+            }
             let oldest = || self.view().immutables.last().cloned();
             while self.check().is_ok() {
                 if let Some(memtable) = oldest() {
@@ -121,6 +136,19 @@ impl Inner {
                 return Ok(());
             }
             self.bury()?;
+        }
+    }
+
+    /// Whoever has the log right now writes: its record is the claim, and its sync asks for another one. To wait for it would
+    /// cost it a wake-up, and a lone writer would be there first again and again.
+    fn settle_log(&self) -> Result<()> {
+        self.settle_due.store(false, Ordering::Release);
+        match self.wal.try_lock() {
+            Ok(mut wal) => wal.as_mut().map_or(Ok(()), Log::settle),
+            Err(_) => {
+                self.settle_due.store(true, Ordering::Release);
+                Ok(())
+            }
         }
     }
 

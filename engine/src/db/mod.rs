@@ -110,6 +110,8 @@ pub(crate) struct Inner {
     /// Background loops that are running.
     loops: AtomicU64,
     flush_work: Notify,
+    /// The log was synced, and [`Log::settle`] has not been called since.
+    settle_due: AtomicBool,
     compact_work: Notify,
     /// Nothing is left to do for compactions but what the next write brings.
     is_settled: AtomicBool,

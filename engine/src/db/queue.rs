@@ -59,10 +59,6 @@ impl Queue {
         self.waiting.iter().fold((0, 0, 0), add)
     }
 
-    pub(super) fn is_empty(&self) -> bool {
-        self.waiting.is_empty()
-    }
-
     /// Queues a request.
     fn push(&mut self, inner: &Arc<Inner>, request: Request) -> Waiting {
         let ticket = self.taken + self.waiting.len() as u64;

@@ -351,6 +351,7 @@ impl Recovery {
             stop: Stop::new(),
             loops: AtomicU64::new(0),
             flush_work: Notify::new(),
+            settle_due: AtomicBool::new(false),
             compact_work: Notify::new(),
             is_settled: AtomicBool::new(false),
             limiter: Limiter::new(background_bytes_per_second),

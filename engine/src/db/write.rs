@@ -129,8 +129,8 @@ impl Inner {
         if wal.is_full() {
             return wal.roll();
         }
-        if synced && lock(&self.queue).is_empty() {
-            return wal.settle();
+        if synced && !self.settle_due.swap(true, Ordering::AcqRel) {
+            self.flush_work.notify_one();
         }
         Ok(())
     }
@@ -272,6 +272,40 @@ pub(crate) fn decode_batch(payload: &[u8]) -> Option<WriteBatch> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::segment::{Found, read};
+    use crate::testing::{World, put};
+    use crate::{Options, WriteOptions, files, log};
+
+    #[test]
+    fn syncs_that_follow_each_other_vouch_for_each_other_and_the_last_one_is_vouched_for_in_time() {
+        let world = World::new(1);
+        let db = world.open(&Options::tiny()).unwrap();
+        let path = files::wal(World::dir(), db.stats().wal.active_segment);
+        let id = db.stats().wal.active_segment;
+        let look = || {
+            let mut bytes = 0;
+            let visit = &mut |_, frame: log::frame::Frame<'_>| {
+                bytes += frame.bytes();
+                Ok(())
+            };
+            let Found::Frames(end) = read(&*world.disk, &path, log::MAGIC, id, visit).unwrap() else {
+                panic!("the segment has frames")
+            };
+            (end.offset, end.claimed, log::frame::HEADER_BYTES as u64 + bytes)
+        };
+        for key in ["a", "b", "c"] {
+            world.run(db.write(put(key, "v"), WriteOptions { sync: true })).unwrap();
+        }
+        let (end, claimed, records) = look();
+        assert_eq!(end, records, "nothing is written besides");
+        assert!(claimed < records);
+        world.settle();
+        assert_eq!(look().1, records);
+        world.run(db.write(put("d", "v"), WriteOptions { sync: true })).unwrap();
+        world.settle();
+        let (end, claimed, _) = look();
+        assert_eq!(end - claimed, log::frame::FRAME_BYTES as u64, "the claim itself");
+    }
 
     #[test]
     fn a_logged_batch_is_these_bytes() {
