@@ -13,6 +13,7 @@ pub(crate) mod source;
 
 use crate::Result;
 use crate::key::Entry;
+use std::cmp::Ordering;
 
 /// Which way to walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,6 +28,14 @@ impl Direction {
         match self {
             Direction::Forward => Direction::Reverse,
             Direction::Reverse => Direction::Forward,
+        }
+    }
+
+    /// How an entry compares with those that come after it.
+    pub(crate) fn before(self) -> Ordering {
+        match self {
+            Direction::Forward => Ordering::Less,
+            Direction::Reverse => Ordering::Greater,
         }
     }
 }
