@@ -123,20 +123,16 @@ impl<'a> Output<'a> {
     /// Adds an entry; at most one version a key comes here, so tables may be cut anywhere.
     pub(crate) fn add(&mut self, mut entry: Entry) -> Result<()> {
         entry.value = self.place(&entry.key, entry.value)?;
-        let mut builder = match self.builder.take() {
+        let builder = match &mut self.builder {
             Some(builder) => builder,
-            None => {
+            none => {
                 let context = self.context;
-                TableBuilder::create(&*context.disk, &context.dir, (self.next_file)(), self.options)?
+                let number = (self.next_file)();
+                none.insert(TableBuilder::create(&*context.disk, &context.dir, number, self.options)?)
             }
         };
         builder.add(&entry)?;
-        if builder.bytes() >= self.table_bytes {
-            self.end(builder)?;
-        } else {
-            self.builder = Some(builder);
-        }
-        Ok(())
+        if builder.bytes() >= self.table_bytes { self.cut() } else { Ok(()) }
     }
 
     /// Ends the current table.
