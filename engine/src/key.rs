@@ -68,9 +68,15 @@ impl InternalKey {
     }
 
     pub(crate) fn decode(encoded: &[u8]) -> Option<Self> {
+        Self::decode_with(encoded, Bytes::copy_from_slice)
+    }
+
+    /// The same with a way to copy the user key.
+    #[inline]
+    pub(crate) fn decode_with(encoded: &[u8], copy: impl FnOnce(&[u8]) -> Bytes) -> Option<Self> {
         let (prefixed, sequence) = split(encoded)?;
         let (cf, user) = prefixed.split_first()?;
-        Some(Self { cf: *cf, user: Bytes::copy_from_slice(user), sequence })
+        Some(Self { cf: *cf, user: copy(user), sequence })
     }
 }
 
@@ -181,7 +187,12 @@ impl Span {
 
     /// Whether a version of a key is in it.
     pub(crate) fn holds(&self, key: &InternalKey) -> bool {
-        *key >= self.low && self.high.as_ref().is_none_or(|high| key < high)
+        *key >= self.low && self.ends_behind(key)
+    }
+
+    /// Whether its end lies behind a key.
+    pub(crate) fn ends_behind(&self, key: &InternalKey) -> bool {
+        self.high.as_ref().is_none_or(|high| key < high)
     }
 
     pub(crate) fn is_empty(&self) -> bool {

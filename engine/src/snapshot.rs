@@ -153,8 +153,12 @@ impl Iter {
                 Ok(entry) => entry,
                 Err(error) => return Some(Err(self.failed(error))),
             };
-            // The walk may have begun before the other end came nearer.
-            if !self.span.holds(&key) {
+            // The walk may have begun before the other end came nearer. Its own it has left behind.
+            let is_inside = match direction {
+                Direction::Forward => self.span.ends_behind(&key),
+                Direction::Reverse => key >= self.span.low,
+            };
+            if !is_inside {
                 break;
             }
             self.until = value.expiry();

@@ -56,6 +56,8 @@ pub(crate) struct TableSource {
     cursor: TableCursor,
     span: Span,
     direction: Direction,
+    /// Whether the table goes on where the span ends.
+    is_cut: bool,
     state: Progress,
 }
 
@@ -68,8 +70,12 @@ enum Progress {
 
 impl TableSource {
     pub(crate) fn new(table: Arc<Table>, span: Span, direction: Direction, fill_cache: bool) -> Self {
+        let is_cut = match direction {
+            Direction::Forward => !span.ends_behind(&table.meta.largest),
+            Direction::Reverse => table.meta.smallest < span.low,
+        };
         let cursor = TableCursor::walking(table, &span, direction, fill_cache);
-        Self { cursor, span, direction, state: Progress::Fresh }
+        Self { cursor, span, direction, is_cut, state: Progress::Fresh }
     }
 
     /// Adds up in `meter` how many bytes are read.
@@ -89,7 +95,8 @@ impl TableSource {
             (Progress::Running, Direction::Reverse) => self.cursor.retreat()?,
         }
         self.state = Progress::Running;
-        Ok(self.cursor.entry()?.filter(|entry| self.span.holds(&entry.key)))
+        let entry = self.cursor.entry()?;
+        Ok(entry.filter(|entry| !self.is_cut || self.span.holds(&entry.key)))
     }
 }
 

@@ -9,6 +9,7 @@ use crate::table::block::{Block, BlockCursor};
 use crate::table::format::Handle;
 use crate::table::{Hit, LACKS, Sought, Table, handle_at};
 use crate::value::Value;
+use bytes::{Bytes, BytesMut};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,6 +19,35 @@ enum Enter<'a> {
     First,
     Last,
     AtOrAfter(&'a [u8]),
+}
+
+/// Copies of keys that share pieces of memory, as values share that of their block: a piece of their own for each
+/// would cost more than everything else about a small row.
+struct Keys {
+    left: BytesMut,
+    piece_bytes: usize,
+}
+
+/// The first piece is small, each further one twice as large: most walks are short.
+const KEYS_BYTES_MIN: usize = 256;
+const KEYS_BYTES_MAX: usize = 4 << 10;
+
+impl Keys {
+    fn new() -> Self {
+        Self { left: BytesMut::new(), piece_bytes: KEYS_BYTES_MIN }
+    }
+
+    fn copy(&mut self, key: &[u8]) -> Bytes {
+        if key.len() > self.left.capacity() {
+            if key.len() > KEYS_BYTES_MAX / 4 {
+                return Bytes::copy_from_slice(key);
+            }
+            self.left = BytesMut::with_capacity(self.piece_bytes.max(key.len()));
+            self.piece_bytes = (self.piece_bytes * 2).min(KEYS_BYTES_MAX);
+        }
+        self.left.extend_from_slice(key);
+        self.left.split().freeze()
+    }
 }
 
 /// A block cursor and where its block is, for errors.
@@ -35,6 +65,7 @@ pub(crate) struct TableCursor {
     index: Option<Place>,
     data: Option<Place>,
     ahead: Option<Ahead>,
+    keys: Keys,
     /// Counts the bytes of blocks that were entered.
     meter: Option<Arc<AtomicU64>>,
 }
@@ -42,7 +73,16 @@ pub(crate) struct TableCursor {
 impl TableCursor {
     /// Off the end until moved. Compactions pass `fill_cache` = false: what they read is about to disappear.
     pub(crate) fn new(table: Arc<Table>, fill_cache: bool) -> Self {
-        Self { table, fill_cache, stretch: 0, index: None, data: None, ahead: None, meter: None }
+        Self {
+            table,
+            fill_cache,
+            stretch: 0,
+            index: None,
+            data: None,
+            ahead: None,
+            keys: Keys::new(),
+            meter: None,
+        }
     }
 
     /// The same for a walk through `span`, which begins with a search and goes on in `direction`.
@@ -84,9 +124,9 @@ impl TableCursor {
     }
 
     /// Key and value here, owned.
-    pub(crate) fn entry(&self) -> Result<Option<Entry>> {
+    pub(crate) fn entry(&mut self) -> Result<Option<Entry>> {
         let Some(place) = &self.data else { return Ok(None) };
-        let key = InternalKey::decode(place.cursor.key());
+        let key = InternalKey::decode_with(place.cursor.key(), |user| self.keys.copy(user));
         let key = key.ok_or_else(|| self.table.corrupt(place.offset, "a key is too short"))?;
         Ok(Some(Entry { key, value: self.value()? }))
     }
@@ -223,5 +263,22 @@ fn apply(cursor: &mut BlockCursor, enter: Enter<'_>) -> Result<(), &'static str>
         Enter::First => cursor.first(),
         Enter::Last => cursor.last(),
         Enter::AtOrAfter(target) => cursor.seek(target),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn copies_of_keys_are_the_keys_and_lie_side_by_side() {
+        let mut keys = Keys::new();
+        let originals: Vec<Vec<u8>> = (0..3000_usize).map(|n| vec![n as u8; n * 7 % 1500]).collect();
+        let copies: Vec<Bytes> = originals.iter().map(|key| keys.copy(key)).collect();
+        assert!(originals.iter().eq(&copies));
+        let mut keys = Keys::new();
+        let small: Vec<Bytes> = (0..1000_u32).map(|n| keys.copy(&n.to_be_bytes())).collect();
+        let beside = small.windows(2).filter(|pair| pair[0].as_ptr_range().end == pair[1].as_ptr());
+        assert!(beside.count() > 990);
     }
 }
