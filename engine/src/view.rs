@@ -172,6 +172,11 @@ impl Views {
         lock(self.0.mine()).clone()
     }
 
+    /// Whether nobody has replaced it.
+    pub(crate) fn is_in_force(&self, view: &Arc<View>) -> bool {
+        Arc::ptr_eq(&lock(self.0.mine()), view)
+    }
+
     /// Puts another one in force, for all at once: nobody gets the old one after somebody got the new one.
     pub(crate) fn change(&self, change: impl FnOnce(&mut View)) {
         let mut all: Vec<_> = self.0.iter().map(lock).collect();

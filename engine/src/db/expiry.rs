@@ -77,7 +77,9 @@ mod tests {
     use crate::{Cf, Compression, Db, Error, Options, Result, Snapshot, WriteBatch, WriteOptions, inspect};
     use bytes::Bytes;
     use nokv_env::mem_disk::{CrashMode, DiskFaults};
+    use nokv_env::{BoxFuture, Clock, Env, Instant};
     use std::path::{Path, PathBuf};
+    use std::sync::{Arc, Mutex};
 
     const NOW: u64 = 1_700_000_000_000;
     const SECOND: u64 = 1000;
@@ -212,6 +214,68 @@ mod tests {
         db.apply(put("k", "v")).unwrap();
         rest(&world, &db);
         world.expect_no_strays(&db);
+    }
+
+    /// A wall clock whose reader is held up once, for as long as it takes others to do something and time to pass.
+    struct Interrupted {
+        clock: Arc<dyn Clock>,
+        unix_millis: Mutex<u64>,
+        /// So many readers later, this; it says what time it is then.
+        by: Mutex<(usize, Option<Interrupt>)>,
+    }
+
+    type Interrupt = Box<dyn FnOnce() -> u64 + Send>;
+
+    impl Clock for Interrupted {
+        fn now(&self) -> Instant {
+            self.clock.now()
+        }
+
+        fn unix_millis(&self) -> u64 {
+            let due = {
+                let mut by = self.by.lock().unwrap();
+                by.0 = by.0.saturating_sub(1);
+                if by.0 == 0 { by.1.take() } else { None }
+            };
+            if let Some(interrupt) = due {
+                let later = interrupt();
+                *self.unix_millis.lock().unwrap() = later;
+            }
+            *self.unix_millis.lock().unwrap()
+        }
+
+        fn sleep_until(&self, deadline: Instant) -> BoxFuture<'static, ()> {
+            self.clock.sleep_until(deadline)
+        }
+    }
+
+    #[test]
+    fn a_row_that_is_written_again_in_time_never_seems_to_have_ended() {
+        let readers: [fn(&Db) -> Option<Bytes>; 3] = [
+            |db| db.get(Cf(0), b"k").unwrap(),
+            |db| db.multi_get(&[(Cf(0), b"k")]).unwrap().pop().unwrap(),
+            |db| of_snapshot(&db.snapshot()).remove(&b"k"[..]),
+        ];
+        for (reader, held_up) in readers.into_iter().flat_map(|reader| [1, 2, 3].map(|at| (reader, at))) {
+            let world = world();
+            let clock = Arc::new(Interrupted {
+                clock: world.env().clock,
+                unix_millis: Mutex::new(NOW),
+                by: Mutex::default(),
+            });
+            let env = Env { clock: clock.clone(), ..world.env() };
+            let db = world.run(Db::open(&env, World::dir(), options())).unwrap();
+            db.apply(until("k", "v", NOW + SECOND)).unwrap();
+            let other = db.clone();
+            let interrupt = move || {
+                other.apply(until("k", "again", NOW + 9 * SECOND)).unwrap();
+                NOW + 2 * SECOND
+            };
+            *clock.by.lock().unwrap() = (held_up, Some(Box::new(interrupt)));
+            let found = reader(&db);
+            assert!(found.is_some(), "held up when it asks for the time number {held_up}");
+            drop(clock.by.lock().unwrap().1.take());
+        }
     }
 
     /// Nobody writes, and nobody reads: the clock is enough. What lies alone leaves unread.

@@ -232,7 +232,8 @@ impl Db {
     }
 
     /// Writes through the log and returns the batch's sequence. Writers that meet share one write (and one sync).
-    /// Waits while [`Db::pressure`] is [`Pressure::Stop`]. If the future is dropped, the batch may be written or not.
+    /// Waits while [`Db::pressure`] is [`Pressure::Stop`]. If the future is dropped, the batch may be written or not. One that
+    /// has begun must be polled when it is woken, or dropped: it may be its turn to write, and others wait for that.
     ///
     /// Fails with [`Error::TooLarge`] and [`Error::ExpiryInStore`] (nothing has changed), with [`Error::Io`] when the disk refused, with
     /// [`Error::Poisoned`] from then on, and with [`Error::Closed`] or [`Error::ReadOnly`] when the database is that. After an
@@ -264,8 +265,11 @@ impl Db {
     pub fn get(&self, cf: Cf, key: &[u8]) -> Result<Option<Bytes>> {
         let view = self.inner.view();
         let sequence = self.last_sequence();
-        let now = self.inner.read_time(&view);
-        view.get(&Sought::new(cf, key, sequence), now)
+        if view.expiring() > 0 {
+            return self.snapshot().get(cf, key);
+        }
+        // A view that was replaced meanwhile will do: what it lacks came after this call began.
+        view.get(&Sought::new(cf, key, sequence), 0)
     }
 
     /// The newest values of `keys`, all of one moment; see [`Snapshot::multi_get`].
@@ -275,10 +279,7 @@ impl Db {
 
     /// The database as it is now, for as long as the snapshot lives.
     pub fn snapshot(&self) -> Snapshot {
-        let view = self.inner.view();
-        let sequence = self.last_sequence();
-        let now = self.inner.read_time(&view);
-        Snapshot::new(view, sequence, now)
+        self.inner.snapshot()
     }
 
     /// Makes everything written or applied before the call durable in tables. Waits as long as the disk is full; fails with
@@ -341,6 +342,28 @@ impl Db {
 impl Inner {
     fn view(&self) -> Arc<View> {
         self.view.get()
+    }
+
+    /// The database as it is at one moment: a view, the newest sequence in it, and the time by which rows that have an end are
+    /// judged, all of one millisecond. A reader that stood still between them would find a row ended that was written again in
+    /// time.
+    fn snapshot(&self) -> Snapshot {
+        let mut begun = None;
+        loop {
+            let view = self.view();
+            let Some(sequence) = self.sequence_of(&view) else { continue };
+            let now = self.read_time(&view);
+            if now == 0 || begun == Some(now) {
+                return Snapshot::new(view, sequence, now);
+            }
+            begun = Some(now);
+        }
+    }
+
+    /// The newest visible sequence, if `view` has everything up to it: it has not if it was replaced before that sequence came.
+    fn sequence_of(&self, view: &Arc<View>) -> Option<u64> {
+        let sequence = self.visible.load(Ordering::Acquire);
+        self.view.is_in_force(view).then_some(sequence)
     }
 
     /// The world; only background loops and writers get here, and they do not exist on a read-only database.

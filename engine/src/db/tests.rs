@@ -650,3 +650,18 @@ fn a_flush_that_finds_the_disk_full_leaves_no_file_and_keeps_the_rows() {
     world.crash(CrashMode::PowerLossWorst);
     assert_eq!(content(&world.open(&options()).unwrap()).unwrap(), model);
 }
+
+/// Others write while a reader stands still: what it has is not everything up to a sequence that came later.
+#[test]
+fn a_snapshot_has_everything_up_to_its_sequence() {
+    let world = World::new(1);
+    let db = world.open(&options()).unwrap();
+    db.apply(put("a", "1")).unwrap();
+    let view = db.inner.view();
+    db.apply(put("b", "2")).unwrap();
+    assert_eq!(db.inner.sequence_of(&view), Some(2), "its memtable grows");
+    db.request_flush();
+    db.apply(put("c", "3")).unwrap();
+    assert_eq!(db.inner.sequence_of(&view), None, "it knows of no other memtable");
+    assert_eq!((db.snapshot().sequence(), content(&db).unwrap().len()), (3, 3));
+}
