@@ -98,7 +98,7 @@ impl Job {
 
     /// Whether a table that is written again where it is would leave nothing behind: all of it has ended, and hides nothing.
     pub(crate) fn leaves_nothing(&self, version: &Version, table: &Table) -> bool {
-        table.meta.is_wholly_expired(self.now) && !version.overlapped_below(self.target, &table.meta)
+        leaves_nothing(version, self.target, table, self.now)
     }
 
     /// Whether the inputs can go down as they are: nothing there to merge with, nor among themselves.
@@ -137,6 +137,9 @@ pub(crate) fn pick(
 }
 
 fn most_urgent(version: &Version, options: &Options, cursors: &Cursors, now: u64) -> Option<Job> {
+    if let Some(job) = ended_job(version, now) {
+        return Some(job);
+    }
     let urgent = (0..LEVELS - 1)
         .map(|level| (level, score(version, options, level)))
         .filter(|(_, score)| *score >= 1.0)
@@ -217,6 +220,31 @@ fn sink(version: &Version, options: &Options, number: u64) -> Option<Job> {
     Some(with_overlapped(version, options, level, inputs, true))
 }
 
+/// Tables of which nothing is left and which hide nothing leave unread, before anything else is done: that takes no room, and
+/// on a full disk it may be what makes some.
+fn ended_job(version: &Version, now: u64) -> Option<Job> {
+    if version.expiring() == 0 {
+        return None;
+    }
+    (1..LEVELS).find_map(|level| {
+        let tables = version.level(level).iter();
+        let inputs = tables.filter(|table| leaves_nothing(version, level, table, now)).cloned().collect();
+        in_place(level, inputs)
+    })
+}
+
+/// Whether all of a table has ended and hides nothing.
+fn leaves_nothing(version: &Version, level: usize, table: &Table, now: u64) -> bool {
+    table.meta.is_wholly_expired(now) && !version.overlapped_below(level, &table.meta)
+}
+
+/// Writes tables again where they are, if there are any.
+fn in_place(level: usize, inputs: Vec<Arc<Table>>) -> Option<Job> {
+    let (overlapped, collect) = (Vec::new(), BTreeSet::new());
+    let job = Job { level, target: level, inputs, overlapped, rewrite: true, collect, now: 0 };
+    (!job.inputs.is_empty()).then_some(job)
+}
+
 /// Tables of which half and more has ended give up that space: each is written again where it is, with tombstones in the
 /// place of what has ended, or nothing if there is nothing below. What is at level 0 goes down on the way.
 fn expired_job(version: &Version, options: &Options, now: u64) -> Option<Job> {
@@ -226,9 +254,7 @@ fn expired_job(version: &Version, options: &Options, now: u64) -> Option<Job> {
         return Some(with_overlapped(version, options, 0, version.level(0).to_vec(), true));
     }
     let tables = version.level(level).iter().filter(is_half_expired);
-    let inputs = tables.take(IN_PLACE_TABLES_MAX).cloned().collect();
-    let (overlapped, collect) = (Vec::new(), BTreeSet::new());
-    Some(Job { level, target: level, inputs, overlapped, rewrite: true, collect, now })
+    in_place(level, tables.take(IN_PLACE_TABLES_MAX).cloned().collect())
 }
 
 /// Moves what is alive in segments that are mostly garbage. The table that points at most of it goes first, with others

@@ -278,6 +278,37 @@ mod tests {
         }
     }
 
+    /// What leaves unread does not wait for what would have to be written again, for which there is no room.
+    #[test]
+    fn what_has_ended_leaves_a_full_disk() {
+        let world = world();
+        let options = Options { level0_tables_compact: 1, level_bytes_base: 1 << 20, ..options() };
+        let db = world.open(&options).unwrap();
+        for n in 0..1600 {
+            // Of the first half every second one stays.
+            let end = if n < 800 && n % 2 == 0 { NEVER } else { NOW + SECOND };
+            db.apply(until(key(n), "a row ".repeat(12), end)).unwrap();
+            if n % 40 == 39 {
+                rest(&world, &db);
+            }
+        }
+        let count = tables(&db);
+        assert!(count > 30, "{:?}", db.stats().levels);
+        world.platter.set_faults(DiskFaults { free_space: Some(8 << 10), ..DiskFaults::default() });
+        world.set_clock(NOW + SECOND);
+        world.go_on_for_a_while();
+        let stats = db.stats();
+        assert_eq!((stats.expired_tables, stats.tables_obsolete, db.failed()), (count / 2, 0, None));
+        // The others follow when there is room to write them again.
+        assert!(db.is_disk_full());
+        world.platter.set_faults(DiskFaults::default());
+        world.settle();
+        let stats = db.stats();
+        assert_eq!((stats.expiring, stats.expired_rows, db.is_disk_full()), (0, 1200, false));
+        assert_eq!(content(&db).unwrap().len(), 400);
+        world.expect_no_strays(&db);
+    }
+
     /// Nobody writes, and nobody reads: the clock is enough. What lies alone leaves unread.
     #[test]
     fn space_comes_back_by_itself() {
