@@ -69,6 +69,13 @@ const RELIEF_MAX: u64 = 1000;
 impl Relief {
     /// There is no limit.
     pub(crate) const FULL: Self = Self { flush: RELIEF_MAX, all: RELIEF_MAX };
+
+    fn of(self, work: Work) -> u64 {
+        match work {
+            Work::Flush => self.flush,
+            Work::Other => self.all,
+        }
+    }
 }
 
 /// Bytes that were charged and paid, in billionths.
@@ -193,7 +200,7 @@ impl Limiter {
             self.waits.add(clock.now().since(begun));
             self.waited_bytes.fetch_add(bytes, Ordering::Relaxed);
             env.probe("engine.background.waited");
-            if relief() == Relief::FULL {
+            if relief().of(work) == RELIEF_MAX {
                 env.probe("engine.background.let_go");
             }
         }
