@@ -48,6 +48,10 @@ pub struct Options {
     pub bloom_bits_per_key: u32,
     /// Compression of new blocks.
     pub compression: Compression,
+    /// Tables of the first so many levels are not compressed, whatever [`Options::compression`] says: what is there is soon
+    /// written again. Values in the value log are. A table that only moves to another level stays as it is. 0: all tables are
+    /// as `compression` says; 1: flushes cost less.
+    pub uncompressed_levels: usize,
     /// Values of so many bytes and more leave the tree when it is flushed or compacted, into segments of the value log: they
     /// are not rewritten by compactions then, but cost a read of their own. `usize::MAX`: none do.
     pub value_threshold: usize,
@@ -93,6 +97,7 @@ impl Default for Options {
             readahead_bytes: 256 << 10,
             bloom_bits_per_key: 10,
             compression: Compression::Lz4,
+            uncompressed_levels: 0,
             value_threshold: 4 << 10,
             value_segment_bytes: 64 << 20,
             value_garbage_percent: 50,
@@ -153,6 +158,11 @@ impl Options {
     pub fn to_toml(&self) -> String {
         // Numbers above 2^63, which TOML has no way to write, are the only thing that could fail.
         toml::to_string(&self.bounded()).unwrap_or_default()
+    }
+
+    /// How blocks of tables at `level` are compressed.
+    pub(crate) fn compression_at(&self, level: usize) -> Compression {
+        if level < self.uncompressed_levels { Compression::None } else { self.compression }
     }
 
     /// With the largest sizes that TOML can write, where they are larger.
@@ -225,6 +235,10 @@ mod tests {
         }
         let endless = Options { value_threshold: usize::MAX, ..Options::default() };
         assert_eq!(Options::from_toml(&endless.to_toml()).unwrap().value_threshold, i64::MAX as usize);
+        assert_eq!(
+            Options::from_toml("uncompressed_levels = 2").unwrap().compression_at(1),
+            Compression::None
+        );
         let error = |text: &str| Options::from_toml(text).unwrap_err().to_string();
         assert!(
             error("block_bytes = 512\n  level_multiplier = \"two\"")

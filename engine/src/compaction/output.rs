@@ -18,6 +18,8 @@ pub(crate) struct Output<'a> {
     options: &'a Options,
     next_file: &'a (dyn Fn() -> u64 + Send + Sync),
     table_bytes: u64,
+    /// Level of the tables.
+    level: usize,
     builder: Option<TableBuilder>,
     tables: Vec<TableMeta>,
     tables_bytes: u64,
@@ -62,10 +64,11 @@ impl Written {
 }
 
 impl<'a> Output<'a> {
-    /// Tables are cut at `table_bytes`; files are numbered by `next_file`.
+    /// Tables are for `level`, and cut at `table_bytes`; files are numbered by `next_file`.
     pub(crate) fn new(
         context: &'a TableContext,
         options: &'a Options,
+        level: usize,
         table_bytes: u64,
         version: &'a Version,
         next_file: &'a (dyn Fn() -> u64 + Send + Sync),
@@ -78,6 +81,7 @@ impl<'a> Output<'a> {
             options,
             next_file,
             table_bytes,
+            level,
             builder,
             tables,
             tables_bytes: 0,
@@ -128,7 +132,8 @@ impl<'a> Output<'a> {
             none => {
                 let context = self.context;
                 let number = (self.next_file)();
-                none.insert(TableBuilder::create(&*context.disk, &context.dir, number, self.options)?)
+                let builder = TableBuilder::create(&*context.disk, &context.dir, number, self.options)?;
+                none.insert(builder.compressing(self.options.compression_at(self.level)))
             }
         };
         builder.add(&entry)?;

@@ -261,7 +261,7 @@ impl Inner {
         let Part { job, version, span } = part;
         // At level 0 a table more is one more for reads to look at.
         let table_bytes = if job.is_gathering() { u64::MAX } else { self.options.table_bytes };
-        let output = Output::new(&self.context, &self.options, table_bytes, version, &next_file);
+        let output = Output::new(&self.context, &self.options, job.target, table_bytes, version, &next_file);
         // All parts judge by the time of the job.
         let output = output.collecting(job.collect.clone()).expiring(job.now);
         let relief = || self.relief();
@@ -368,6 +368,26 @@ mod tests {
             let db = world.open(&busy(1)).unwrap();
             assert_eq!(content(&db).unwrap(), model);
         }
+    }
+
+    #[test]
+    fn tables_that_are_soon_written_again_may_do_without_compression() {
+        let bytes = |uncompressed_levels| {
+            let lz4 = |options| Options { compression: Compression::Lz4, uncompressed_levels, ..options };
+            let world = World::new(1);
+            let model = filled(&world, &lz4(idle()), 16);
+            let upper = world.open(&lz4(idle())).unwrap();
+            let first = upper.stats().levels[0].bytes;
+            world.run(upper.close()).unwrap();
+            drop(upper);
+            let db = world.open(&lz4(busy(1))).unwrap();
+            world.settle();
+            assert_eq!(content(&db).unwrap(), model);
+            [first, db.stats().levels[1].bytes]
+        };
+        let [none, one, two] = [0, 1, 2].map(bytes);
+        assert!(none[0] * 2 < one[0] && none[1] * 2 < two[1], "{none:?} {one:?} {two:?}");
+        assert_eq!((one[0], none[1]), (two[0], one[1]));
     }
 
     #[test]

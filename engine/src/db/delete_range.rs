@@ -144,7 +144,7 @@ impl Inner {
     ) -> Result<Written> {
         let next_file = || files.next_number();
         let options = &self.options;
-        let mut output = Output::new(&self.context, options, options.table_bytes, version, &next_file);
+        let mut output = Output::new(&self.context, options, 0, options.table_bytes, version, &next_file);
         let mut piece = 0;
         for span in spans {
             let is_partly_in = |table: &&Arc<Table>| {

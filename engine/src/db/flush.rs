@@ -183,7 +183,7 @@ impl Inner {
         let files = NewFiles::new(self);
         let next_file = || files.next_number();
         let version = self.view().version.clone();
-        let output = Output::new(&self.context, &self.options, u64::MAX, &version, &next_file);
+        let output = Output::new(&self.context, &self.options, 0, u64::MAX, &version, &next_file);
         let now = if memtable.expiring() > 0 { env.clock.unix_millis() } else { 0 };
         let output = output.expiring(now);
         let relief = || self.relief();

@@ -16,6 +16,7 @@ use crate::pace::{Pace, Work};
 use crate::stats::ReadCounters;
 use crate::table::{Pinned, Table, TableContext};
 use crate::value::Value;
+use crate::version::LEVELS;
 use crate::{Error, Result};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -113,7 +114,8 @@ fn open_all(inner: &Inner, files: &[impl AsRef<Path>]) -> Result<Vec<Foreign>> {
 async fn copy(inner: &Inner, files: &NewFiles<'_>, sources: &[Foreign], sequence: u64) -> Result<Written> {
     let next_file = || files.next_number();
     let (options, version) = (&inner.options, inner.view().version.clone());
-    let mut output = Output::new(&inner.context, options, options.table_bytes, &version, &next_file);
+    let mut output =
+        Output::new(&inner.context, options, LEVELS - 1, options.table_bytes, &version, &next_file);
     let relief = || inner.relief();
     let mut pace = Pace::new(inner.env()?, &inner.limiter, Work::Other, &relief);
     for source in sources {

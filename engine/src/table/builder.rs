@@ -86,6 +86,11 @@ impl TableBuilder {
         })
     }
 
+    /// Blocks are compressed like this, whatever the options say.
+    pub(crate) fn compressing(self, compression: Compression) -> Self {
+        Self { compression, ..self }
+    }
+
     /// Adds an entry that sorts behind all before it.
     pub(crate) fn add(&mut self, entry: &Entry) -> Result<()> {
         let Entry { key, value } = entry;
