@@ -253,6 +253,11 @@ impl Version {
         count
     }
 
+    /// The deepest level that has tables.
+    pub(crate) fn deepest(&self) -> usize {
+        self.levels.iter().rposition(|level| !level.is_empty()).unwrap_or(0)
+    }
+
     pub(crate) fn level_bytes(&self, level: usize) -> u64 {
         self.levels[level].iter().map(|table| table.meta.bytes).sum()
     }

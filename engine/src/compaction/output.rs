@@ -133,7 +133,8 @@ impl<'a> Output<'a> {
                 let context = self.context;
                 let number = (self.next_file)();
                 let builder = TableBuilder::create(&*context.disk, &context.dir, number, self.options)?;
-                none.insert(builder.compressing(self.options.compression_at(self.level)))
+                let bits = self.options.bloom_bits_at(self.level, self.version.deepest());
+                none.insert(builder.with(self.options.compression_at(self.level), bits))
             }
         };
         builder.add(&entry)?;

@@ -42,7 +42,7 @@ pub(crate) fn most_hiding(version: &Version) -> Option<u64> {
 
 /// The tables that may hide something: level 0, and what has a level below.
 fn upper(version: &Version) -> impl Iterator<Item = (usize, &Arc<Table>)> {
-    let deepest = version.tables().map(|(level, _)| level).max().unwrap_or(0);
+    let deepest = version.deepest();
     version.tables().filter(move |(level, _)| *level < deepest.max(1))
 }
 

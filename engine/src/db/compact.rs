@@ -291,7 +291,7 @@ mod tests {
     use crate::compaction::pick::Cursors;
     use crate::key::InternalKey;
     use crate::testing::{Map, World, content, delete, put};
-    use crate::{Compression, Db, Options};
+    use crate::{Cf, Compression, Db, Options};
     use bytes::Bytes;
     use nokv_env::mem_disk::{CrashMode, DiskFaults};
 
@@ -388,6 +388,37 @@ mod tests {
         let [none, one, two] = [0, 1, 2].map(bytes);
         assert!(none[0] * 2 < one[0] && none[1] * 2 < two[1], "{none:?} {one:?} {two:?}");
         assert_eq!((one[0], none[1]), (two[0], one[1]));
+    }
+
+    /// What is asked first, and holds few rows, is mistaken more rarely.
+    #[test]
+    fn upper_levels_have_larger_filters() {
+        let world = World::new(1);
+        let options = Options { bloom_bits_per_key: 8, ..idle() };
+        let fill = |db: &Db, family: char| {
+            (0..4000).for_each(|n| assert!(db.apply(put(format!("{family}{n:04}"), "v")).is_ok()));
+            world.run(db.flush()).unwrap();
+        };
+        let db = world.open(&options).unwrap();
+        fill(&db, 'a');
+        world.run(db.close()).unwrap();
+        drop(db);
+        let db = world.open(&Options { level0_tables_compact: 1, ..options.clone() }).unwrap();
+        world.settle();
+        world.run(db.close()).unwrap();
+        drop(db);
+        let db = world.open(&options).unwrap();
+        fill(&db, 'b');
+        assert!(db.stats().levels[0].tables == 1 && db.stats().levels[1].tables > 0);
+        let mistaken = |family: char| {
+            let before = db.stats().filter_rejections;
+            for n in 0..3999 {
+                assert_eq!(db.get(Cf(0), format!("{family}{n:04}x").as_bytes()).unwrap(), None);
+            }
+            3999 - (db.stats().filter_rejections - before)
+        };
+        let (deep, upper) = (mistaken('a'), mistaken('b'));
+        assert!((40..200).contains(&deep) && upper < deep / 4, "{deep}, {upper}");
     }
 
     #[test]

@@ -86,9 +86,9 @@ impl TableBuilder {
         })
     }
 
-    /// Blocks are compressed like this, whatever the options say.
-    pub(crate) fn compressing(self, compression: Compression) -> Self {
-        Self { compression, ..self }
+    /// Blocks are compressed like this, and the filter has so many bits a key, whatever the options say.
+    pub(crate) fn with(self, compression: Compression, bloom_bits_per_key: u32) -> Self {
+        Self { compression, bloom_bits_per_key, ..self }
     }
 
     /// Adds an entry that sorts behind all before it.
