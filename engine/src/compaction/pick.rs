@@ -32,6 +32,8 @@ pub(crate) struct Job {
     pub(crate) collect: BTreeSet<u64>,
     /// What rows that have an end are judged by, milliseconds since the Unix epoch: those that have ended are tombstones.
     pub(crate) now: u64,
+    /// It only gives back space, and there was time for it. Otherwise it is urgent.
+    pub(crate) is_sinking: bool,
 }
 
 /// Where the outputs of a job will be: in this level, between these keys.
@@ -217,7 +219,7 @@ fn sink(version: &Version, options: &Options, number: u64) -> Option<Job> {
     let is_it = |(level, table): &(usize, &Arc<Table>)| *level < LEVELS - 1 && table.meta.number == number;
     let (level, table) = version.tables().find(is_it)?;
     let inputs = if level == 0 { version.level(0).to_vec() } else { vec![table.clone()] };
-    Some(with_overlapped(version, options, level, inputs, true))
+    Some(Job { is_sinking: true, ..with_overlapped(version, options, level, inputs, true) })
 }
 
 /// Tables of which nothing is left and which hide nothing leave unread, before anything else is done: that takes no room, and
@@ -241,7 +243,8 @@ fn leaves_nothing(version: &Version, level: usize, table: &Table, now: u64) -> b
 /// Writes tables again where they are, if there are any.
 fn in_place(level: usize, inputs: Vec<Arc<Table>>) -> Option<Job> {
     let (overlapped, collect) = (Vec::new(), BTreeSet::new());
-    let job = Job { level, target: level, inputs, overlapped, rewrite: true, collect, now: 0 };
+    let job =
+        Job { level, target: level, inputs, overlapped, rewrite: true, collect, now: 0, is_sinking: false };
     (!job.inputs.is_empty()).then_some(job)
 }
 
@@ -284,7 +287,16 @@ fn collection(version: &Version, options: &Options) -> Option<Job> {
             break;
         }
     }
-    Some(Job { level, target: level, inputs, overlapped: Vec::new(), rewrite: true, collect, now: 0 })
+    Some(Job {
+        level,
+        target: level,
+        inputs,
+        overlapped: Vec::new(),
+        rewrite: true,
+        collect,
+        now: 0,
+        is_sinking: false,
+    })
 }
 
 /// Segments of the value log that hold more garbage than they may.
@@ -315,5 +327,5 @@ fn with_overlapped(
     if level == 0 {
         collect.extend(small(version, options));
     }
-    Job { level, target: level + 1, inputs, overlapped, rewrite, collect, now: 0 }
+    Job { level, target: level + 1, inputs, overlapped, rewrite, collect, now: 0, is_sinking: false }
 }

@@ -67,8 +67,9 @@ fn hidden_bytes(version: &Version, level: usize, table: &Arc<Table>, step: usize
 #[cfg(test)]
 mod tests {
     use crate::testing::{Map, World, content, delete, put};
-    use crate::{Compression, Db, Options};
+    use crate::{Compression, Db, Options, WriteOptions};
     use bytes::Bytes;
+    use nokv_env::mem_disk::DiskFaults;
 
     const ROWS: usize = 1000;
 
@@ -168,6 +169,32 @@ mod tests {
         flushed(&world, &db);
         world.pause();
         assert_eq!(shape(&db), (0, model.len() as u64));
+        assert_eq!(content(&db).unwrap(), model);
+    }
+
+    /// What is not urgent is not worth a full disk: writes go on as long as there is room for them.
+    #[test]
+    fn without_room_it_stays_and_nobody_is_told() {
+        let world = World::new(1);
+        let (db, mut model) = filled(&world);
+        for n in 0..ROWS {
+            db.apply(put(key(n), "newer")).unwrap();
+            model.insert(key(n), "newer".into());
+        }
+        flushed(&world, &db);
+        world.platter.set_faults(DiskFaults { free_space: Some(16 << 10), ..DiskFaults::default() });
+        world.pause();
+        let stats = db.stats();
+        assert_eq!((stats.compactions_in_pauses, stats.compaction_settled), (0, true));
+        assert!(!db.is_disk_full());
+        assert_eq!(content(&db).unwrap(), model);
+        world.run(db.write(put("one", "more"), WriteOptions { sync: true })).unwrap();
+        model.insert("one".into(), "more".into());
+        world.platter.set_faults(DiskFaults::default());
+        world.expect_no_strays(&db);
+        world.run(db.flush()).unwrap();
+        world.pause();
+        assert_eq!((db.stats().compactions_in_pauses, shape(&db)), (1, (0, ROWS as u64 + 1)));
         assert_eq!(content(&db).unwrap(), model);
     }
 

@@ -72,18 +72,22 @@ impl Inner {
                 pause_at = Some(env.clock.now() + PAUSE);
             }
             let is_pause = pause_at.is_some_and(|at| at <= env.clock.now());
+            let asked = self.compact_asked.load(Ordering::Acquire);
+            let is_asked_again = || self.compact_asked.load(Ordering::Acquire) != asked;
             while self.check().is_ok() {
-                let sinking = if is_pause { most_hiding(&self.view().version) } else { None };
+                let has_time = is_pause && !is_asked_again();
+                let sinking = if has_time { most_hiding(&self.view().version) } else { None };
                 let Some(job) = self.pick(&cursors, sinking).map(Arc::new) else { break };
-                if sinking.is_some() {
-                    add(&self.counters.compactions_in_pauses, 1);
-                    env.probe("engine.compaction.pause");
-                }
                 let done = self.compact(env, &job).await;
                 lock(&self.compacting).running = None;
                 self.progress.notify_waiters();
                 match done {
                     Err(Error::Closed) => return Ok(()),
+                    // There may be room for all that anybody writes.
+                    Err(error) if job.is_sinking && error.is_disk_full() => {
+                        env.probe("engine.compaction.pause.no_room");
+                        break;
+                    }
                     other => {
                         if self.or_room(env, other).await?.is_none() {
                             continue;
@@ -103,13 +107,15 @@ impl Inner {
             if is_pause || !may_hide_much(&self.view().version) {
                 pause_at = None;
             }
-            self.is_settled.store(pause_at.is_none(), Ordering::Relaxed);
+            if pause_at.is_none() {
+                self.compact_settled.store(asked, Ordering::Release);
+            }
         }
     }
 
     /// Tables came or went: there may be work for compactions, now or in a pause.
     pub(super) fn look_for_compact_work(&self) {
-        self.is_settled.store(false, Ordering::Relaxed);
+        self.compact_asked.fetch_add(1, Ordering::Release);
         self.compact_work.notify_one();
     }
 
@@ -161,6 +167,10 @@ impl Inner {
         let took = env.clock.now().since(begun);
         let (counters, inputs) = (&self.counters, job.inputs.len() as u64);
         counters.compaction_time.add(took);
+        if job.is_sinking {
+            add(&counters.compactions_in_pauses, 1);
+            env.probe("engine.compaction.pause");
+        }
         if job.is_gathering() {
             counters.gathering.add(took);
             add(&counters.gathered, inputs);

@@ -92,7 +92,7 @@ impl Inner {
             compact_guard.end();
         });
         inner.flush_work.notify_one();
-        inner.compact_work.notify_one();
+        inner.look_for_compact_work();
     }
 
     async fn flush_loop(&self, env: &Env) -> Result<()> {

@@ -113,8 +113,10 @@ pub(crate) struct Inner {
     /// The log was synced, and [`Log::settle`] has not been called since.
     settle_due: AtomicBool,
     compact_work: Notify,
-    /// Nothing is left to do for compactions but what the next write brings.
-    is_settled: AtomicBool,
+    /// How often tables came or went that compactions have to look at.
+    compact_asked: AtomicU64,
+    /// How often that was so when nothing was left to do.
+    compact_settled: AtomicU64,
     /// How fast background work may go.
     limiter: Limiter,
     /// Callers that wait for a flush.
@@ -521,6 +523,11 @@ impl Inner {
         }
     }
 
+    /// Whether nothing is left to do for compactions but what the next write brings.
+    fn is_settled(&self) -> bool {
+        self.compact_settled.load(Ordering::Acquire) == self.compact_asked.load(Ordering::Acquire)
+    }
+
     fn stats(&self) -> Stats {
         let view = self.view();
         let levels = view.version.stats();
@@ -588,7 +595,7 @@ impl Inner {
             compaction_time: counters.compaction_time.read(),
             compaction_backlog,
             compaction_score_max,
-            compaction_settled: self.is_settled.load(Ordering::Relaxed),
+            compaction_settled: self.is_settled(),
             background_waited_bytes: self.limiter.waited_bytes(),
             background_wait: self.limiter.waits(),
             ranges_deleted: read(&counters.ranges_deleted),
