@@ -287,16 +287,7 @@ fn collection(version: &Version, options: &Options) -> Option<Job> {
             break;
         }
     }
-    Some(Job {
-        level,
-        target: level,
-        inputs,
-        overlapped: Vec::new(),
-        rewrite: true,
-        collect,
-        now: 0,
-        is_sinking: false,
-    })
+    in_place(level, inputs).map(|job| Job { collect, ..job })
 }
 
 /// Segments of the value log that hold more garbage than they may.

@@ -1,7 +1,8 @@
 //! Carrying out a job, or a part of one: merge the inputs, keep one version a key, write new tables.
 //!
 //! Snapshots keep their own tables alive, so the newest version of a key is all that has to be kept. A tombstone
-//! is dropped where no deeper level has its key, and kept where tables of level 0 are gathered: others there may have it. A row that has ended is a tombstone: what it hides must stay hidden.
+//! is dropped where no deeper level has its key, and kept where tables of level 0 are gathered: others there may have
+//! it. A row that has ended is a tombstone: what it hides must stay hidden.
 
 use crate::compaction::output::{Output, Written};
 use crate::compaction::pick::Job;
